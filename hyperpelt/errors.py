@@ -1,0 +1,31 @@
+"""The one exception that means: the input was at fault, and this is what to do about it.
+
+Every message is one sentence or two: what was expected, what came, where (task, split, row, file), what to do.
+The command line prints it without a traceback and exits with status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input: a name, a file, a row, a setting. Never raised for a defect of the library itself."""
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
+    """A "did you mean" error for `name`, which is none of `options`.
+
+    With no near match the message lists the options (the first twelve of a long list).
+    """
+    options = sorted(options)
+    near = get_close_matches(name, options, n=3, cutoff=0.6)
+    if near:
+        hint = f"Did you mean {' or '.join(repr(match) for match in near)}?"
+    elif options:
+        shown = ", ".join(options[:12]) + (f", ... ({len(options)} in all)" if len(options) > 12 else "")
+        hint = f"Known: {shown}."
+    else:
+        hint = f"No {kind} is known here."
+    return UserError(f"Unknown {kind} {name!r}. {hint}")
