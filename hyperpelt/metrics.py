@@ -1,0 +1,225 @@
+"""Metrics by name, in points (0-100) as GLUE's tables print them; higher is always better.
+
+    compute(("f1", "accuracy"), predictions=[1, 0, 1], labels=[1, 0, 0])   # {"f1": 66.67, "accuracy": 66.67}
+
+What a prediction and a label are depends on the task's kind:
+
+    classification   index into the row's choices; a prediction may be None (an answer that is no choice: always wrong)
+    regression       float; a prediction may be nan (an answer that is no number)
+    generation       str; a label is one reference or a tuple of references, of which the best match counts
+
+The arithmetic is scikit-learn's and scipy's. `register` adds a metric, for tasks that need their own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hyperpelt.errors import UserError, unknown
+
+Values = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric: `function(predictions, labels, groups)` in points."""
+
+    name: str
+    function: Callable[[Values, Values, Values | None], float]
+    kinds: tuple[str, ...]  # kinds of task it applies to
+    description: str
+
+
+_METRICS: dict[str, Metric] = {}
+
+
+def register(name: str, *, kinds: Sequence[str], description: str) -> Callable:
+    """Decorator: make `function(predictions, labels, groups) -> points` known as `name`."""
+
+    def add(function: Callable[[Values, Values, Values | None], float]) -> Callable:
+        if name in _METRICS:
+            raise UserError(f"The metric {name!r} exists already ({_METRICS[name].description}); choose another name.")
+        _METRICS[name] = Metric(name=name, function=function, kinds=tuple(kinds), description=description)
+        return function
+
+    return add
+
+
+def names() -> list[str]:
+    """Every known metric, sorted."""
+    return sorted(_METRICS)
+
+
+def get(name: str) -> Metric:
+    """The metric called `name`; UserError with the nearest names if there is none."""
+    if name not in _METRICS:
+        raise unknown("metric", name, _METRICS)
+    return _METRICS[name]
+
+
+def compute(
+    metric_names: Sequence[str], predictions: Values, labels: Values, *, groups: Values | None = None
+) -> dict[str, float]:
+    """Each named metric of `predictions` against `labels`, in points.
+
+    `groups` holds one hashable a row: rows of the same group are scored together (MultiRC's questions).
+    Raises UserError for an unknown metric or for no rows at all.
+    """
+    found = [get(name) for name in metric_names]
+    assert len(predictions) == len(labels), f"{len(predictions)} predictions for {len(labels)} labels"
+    assert groups is None or len(groups) == len(labels), f"{len(groups)} groups for {len(labels)} labels"
+    if not len(labels):
+        raise UserError(f"No rows to compute {', '.join(metric_names)} on: the split is empty.")
+    return {metric.name: float(metric.function(predictions, labels, groups)) for metric in found}
+
+
+# Classification ------------------------------------------------------------------------------------------------------
+
+
+def _right(prediction: Any, label: Any) -> bool:
+    return prediction in label if isinstance(label, tuple | list | set) else prediction == label
+
+
+@register("accuracy", kinds=("classification",), description="share of right answers")
+def accuracy(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Share of right answers. A label may be a tuple: any of its members is right."""
+    return 100.0 * sum(map(_right, predictions, labels)) / len(labels)
+
+
+@register("f1", kinds=("classification",), description="F1 of the choice with index 1 (GLUE's F1)")
+def f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Binary F1, positive = the choice with index 1. An answer that is no choice counts as the wrong one."""
+    from sklearn.metrics import f1_score
+
+    truth = [label == 1 for label in labels]
+    guess = [
+        not gold if prediction is None else prediction == 1 for prediction, gold in zip(predictions, truth, strict=True)
+    ]
+    return 100.0 * f1_score(truth, guess, zero_division=0)
+
+
+@register("macro_f1", kinds=("classification",), description="mean over the classes of each class's F1")
+def macro_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Unweighted mean of the F1 of every class that occurs as a label or as a prediction (CB's F1)."""
+    from sklearn.metrics import f1_score
+
+    classes = sorted({*labels, *(prediction for prediction in predictions if prediction is not None)})
+    return 100.0 * f1_score(labels, _numbered(predictions), labels=classes, average="macro", zero_division=0)
+
+
+@register("matthews", kinds=("classification",), description="Matthews correlation (CoLA)")
+def matthews(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Matthews correlation, 0 for constant predictions. An answer that is no choice is a class of its own."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return 100.0 * matthews_corrcoef(labels, _numbered(predictions))
+
+
+@register("f1a", kinds=("classification",), description="F1 over all answers (MultiRC's F1a)")
+def f1a(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Binary F1 over the answers of all questions together; the questions play no part."""
+    return f1(predictions, labels)
+
+
+@register("group_exact_match", kinds=("classification",), description="share of groups with every answer right")
+def group_exact_match(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Share of groups whose rows are all right (MultiRC's exact match). Raises UserError without groups."""
+    if groups is None or any(group is None for group in groups):
+        raise UserError("group_exact_match needs a group for every row: let the task's render set Example.group.")
+    right: dict[Any, bool] = defaultdict(lambda: True)
+    for group, prediction, label in zip(groups, predictions, labels, strict=True):
+        right[group] &= _right(prediction, label)
+    return 100.0 * sum(right.values()) / len(right)
+
+
+def _numbered(predictions: Values) -> list[int]:
+    return [-1 if prediction is None else prediction for prediction in predictions]
+
+
+# Regression ----------------------------------------------------------------------------------------------------------
+
+
+@register("pearson", kinds=("regression",), description="Pearson correlation (STS-B)")
+def pearson(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Pearson's r; 0 where it is undefined (one row, or all values equal), as GLUE's tables count it."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, predictions, labels)
+
+
+@register("spearman", kinds=("regression",), description="Spearman rank correlation (STS-B)")
+def spearman(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Spearman's rho; 0 where it is undefined."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, predictions, labels)
+
+
+def _correlation(function: Callable, predictions: Values, labels: Values) -> float:
+    guess = _without_nan([float(prediction) for prediction in predictions])
+    if len(labels) < 2 or len(set(guess)) < 2 or len(set(labels)) < 2:
+        return 0.0
+    value = float(function(guess, labels)[0])
+    return 0.0 if math.isnan(value) else 100.0 * value
+
+
+def _without_nan(values: list[float]) -> list[float]:
+    """Answers that are no number take the mean of the others: they neither help nor hurt as an outlier would."""
+    known = [value for value in values if math.isfinite(value)]
+    mean = sum(known) / len(known) if known else 0.0
+    return [value if math.isfinite(value) else mean for value in values]
+
+
+# Generation ----------------------------------------------------------------------------------------------------------
+
+
+@register("exact_match", kinds=("generation",), description="share of answers equal to a reference, spaces trimmed")
+def exact_match(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Equal to a reference after stripping; case and punctuation count."""
+    return _best_reference(lambda guess, gold: guess.strip() == gold.strip(), predictions, labels)
+
+
+@register("squad_exact_match", kinds=("generation",), description="share of answers equal to a reference, normalised")
+def squad_exact_match(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Equal to a reference after SQuAD's normalisation."""
+    return _best_reference(lambda guess, gold: normalise_answer(guess) == normalise_answer(gold), predictions, labels)
+
+
+@register("squad_f1", kinds=("generation",), description="word overlap with the best reference, normalised")
+def squad_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Mean over rows of the word-overlap F1 with the best reference after SQuAD's normalisation."""
+    return _best_reference(_overlap, predictions, labels)
+
+
+@register("token_f1", kinds=("generation",), description="the same as squad_f1")
+def token_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Another name of squad_f1."""
+    return squad_f1(predictions, labels)
+
+
+def normalise_answer(text: str) -> str:
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces (Rajpurkar et al. 2016)."""
+    bare = "".join(character for character in text.lower() if character not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def _overlap(prediction: str, reference: str) -> float:
+    guess, gold = normalise_answer(prediction).split(), normalise_answer(reference).split()
+    if not guess or not gold:
+        return float(guess == gold)
+    shared = sum((Counter(guess) & Counter(gold)).values())
+    return 2 * shared / (len(guess) + len(gold))
+
+
+def _best_reference(score: Callable[[str, str], float], predictions: Values, labels: Values) -> float:
+    total = 0.0
+    for prediction, label in zip(predictions, labels, strict=True):
+        references = [label] if isinstance(label, str) else label
+        total += max(float(score(prediction, reference)) for reference in references)
+    return 100.0 * total / len(labels)
