@@ -1,0 +1,171 @@
+"""The registry: every task and mixture by name, whoever brought it, and where that was.
+
+Plugins are looked for at the first question, not at import. A name is taken once: a second registration is an error
+that says where both stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.task_types import Mixture, Rate, Task
+
+Entry = TypeVar("Entry", Task, Mixture)
+_ENTRIES: dict[str, Task | Mixture] = {}
+
+
+def register(entry: Entry, *, replace: bool = False) -> Entry:
+    """Add a task or mixture. replace: take the place of an earlier one of this name (for notebooks)."""
+    if not isinstance(entry, Task | Mixture):
+        raise UserError(f"Expected a Task or a Mixture to register, got {entry!r}.")
+    taken = _ENTRIES.get(entry.name)
+    if taken is not None and not replace:
+        raise UserError(
+            f"{type(entry).__name__} {entry.name!r} is registered twice: at {taken.origin} and at {entry.origin}. "
+            f"Give one of them another name."
+        )
+    _ENTRIES[entry.name] = entry
+    return entry
+
+
+def remove(name: str) -> None:
+    """Take a task or mixture out of the registry (for tests and notebooks)."""
+    if name not in _ENTRIES:
+        raise unknown("task", name, _ENTRIES)
+    del _ENTRIES[name]
+
+
+def get(name: str) -> Task:
+    """The task of this name; UserError with the nearest names if there is none."""
+    entry = _find(name)
+    if isinstance(entry, Mixture):
+        raise UserError(f"{name!r} is a mixture of {', '.join(entry.rates)}: one task is expected here.")
+    return entry
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names of all tasks that match a shell-style pattern, sorted."""
+    return _names(Task, pattern)
+
+
+def mixtures(pattern: str = "*") -> list[Mixture]:
+    """All mixtures whose names match, sorted by name."""
+    found = [_ENTRIES[name] for name in _names(Mixture, pattern)]
+    return [entry for entry in found if isinstance(entry, Mixture)]
+
+
+def select(selectors: str | Iterable[str], *, among: Collection[str] | None = None) -> list[Task]:
+    """Tasks by names, wildcards ('glue/*'), mixtures ('glue') and exclusions ('!glue/wnli'), each once, in order.
+
+    among: names that wildcards are limited to, such as the tasks of a trained model.
+
+    Raises UserError for a name or wildcard that matches nothing.
+    """
+    return [get(name) for name in rates(selectors, among=among)]
+
+
+def rates(
+    selectors: str | Iterable[str] | Mapping[str, Rate], *, among: Collection[str] | None = None
+) -> dict[str, Rate]:
+    """{task name: rate} of selectors; a mapping gives each selector a rate of its own.
+
+    The rate of a mixture multiplies those inside it; None (the run's strategy decides) counts as 1 there, and stays
+    None if nothing gives a number.
+    """
+    if isinstance(selectors, str):
+        selectors = [selectors]
+    wanted = selectors if isinstance(selectors, Mapping) else dict.fromkeys(selectors)
+    found: dict[str, Rate] = {}
+    for selector, rate in wanted.items():
+        if selector.startswith("!"):
+            for name in _expand(selector[1:], among=among):
+                found.pop(name, None)
+            continue
+        for name, inner in _expand(selector, among=among).items():
+            found[name] = _times(rate, inner) if name not in found else found[name]
+    if not found:
+        raise UserError(f"No task is left by the selection {', '.join(wanted) or '(nothing)'}.")
+    return found
+
+
+def _expand(selector: str, *, among: Collection[str] | None, inside: Sequence[str] = ()) -> dict[str, Rate]:
+    if any(sign in selector for sign in "*?["):
+        matches = [name for name in names(selector) if among is None or name in among]
+        if not matches:
+            raise _nothing_matches(selector, among)
+        return dict.fromkeys(matches)
+    entry = _find(selector)
+    if isinstance(entry, Task):
+        return {entry.name: None}
+    if selector in inside:
+        raise UserError(f"Mixture {selector!r} contains itself: {' -> '.join([*inside, selector])}.")
+    found: dict[str, Rate] = {}
+    for member, rate in entry.rates.items():
+        for name, inner in _expand(member, among=among, inside=[*inside, selector]).items():
+            found.setdefault(name, _times(rate, inner))
+    return found
+
+
+def _times(outer: Rate, inner: Rate) -> Rate:
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    if callable(outer) or callable(inner):
+        return _product(outer, inner)
+    return outer * inner
+
+
+def _product(*factors: Rate) -> Callable[[Task, int], float]:
+    def rate(task: Task, size: int) -> float:
+        value = 1.0
+        for factor in factors:
+            value *= factor(task, size) if callable(factor) else factor or 1.0
+        return value
+
+    return rate
+
+
+def _find(name: str) -> Task | Mixture:
+    _discover()
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    from hyperpelt.task_plugins import broken_plugins
+
+    error = unknown("task", name, _ENTRIES)
+    broken = [origin for origin, _ in broken_plugins()]
+    hint = f" Plugins that failed to load: {', '.join(broken)} (see `hyperpelt tasks list`)." if broken else ""
+    raise UserError(f"{error}{hint}")
+
+
+def _names(kind: type[Task] | type[Mixture], pattern: str) -> list[str]:
+    _discover()
+    return sorted(name for name, entry in _ENTRIES.items() if isinstance(entry, kind) and fnmatchcase(name, pattern))
+
+
+def _nothing_matches(pattern: str, among: Collection[str] | None) -> UserError:
+    from difflib import get_close_matches
+
+    known = [name for name in names() if among is None or name in among]
+    patterns = {f"{name.rpartition('/')[0]}/*" for name in known if "/" in name} | set(known)
+    near = get_close_matches(pattern, sorted(patterns), n=3)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(sorted(patterns)[:12])}."
+    return UserError(f"No task matches {pattern!r}. {hint}")
+
+
+def _discover() -> None:
+    from hyperpelt.task_plugins import load_plugins  # it registers here: the import cannot go both ways
+
+    load_plugins()
+
+
+def snapshot() -> dict[str, Task | Mixture]:
+    """What is registered now (the plugin loader undoes a plugin that fails halfway)."""
+    return dict(_ENTRIES)
+
+
+def restore(entries: Mapping[str, Task | Mixture]) -> None:
+    """Go back to a snapshot."""
+    _ENTRIES.clear()
+    _ENTRIES.update(entries)

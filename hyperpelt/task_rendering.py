@@ -1,0 +1,138 @@
+"""Rendering one row: what a render function gets, what it returns, and how its Example is completed and checked."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from hyperpelt.errors import UserError
+from hyperpelt.task_sources import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One rendered row.
+
+    input: the text the encoder reads. target: the text the decoder is trained to write. choices: the candidates to
+    rank, None for an open answer. label: the gold for metrics: an index into choices (classification), a float
+    (regression), a string or a tuple of accepted strings (generation). images: PIL images or encoded bytes.
+    group: rows that are scored together (a MultiRC question). weight: of this row's loss (VQA's soft score).
+
+    A render function may leave out what follows from the rest: `choices` when the task has fixed ones, `target` when
+    there is a label, `label` when there is a target; `Task.example` fills it in.
+    """
+
+    input: str
+    target: str = ""
+    choices: tuple[str, ...] | None = None
+    label: Any = None
+    images: tuple[Any, ...] = ()
+    group: Any = None
+    weight: float = 1.0
+
+
+class _MissingColumn(KeyError):
+    """A render function asked for a column that the row does not have."""
+
+
+class Columns(dict[str, Any]):
+    """A row as a render function sees it: a missing column says so, an unanswered one is None."""
+
+    def __init__(self, row: Row, unanswered: Sequence[str] = ()) -> None:
+        super().__init__(row)
+        for column in unanswered:
+            self.setdefault(column, None)
+
+    def __missing__(self, column: str) -> Any:
+        near = get_close_matches(str(column), self, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise _MissingColumn(f"expected column {column!r}, the row has {', '.join(map(repr, self))}{hint}")
+
+
+class Naming:
+    """Says in every error where it happened; what is not a UserError becomes one, with its cause kept."""
+
+    def __init__(self, task: str, split: str | None = None, number: int | None = None) -> None:
+        self.where = (
+            f"Task {task}" + (f", split {split}" if split else "") + ("" if number is None else f", row {number}")
+        )
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError):
+            raise UserError(f"{self.where}: {error}") from error.__cause__
+        if isinstance(error, _MissingColumn):
+            raise UserError(f"{self.where}: {error.args[0]}") from None
+        if isinstance(error, Exception):
+            raise UserError(f"{self.where}: rendering failed with {type(error).__name__}: {error}") from error
+
+
+def _complete_classification(example: Example, choices: tuple[str, ...] | None) -> Example:
+    if not choices:
+        raise UserError("a classification row needs choices: give the task fixed ones, or let render return them")
+    label = example.target if example.label is None else example.label
+    if isinstance(label, str):
+        if label not in choices:
+            raise UserError(f"the answer {label!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
+        label = choices.index(label)
+    label = operator.index(label)
+    if not 0 <= label < len(choices):
+        raise UserError(
+            f"unknown label {label}, expected 0 to {len(choices) - 1} ({', '.join(choices)}); rows without a gold "
+            f"label are left out by Splits(drop={{column: {label}}})"
+        )
+    if example.target and example.target != choices[label]:
+        raise UserError(f"the target {example.target!r} is not the choice of label {label}, {choices[label]!r}")
+    return replace(example, choices=choices, label=label, target=choices[label])
+
+
+def _complete_regression(example: Example, choices: tuple[str, ...] | None) -> Example:
+    gold = example.target if example.label is None else example.label
+    try:
+        label = float(gold)
+    except (TypeError, ValueError):
+        raise UserError(f"the label is {gold!r}, expected a number") from None
+    if label != label or label in (float("inf"), float("-inf")):
+        raise UserError(f"the label is {label}, expected a finite number")
+    target = example.target
+    if not target:
+        target = min(choices, key=lambda choice: abs(float(choice) - label)) if choices else f"{label:g}"
+    if choices and target not in choices:
+        raise UserError(f"the target {target!r} is not a choice; expected {choices[0]!r} to {choices[-1]!r}")
+    return replace(example, choices=choices, label=label, target=target)
+
+
+def _complete_generation(example: Example, choices: tuple[str, ...] | None) -> Example:
+    label = example.label if example.label is not None else example.target
+    references = (label,) if isinstance(label, str) else tuple(label)
+    if not references or not all(isinstance(text, str) and text for text in references):
+        raise UserError(f"expected a target text or a tuple of accepted answers, got {label!r}")
+    target = example.target or references[0]
+    if choices and target not in choices:
+        raise UserError(f"the answer {target!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
+    return replace(example, choices=choices, label=label if isinstance(label, str) else references, target=target)
+
+
+def complete(kind: str, example: Example, choices: tuple[str, ...] | None) -> Example:
+    """Fill in what follows from the rest, and check that the answer is one. choices: the task's fixed ones.
+
+    Raises UserError without saying where: `Naming` adds that.
+    """
+    if not isinstance(example, Example):
+        raise UserError(f"render returned {type(example).__name__}, expected a hyperpelt.Example")
+    if not isinstance(example.input, str):
+        raise UserError(f"the input is {example.input!r}, expected a string")
+    own = choices if example.choices is None else tuple(example.choices)
+    return _COMPLETE[kind](example, own)
+
+
+_COMPLETE = {
+    "classification": _complete_classification,
+    "regression": _complete_regression,
+    "generation": _complete_generation,
+}

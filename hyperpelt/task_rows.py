@@ -1,0 +1,88 @@
+"""Choosing rows: which rows of a source split belong to a task's split, remembered once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.errors import UserError
+from hyperpelt.task_rendering import Columns
+from hyperpelt.task_sources import Row, Rows, Source, read_rows
+from hyperpelt.task_splits import Splits
+
+
+def rows_of(source: Source, splits: Splits, split: str, root: Path | None) -> Rows:
+    """The rows of 'train', 'validation' or 'test', in the order of the source; UserError if there are none."""
+    part = splits.part(split)
+    rows = _chosen_rows(source, splits, split, root, source.state(part.split, root))
+    if not len(rows):
+        raise UserError(f"the split is empty (source split {part.split!r} of {source.describe()})")
+    return rows
+
+
+def numbers_of(source: Source, splits: Splits, split: str, root: Path | None) -> Sequence[int]:
+    """For each of those rows, its number in the source split."""
+    part = splits.part(split)
+    numbers = _choose(source, splits, split, root, source.state(part.split, root))
+    return range(len(read_rows(source, part.split, root))) if numbers is None else numbers
+
+
+def keys_of(rows: Rows, by: Sequence[str]) -> list[Hashable] | range:
+    """One key a row: its columns `by`, texts without case and spacing; a range if `by` is empty (each row for itself)."""
+    if not by:
+        return range(len(rows))
+    narrow = _narrow(rows, [path.split(".")[0] for path in by])
+    return [tuple(_even(_reach(row, path)) for path in by) for row in narrow]
+
+
+@lru_cache(maxsize=None)
+def _chosen_rows(source: Source, splits: Splits, split: str, root: Path | None, state: Hashable) -> Rows:
+    rows = read_rows(source, splits.part(split).split, root)
+    numbers = _choose(source, splits, split, root, state)
+    return rows if numbers is None else _pick(rows, numbers)
+
+
+@lru_cache(maxsize=None)
+def _choose(source: Source, splits: Splits, split: str, root: Path | None, state: Hashable) -> Sequence[int] | None:
+    """Row numbers of a task's split in its source split, ascending; None for all of them."""
+    part = splits.part(split)
+    rows = read_rows(source, part.split, root)
+    kept = _without_dropped(rows, splits)
+    if part.whole:
+        return kept
+    pool = rows if kept is None else _pick(rows, kept)
+    chosen = splits.indices(split, keys_of(pool, splits.by))
+    return chosen if kept is None else [kept[i] for i in chosen]
+
+
+def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
+    dropped = dict(splits.drop)
+    if not dropped:
+        return None
+    narrow = _narrow(rows, list(dropped))
+    kept = [i for i, row in enumerate(narrow) if all(_reach(row, column) != bad for column, bad in dropped.items())]
+    return None if len(kept) == len(rows) else kept
+
+
+def _pick(rows: Rows, numbers: Sequence[int]) -> Rows:
+    return rows.select(numbers) if hasattr(rows, "select") else [rows[i] for i in numbers]
+
+
+def _narrow(rows: Rows, columns: Sequence[str]) -> Rows:
+    """The same rows with these columns only, where the container can do that: images are not decoded then."""
+    columns = list(dict.fromkeys(columns))
+    there = set(getattr(rows, "column_names", None) or ())
+    return rows.select_columns(columns) if there.issuperset(columns) and hasattr(rows, "select_columns") else rows
+
+
+def _reach(row: Row, path: str) -> Any:
+    value: Any = row
+    for name in path.split("."):
+        value = Columns(value)[name]
+    return value
+
+
+def _even(value: Any) -> Hashable:
+    return " ".join(value.casefold().split()) if isinstance(value, str) else repr(value)

@@ -1,0 +1,288 @@
+"""Where a task's raw rows come from: the hub or its local mirror, files, or a Python generator.
+
+A source is a frozen, hashable value with three verbs: `splits` (what it offers), `state` (what decides whether a cached
+read is still good) and `read` (the rows of one split). `read_rows` is the cached way to call it: one (source, split) is
+loaded once a process.
+
+A local mirror has the layout of the hub's own repositories, `<root>/<namespace>/<repository>/<config>/<split>-*.parquet`;
+its root comes from the argument `data_root`, else from the environment variable HYPERPELT_DATA, else rows come from the
+hub. A data root that is given and lacks the set is an error: rows never come from elsewhere behind the user's back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.task_origin import caller
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+DATA_VARIABLE = "HYPERPELT_DATA"
+_PARQUET = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.parquet")
+_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a task needs of its source; hashable, because reads are cached by it."""
+
+    def splits(self, data_root: Path | None) -> tuple[str, ...]:
+        """The source splits that can be read."""
+
+    def state(self, split: str, data_root: Path | None) -> Hashable:
+        """Changes when the rows may have changed."""
+
+    def read(self, split: str, data_root: Path | None) -> Rows:
+        """The rows of one source split."""
+
+    def describe(self) -> str:
+        """For people, in messages and lists."""
+
+
+def resolve_root(data_root: str | Path | None) -> Path | None:
+    """The data root to read from: the argument, else HYPERPELT_DATA, else None (the hub)."""
+    origin = "data_root" if data_root is not None else f"the environment variable {DATA_VARIABLE}"
+    value = data_root if data_root is not None else os.environ.get(DATA_VARIABLE) or None
+    if value is None:
+        return None
+    root = Path(value).expanduser().absolute()
+    if not root.is_dir():
+        raise UserError(f"The data root {root} (from {origin}) is not a folder.")
+    return root
+
+
+def read_rows(source: Source, split: str, data_root: Path | None) -> Rows:
+    """The rows of one source split, read once a process for as long as the source's state stays the same."""
+    return _read_cached(source, split, data_root, source.state(split, data_root))
+
+
+@lru_cache(maxsize=None)
+def _read_cached(source: Source, split: str, data_root: Path | None, state: Hashable) -> Rows:
+    return source.read(split, data_root)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A repository of the Hugging Face hub, or the same layout below a data root.
+
+    repo: 'namespace/name', such as 'nyu-mll/glue'. config: the configuration, such as 'rte'; None if there is only one.
+    """
+
+    repo: str
+    config: str | None = None
+    revision: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.repo.count("/") != 1:
+            raise UserError(f"A hub id is 'namespace/name', such as 'nyu-mll/glue'; got {self.repo!r}.")
+
+    def describe(self) -> str:
+        return " ".join(["hub", self.repo, *([self.config] if self.config else [])])
+
+    def splits(self, data_root: Path | None) -> tuple[str, ...]:
+        if data_root is None:
+            return tuple(self._ask_hub("get_dataset_split_names", revision=self.revision))
+        return tuple(sorted(self._mirror(data_root)))
+
+    def state(self, split: str, data_root: Path | None) -> Hashable:
+        return None if data_root is None else _stats(self._files(split, data_root))
+
+    def read(self, split: str, data_root: Path | None) -> Rows:
+        if data_root is None:
+            return self._ask_hub("load_dataset", split=split, revision=self.revision)
+        return _load("parquet", split, self._files(split, data_root))
+
+    def _files(self, split: str, data_root: Path) -> tuple[Path, ...]:
+        found = self._mirror(data_root)
+        if split not in found:
+            raise UserError(
+                f"No split {split!r} of {self.repo} {self.config or ''} below {data_root}; it has: {', '.join(found)}."
+            )
+        return found[split]
+
+    def _mirror(self, data_root: Path) -> dict[str, tuple[Path, ...]]:
+        """{split: its parquet files} of this configuration below a data root."""
+        folder = data_root / self.repo
+        if not folder.is_dir():
+            there = sorted(str(p.relative_to(data_root)) for p in data_root.glob("*/*") if p.is_dir())
+            raise UserError(
+                f"Looked for {self.repo} in the data root {data_root}: no folder {folder}. "
+                f"It has: {', '.join(there) or 'no <namespace>/<name> folders'}. "
+                f"To read from the hub, unset {DATA_VARIABLE} and give no data root."
+            )
+        # Repositories with one configuration call its folder as they like: "default", "data", or none at all.
+        candidates = [folder / self.config] if self.config else [folder / "default", folder / "data", folder]
+        for candidate in candidates:
+            if found := _parquet_splits(candidate):
+                return found
+        there = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "no folders"
+        looked = " or ".join(f"{candidate}/<split>-*.parquet" for candidate in candidates)
+        raise UserError(f"No Parquet files of {self.describe()[4:]}: looked for {looked}; {folder} has: {there}.")
+
+    def _ask_hub(self, verb: str, **options: Any) -> Any:
+        import datasets
+
+        try:
+            with quiet():
+                return getattr(datasets, verb)(self.repo, self.config, **options)
+        except Exception as error:  # the library raises some ten types here, by what the hub answered
+            raise UserError(
+                f"Could not read {self.describe()[4:]} from the hub ({_first_line(error)}). Check the name and the "
+                f"network, or give a local mirror: data_root (--data-root) or {DATA_VARIABLE}."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Files:
+    """Local files, by split: {'train': 'train.csv', 'validation': ['a.jsonl', 'b.jsonl']}; patterns like '*.csv' work.
+
+    CSV, TSV (never quoted), JSON, JSONL, Parquet and text (one row a line, column 'text'), each also compressed (.gz).
+    Relative paths start from `base`, by default the folder of the file that says `Files(...)`; what is not there is
+    looked for below the data root. options: passed to the reader of `datasets`, such as (('sep', ';'),).
+    """
+
+    paths: Any
+    base: Path | str | None = field(default=None, kw_only=True)
+    options: Any = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Mapping) or not self.paths:
+            raise UserError(f"Files expects {{split: path or list of paths}}, got {self.paths!r}.")
+        paths = {split: (p,) if isinstance(p, str | Path) else tuple(p) for split, p in self.paths.items()}
+        object.__setattr__(self, "paths", tuple((k, tuple(map(str, v))) for k, v in paths.items()))
+        if isinstance(self.options, Mapping):
+            object.__setattr__(self, "options", tuple(self.options.items()))
+        base = caller().folder if self.base is None else Path(self.base)
+        object.__setattr__(self, "base", base.absolute())
+
+    def describe(self) -> str:
+        return "files " + ", ".join(path for _, paths in self.paths for path in paths)
+
+    def splits(self, data_root: Path | None) -> tuple[str, ...]:
+        return tuple(split for split, _ in self.paths)
+
+    def state(self, split: str, data_root: Path | None) -> Hashable:
+        return _stats(self._files(split, data_root))
+
+    def read(self, split: str, data_root: Path | None) -> Rows:
+        files = self._files(split, data_root)
+        kinds = {_suffix(file) for file in files}
+        if len(kinds) > 1 or not kinds <= set(_BUILDERS):
+            raise UserError(
+                f"Cannot read {', '.join(map(str, files))}: expected files of one kind among {', '.join(_BUILDERS)}."
+            )
+        (kind,) = kinds
+        return _load(_BUILDERS[kind], split, files, **{**_reader_defaults(kind), **dict(self.options)})
+
+    def _files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
+        paths = dict(self.paths)
+        if split not in paths:
+            raise unknown("source split", split, paths)
+        return tuple(file for path in paths[split] for file in self._find(path, data_root))
+
+    def _find(self, path: str, data_root: Path | None) -> list[Path]:
+        for folder in [self.base, *([data_root] if data_root else [])]:
+            full = folder / Path(path).expanduser()
+            if full.is_file():
+                return [full]
+            pattern = full.relative_to(full.anchor)
+            if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
+                return found
+        places = f"{self.base}" + (f" or in the data root {data_root}" if data_root else "")
+        raise UserError(f"No file {path!r} in {places}. Paths are relative to the file that defines the task.")
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Rows made by a Python function: fn(split, **options) returns or yields mappings; same arguments, same rows."""
+
+    fn: Callable[..., Iterable[Row]]
+    split_names: tuple[str, ...] = ("train", "validation", "test")
+    options: Any = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise UserError(f"Generator expects a function of a split's name, got {self.fn!r}.")
+        object.__setattr__(self, "split_names", tuple(self.split_names))
+        if isinstance(self.options, Mapping):
+            object.__setattr__(self, "options", tuple(self.options.items()))
+
+    def describe(self) -> str:
+        return f"generator {getattr(self.fn, '__module__', '?')}.{getattr(self.fn, '__qualname__', repr(self.fn))}"
+
+    def splits(self, data_root: Path | None) -> tuple[str, ...]:
+        return self.split_names
+
+    def state(self, split: str, data_root: Path | None) -> Hashable:
+        return None
+
+    def read(self, split: str, data_root: Path | None) -> Rows:
+        if split not in self.split_names:
+            raise unknown("source split", split, self.split_names)
+        return list(self.fn(split, **dict(self.options)))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of `datasets` inside."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _load(builder: str, split: str, files: Sequence[Path], **options: Any) -> Rows:
+    import datasets
+
+    # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
+    paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in files]
+    try:
+        with quiet():
+            return datasets.load_dataset(builder, data_files={split: paths}, split=split, **options)
+    except Exception as error:  # pyarrow, pandas and datasets each have types of their own
+        cause = error.__cause__ or error
+        raise UserError(f"Could not read {', '.join(map(str, files))}: {_first_line(cause)}") from error
+
+
+def _reader_defaults(kind: str) -> dict[str, Any]:
+    # Without these, pandas turns the texts "NA" and "null" into missing values, and a lone quote in a TSV file
+    # swallows all lines up to the next one.
+    if kind == ".csv":
+        return {"keep_default_na": False}
+    return {"keep_default_na": False, "sep": "\t", "quoting": 3} if kind == ".tsv" else {}
+
+
+def _parquet_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        if match := _PARQUET.fullmatch(file.name):
+            found.setdefault(match["split"], []).append(file)
+    return {split: tuple(files) for split, files in found.items()}
+
+
+def _stats(files: Sequence[Path]) -> Hashable:
+    return tuple((str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+
+
+def _suffix(file: Path) -> str:
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    packed = len(suffixes) > 1 and suffixes[-1] in (".gz", ".xz", ".bz2", ".zst")
+    return (suffixes[-2] if packed else suffixes[-1]) if suffixes else ""
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

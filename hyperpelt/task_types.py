@@ -1,0 +1,207 @@
+"""What a task is: a source of rows, a small function that renders a row to text, and how answers are judged.
+
+    Task.rows(split)      raw rows
+    Task.examples(split)  the same rows rendered: input text, target text, choices, gold label
+    Mixture               named tasks with rates
+
+Nothing is read when a task is defined. Every failure of a row names the task, the split and the row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, overload
+
+from hyperpelt.errors import UserError
+from hyperpelt.task_fingerprint import fingerprint
+from hyperpelt.task_origin import caller
+from hyperpelt.task_rendering import Columns, Example, Naming, complete
+from hyperpelt.task_rows import keys_of, numbers_of, rows_of
+from hyperpelt.task_sources import Row, Rows, Source, resolve_root
+from hyperpelt.task_splits import Splits, cut
+
+Kind = Literal["classification", "regression", "generation"]
+KINDS = ("classification", "regression", "generation")
+MODALITIES = ("text", "image")
+NAME = re.compile(r"[a-z0-9_.-]+(/[a-z0-9_.-]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task by its definition; see docs/tasks.md for a walk through the fields.
+
+    name: lower case, such as 'glue/rte'. source: `Hub`, `Files`, `Generator` or anything with their verbs.
+    render: a pure function of a row. kind: how answers are judged. choices: the fixed candidates in label order; None
+    if each row brings its own, or if answers are open. metrics: names in `hyperpelt.metrics`. description: one
+    sentence that instructs. answer: the columns that hold the gold answer, which a row to predict on does not have
+    (they are None then). origin: file:line of the definition.
+    """
+
+    name: str
+    source: Source
+    render: Callable[[Row], Example]
+    kind: Kind = "classification"
+    choices: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+    splits: Splits = field(default_factory=Splits)
+    description: str = ""
+    modalities: tuple[str, ...] = ("text",)
+    answer: tuple[str, ...] = ("label",)
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("choices", "metrics", "modalities", "answer"):
+            value = getattr(self, name)
+            value = (value,) if isinstance(value, str) else value
+            object.__setattr__(self, name, value if value is None else tuple(value))
+        if not self.origin:
+            object.__setattr__(self, "origin", str(caller()))
+        for problem in self._problems():
+            raise UserError(f"Task {self.name!r} ({self.origin}): {problem}.")
+
+    def _problems(self) -> Iterator[str]:
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            yield "expected a name of lower-case letters, digits, '_', '-', '.', in parts separated by '/'"
+        if not isinstance(self.source, Source):
+            yield f"expected a source (Hub, Files or Generator), got {self.source!r}"
+        if not callable(self.render):
+            yield f"expected render to be a function of a row, got {self.render!r}"
+        if self.kind not in KINDS:
+            yield f"expected kind to be one of {', '.join(KINDS)}, got {self.kind!r}"
+        if not isinstance(self.splits, Splits):
+            yield f"expected splits to be a Splits, got {self.splits!r}"
+        if not self.metrics:
+            yield "expected at least one metric"
+        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
+            yield f"expected modalities among {', '.join(MODALITIES)}, got {self.modalities!r}"
+        if self.choices is not None:
+            yield from self._problems_of_choices(self.choices)
+
+    @staticmethod
+    def _problems_of_choices(choices: tuple[str, ...]) -> Iterator[str]:
+        strange = [choice for choice in choices if not isinstance(choice, str) or not choice.strip()]
+        if strange:
+            yield f"expected choices to be non-empty strings, got {strange[0]!r}"
+        if len(choices) < 2 or len(set(choices)) < len(choices):
+            yield f"expected two or more different choices, got {choices!r}"
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.origin))
+
+    def fingerprint(self) -> str:
+        """A hash of the definition: what decides how rows are chosen, rendered and judged. Not of the data, nor of
+        where the definition stands."""
+        parts = (self.name, self.source, self.kind, self.choices, self.metrics, self.splits, self.modalities)
+        return fingerprint(*parts, self.description, self.answer, self.render)
+
+    def rows(self, split: str, *, data_root: str | Path | None = None) -> Rows:
+        """The raw rows of 'train', 'validation' or 'test': a `datasets.Dataset` or a list.
+
+        data_root: folder of a local mirror; None: the environment variable HYPERPELT_DATA, else the hub.
+        """
+        with Naming(self.name, split):
+            return rows_of(self.source, self.splits, split, resolve_root(data_root))
+
+    def row_numbers(self, split: str, *, data_root: str | Path | None = None) -> Sequence[int]:
+        """For each row of `split`, its number in the source split that it comes from."""
+        with Naming(self.name, split):
+            return numbers_of(self.source, self.splits, split, resolve_root(data_root))
+
+    def examples(self, split: str, *, data_root: str | Path | None = None, limit: int | None = None) -> Examples:
+        """The rows of a split, rendered one by one as they are asked for.
+
+        limit: at most this many rows, a fixed random sample of the split in its order (files are often sorted by
+        label); rows that `splits.by` keeps together are sampled together.
+        """
+        rows = self.rows(split, data_root=data_root)
+        numbers: Sequence[int] = range(len(rows))
+        if limit is not None and limit < len(rows):
+            numbers = self._sample(rows, limit)
+        return Examples(self, split, rows, numbers)
+
+    def _sample(self, rows: Rows, limit: int) -> list[int]:
+        if limit < 1:
+            raise UserError(f"Task {self.name}: expected a limit of at least 1 row, got {limit}.")
+        sample = cut(keys_of(rows, self.splits.by), [limit], seed=self.splits.seed)[0]
+        return sorted(sample[:limit])
+
+    def example(
+        self, row: Row, *, answered: bool = True, split: str | None = None, number: int | None = None
+    ) -> Example:
+        """Render one row and complete it.
+
+        answered False: a row to predict on: the columns of `answer` may be missing, and target and label stay empty.
+        split, number: where the row stands, for messages.
+
+        Raises UserError that names the task, split and row.
+        """
+        with Naming(self.name, split, number):
+            example = self.render(Columns(row, () if answered else self.answer))
+            if answered or not isinstance(example, Example):
+                return complete(self.kind, example, self.choices)
+            return replace(example, choices=example.choices or self.choices, target="", label=None)
+
+
+class Examples(Sequence[Example]):
+    """The rendered rows of one split, made when they are asked for (a task may carry images)."""
+
+    def __init__(self, task: Task, split: str, rows: Rows, numbers: Sequence[int]) -> None:
+        self.task, self.split, self._rows, self.numbers = task, split, rows, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Example]:
+        rows = self._rows if len(self.numbers) == len(self._rows) else (self._rows[n] for n in self.numbers)
+        for number, row in zip(self.numbers, rows, strict=True):
+            yield self.task.example(row, split=self.split, number=number)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Examples: ...
+    def __getitem__(self, index: int | slice) -> Example | Examples:
+        if isinstance(index, slice):
+            return Examples(self.task, self.split, self._rows, self.numbers[index])
+        number = self.numbers[index]
+        return self.task.example(self._rows[number], split=self.split, number=number)
+
+    def name_of(self, index: int) -> str:
+        """How messages call this row, such as 'glue/rte train row 17'."""
+        return f"{self.task.name} {self.split} row {self.numbers[index]}"
+
+
+Rate = float | Callable[[Task, int], float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Named tasks (or other mixtures) with rates.
+
+    A rate is a relative weight, a function of (task, number of training rows) that returns one, or None: the run's
+    mixing strategy decides. A sequence of names means None for each.
+    """
+
+    name: str
+    rates: Mapping[str, Rate] | Sequence[str]
+    description: str = ""
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        rates = self.rates if isinstance(self.rates, Mapping) else dict.fromkeys(self.rates)
+        object.__setattr__(self, "rates", dict(rates))
+        if not self.origin:
+            object.__setattr__(self, "origin", str(caller()))
+        if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
+            raise UserError(f"Mixture {self.name!r} ({self.origin}): expected a lower-case name such as 'glue'.")
+        if not rates:
+            raise UserError(f"Mixture {self.name!r} ({self.origin}) names no task.")
+        for task, rate in rates.items():
+            if rate is not None and not callable(rate) and not (isinstance(rate, int | float) and rate > 0):
+                raise UserError(f"Mixture {self.name!r}: the rate of {task!r} is {rate!r}, expected a positive number.")
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.origin))

@@ -1,0 +1,70 @@
+"""Tasks: what they are, the registry of all of them, and plugins that bring more. The import place of this room.
+
+    from hyperpelt import Example, Files, Splits, task
+
+    @task(name="my/claims", source=Files({"train": "claims.csv"}), splits=Splits.fractions(),
+          choices=("false", "true"), description="Is the claim true?")
+    def claims(row):
+        return Example(input=f"claim: {row['claim']}", label=row["label"])
+
+    hyperpelt.tasks.get("my/claims").examples("train")[0]
+
+The walls: task_types (Task, Example, Mixture), task_sources (Hub, Files, Generator), task_splits, task_rows,
+task_rendering, task_registry, task_plugins, task_yaml, task_check, task_shots, task_skeleton. See docs/tasks.md.
+Importing this needs no PyTorch, no transformers and no datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.errors import UserError
+from hyperpelt.task_plugins import broken_plugins, load_plugin, load_plugins
+from hyperpelt.task_registry import get, mixtures, names, rates, register, remove, select
+from hyperpelt.task_rendering import Example
+from hyperpelt.task_sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
+from hyperpelt.task_splits import Part, Splits
+from hyperpelt.task_types import Examples, Mixture, Rate, Task
+
+__all__ = [
+    "Example",
+    "Examples",
+    "Files",
+    "Generator",
+    "Hub",
+    "Mixture",
+    "Part",
+    "Rate",
+    "Row",
+    "Rows",
+    "Source",
+    "Splits",
+    "Task",
+    "broken_plugins",
+    "get",
+    "load_plugin",
+    "load_plugins",
+    "mixtures",
+    "names",
+    "rates",
+    "register",
+    "remove",
+    "resolve_root",
+    "select",
+    "task",
+]
+
+
+def task(
+    *, name: str, source: Source, replace: bool = False, **fields: Any
+) -> Callable[[Callable[[Row], Example]], Task]:
+    """Decorator: make a render function the task `name` and register it. The fields are those of `Task`."""
+
+    def decorate(render: Callable[[Row], Example]) -> Task:
+        code = getattr(render, "__code__", None)
+        origin = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+        return register(Task(name=name, source=source, render=render, origin=origin, **fields), replace=replace)
+
+    return decorate
