@@ -30,7 +30,9 @@ def _describe(value: Any, seen: frozenset[int]) -> str:
     if is_dataclass(value) and not isinstance(value, type):
         # Where a definition stands on this machine (its base folder, its origin) is not part of what it means.
         kept = [f.name for f in fields(value) if f.name not in ("base", "origin")]
-        return f"{type(value).__name__}({','.join(_describe(getattr(value, name), seen) for name in kept)})"
+        held = ",".join(_describe(getattr(value, name), seen) for name in kept)
+        call = vars(type(value)).get("__call__")  # a render function that carries its own settings
+        return f"{type(value).__name__}({held})" + ("" if call is None else _describe(call, seen))
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_describe(k, seen)}:{_describe(v, seen)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):

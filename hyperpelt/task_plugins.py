@@ -95,7 +95,8 @@ def _import_file(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     name = f"hyperpelt_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     spec = spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[name] = module  # pickling and dataclasses look it up there
     try:

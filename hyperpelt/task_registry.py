@@ -6,12 +6,13 @@ that says where both stand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.task_types import Mixture, Rate, Task
+from hyperpelt.task_types import Mixture, Task
 
 Entry = TypeVar("Entry", Task, Mixture)
 _ENTRIES: dict[str, Task | Mixture] = {}
@@ -64,67 +65,31 @@ def select(selectors: str | Iterable[str], *, among: Collection[str] | None = No
 
     Raises UserError for a name or wildcard that matches nothing.
     """
-    return [get(name) for name in rates(selectors, among=among)]
-
-
-def rates(
-    selectors: str | Iterable[str] | Mapping[str, Rate], *, among: Collection[str] | None = None
-) -> dict[str, Rate]:
-    """{task name: rate} of selectors; a mapping gives each selector a rate of its own.
-
-    The rate of a mixture multiplies those inside it; None (the run's strategy decides) counts as 1 there, and stays
-    None if nothing gives a number.
-    """
-    if isinstance(selectors, str):
-        selectors = [selectors]
-    wanted = selectors if isinstance(selectors, Mapping) else dict.fromkeys(selectors)
-    found: dict[str, Rate] = {}
-    for selector, rate in wanted.items():
-        if selector.startswith("!"):
-            for name in _expand(selector[1:], among=among):
-                found.pop(name, None)
-            continue
-        for name, inner in _expand(selector, among=among).items():
-            found[name] = _times(rate, inner) if name not in found else found[name]
+    found: dict[str, Task] = {}
+    wanted = [selectors] if isinstance(selectors, str) else list(selectors)
+    for selector in wanted:
+        for task in _expand(selector.removeprefix("!"), among=among):
+            if selector.startswith("!"):
+                found.pop(task.name, None)
+            else:
+                found.setdefault(task.name, task)
     if not found:
         raise UserError(f"No task is left by the selection {', '.join(wanted) or '(nothing)'}.")
-    return found
+    return list(found.values())
 
 
-def _expand(selector: str, *, among: Collection[str] | None, inside: Sequence[str] = ()) -> dict[str, Rate]:
+def _expand(selector: str, *, among: Collection[str] | None, inside: Sequence[str] = ()) -> list[Task]:
     if any(sign in selector for sign in "*?["):
         matches = [name for name in names(selector) if among is None or name in among]
         if not matches:
             raise _nothing_matches(selector, among)
-        return dict.fromkeys(matches)
+        return [get(name) for name in matches]
     entry = _find(selector)
     if isinstance(entry, Task):
-        return {entry.name: None}
+        return [entry]
     if selector in inside:
         raise UserError(f"Mixture {selector!r} contains itself: {' -> '.join([*inside, selector])}.")
-    found: dict[str, Rate] = {}
-    for member, rate in entry.rates.items():
-        for name, inner in _expand(member, among=among, inside=[*inside, selector]).items():
-            found.setdefault(name, _times(rate, inner))
-    return found
-
-
-def _times(outer: Rate, inner: Rate) -> Rate:
-    if outer is None or inner is None:
-        return inner if outer is None else outer
-    if callable(outer) or callable(inner):
-        return _product(outer, inner)
-    return outer * inner
-
-
-def _product(*factors: Rate) -> Callable[[Task, int], float]:
-    def rate(task: Task, size: int) -> float:
-        value = 1.0
-        for factor in factors:
-            value *= factor(task, size) if callable(factor) else factor or 1.0
-        return value
-
-    return rate
+    return [task for member in entry.rates for task in _expand(member, among=among, inside=[*inside, selector])]
 
 
 def _find(name: str) -> Task | Mixture:
@@ -145,8 +110,6 @@ def _names(kind: type[Task] | type[Mixture], pattern: str) -> list[str]:
 
 
 def _nothing_matches(pattern: str, among: Collection[str] | None) -> UserError:
-    from difflib import get_close_matches
-
     known = [name for name in names() if among is None or name in among]
     patterns = {f"{name.rpartition('/')[0]}/*" for name in known if "/" in name} | set(known)
     near = get_close_matches(pattern, sorted(patterns), n=3)

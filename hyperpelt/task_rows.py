@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
+from collections.abc import Hashable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,32 @@ def numbers_of(source: Source, splits: Splits, split: str, root: Path | None) ->
     return range(len(read_rows(source, part.split, root))) if numbers is None else numbers
 
 
+def iterate(rows: Rows, batch_size: int = 256) -> Iterator[Row]:
+    """All rows in order, read in batches where the container can: ten times faster than row by row."""
+    if not hasattr(rows, "iter"):
+        yield from rows
+        return
+    for batch in rows.iter(batch_size=batch_size):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
 def keys_of(rows: Rows, by: Sequence[str]) -> list[Hashable] | range:
-    """One key a row: its columns `by`, texts without case and spacing; a range if `by` is empty (each row for itself)."""
+    """One key a row: its columns `by`, texts without case and spacing. Without columns: each row for itself."""
     if not by:
         return range(len(rows))
     narrow = _narrow(rows, [path.split(".")[0] for path in by])
-    return [tuple(_even(_reach(row, path)) for path in by) for row in narrow]
+    return [tuple(_even(_reach(row, path)) for path in by) for row in iterate(narrow)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _chosen_rows(source: Source, splits: Splits, split: str, root: Path | None, state: Hashable) -> Rows:
     rows = read_rows(source, splits.part(split).split, root)
     numbers = _choose(source, splits, split, root, state)
     return rows if numbers is None else _pick(rows, numbers)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _choose(source: Source, splits: Splits, split: str, root: Path | None, state: Hashable) -> Sequence[int] | None:
     """Row numbers of a task's split in its source split, ascending; None for all of them."""
     part = splits.part(split)
@@ -62,7 +72,9 @@ def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
     if not dropped:
         return None
     narrow = _narrow(rows, list(dropped))
-    kept = [i for i, row in enumerate(narrow) if all(_reach(row, column) != bad for column, bad in dropped.items())]
+    kept = [
+        i for i, row in enumerate(iterate(narrow)) if all(_reach(row, column) != bad for column, bad in dropped.items())
+    ]
     return None if len(kept) == len(rows) else kept
 
 

@@ -4,9 +4,9 @@ A source is a frozen, hashable value with three verbs: `splits` (what it offers)
 read is still good) and `read` (the rows of one split). `read_rows` is the cached way to call it: one (source, split) is
 loaded once a process.
 
-A local mirror has the layout of the hub's own repositories, `<root>/<namespace>/<repository>/<config>/<split>-*.parquet`;
-its root comes from the argument `data_root`, else from the environment variable HYPERPELT_DATA, else rows come from the
-hub. A data root that is given and lacks the set is an error: rows never come from elsewhere behind the user's back.
+A local mirror has the layout of the hub's own repositories, `<root>/<namespace>/<name>/<config>/<split>-*.parquet`. Its
+root is the argument `data_root`, else the environment variable HYPERPELT_DATA; with neither, rows come from the hub. A
+data root that is given and lacks the set is an error: rows never come from elsewhere behind the user's back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,7 +64,7 @@ def read_rows(source: Source, split: str, data_root: Path | None) -> Rows:
     return _read_cached(source, split, data_root, source.state(split, data_root))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read_cached(source: Source, split: str, data_root: Path | None, state: Hashable) -> Rows:
     return source.read(split, data_root)
 
@@ -115,7 +115,7 @@ class Hub:
             there = sorted(str(p.relative_to(data_root)) for p in data_root.glob("*/*") if p.is_dir())
             raise UserError(
                 f"Looked for {self.repo} in the data root {data_root}: no folder {folder}. "
-                f"It has: {', '.join(there) or 'no <namespace>/<name> folders'}. "
+                f"It has: {_listing(there) or 'no <namespace>/<name> folders'}. "
                 f"To read from the hub, unset {DATA_VARIABLE} and give no data root."
             )
         # Repositories with one configuration call its folder as they like: "default", "data", or none at all.
@@ -271,6 +271,10 @@ def _parquet_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
         if match := _PARQUET.fullmatch(file.name):
             found.setdefault(match["split"], []).append(file)
     return {split: tuple(files) for split, files in found.items()}
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
 def _stats(files: Sequence[Path]) -> Hashable:

@@ -72,7 +72,8 @@ class Splits:
     """Where a task's train, validation and test rows come from.
 
     train, validation, test: a `Part`, or the name of a whole source split, or None (the task has no such split).
-    by: columns (dotted paths reach into structs); rows equal in all of them are never parted. Empty: each row for itself.
+    by: columns (dotted paths reach into structs); rows equal in all of them are never parted. Empty: each row for
+        itself.
     drop: {column: value}: rows with this value are left out before anything else, such as {"label": -1} for rows
         without a gold label.
     seed: of the shuffle before a source split is cut.
@@ -176,7 +177,8 @@ def cut(keys: Sequence[Hashable] | range, edges: Sequence[int], *, seed: int) ->
 
     keys: one a row. edges: ascending row counts, the last one len(keys) to deal all rows. A group that does not fit in
     what is left of a segment waits for the next one, so segments have exactly the asked size wherever single rows can
-    fill them. NumPy's RandomState is used because its stream is frozen: one seed, the same split on every machine.
+    fill them, and at most that size otherwise. NumPy's RandomState is used because its stream is frozen: one seed, the
+    same split on every machine.
     """
     import numpy as np
 
@@ -198,7 +200,7 @@ def cut(keys: Sequence[Hashable] | range, edges: Sequence[int], *, seed: int) ->
 
 
 def _fill(waiting: deque[list[int]], room: int) -> tuple[list[int], deque[list[int]]]:
-    """Take groups in order while they fit; if room is left that no group fits, the first one overshoots."""
+    """Take groups in order while they fit; a segment that none fits is given one all the same."""
     segment: list[int] = []
     passed: deque[list[int]] = deque()
     while waiting and len(segment) < room:
@@ -207,7 +209,7 @@ def _fill(waiting: deque[list[int]], room: int) -> tuple[list[int], deque[list[i
             segment += group
         else:
             passed.append(group)
-    if len(segment) < room and passed and not waiting:
+    if room > 0 and not segment and passed:
         segment += passed.popleft()
     passed.extend(waiting)
     return segment, passed

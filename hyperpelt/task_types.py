@@ -19,7 +19,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.task_fingerprint import fingerprint
 from hyperpelt.task_origin import caller
 from hyperpelt.task_rendering import Columns, Example, Naming, complete
-from hyperpelt.task_rows import keys_of, numbers_of, rows_of
+from hyperpelt.task_rows import iterate, keys_of, numbers_of, rows_of
 from hyperpelt.task_sources import Row, Rows, Source, resolve_root
 from hyperpelt.task_splits import Splits, cut
 
@@ -155,7 +155,9 @@ class Examples(Sequence[Example]):
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Example]:
-        rows = self._rows if len(self.numbers) == len(self._rows) else (self._rows[n] for n in self.numbers)
+        rows = (
+            iterate(self._rows) if len(self.numbers) == len(self._rows) else map(self._rows.__getitem__, self.numbers)
+        )
         for number, row in zip(self.numbers, rows, strict=True):
             yield self.task.example(row, split=self.split, number=number)
 

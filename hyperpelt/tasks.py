@@ -17,12 +17,10 @@ Importing this needs no PyTorch, no transformers and no datasets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from hyperpelt.errors import UserError
 from hyperpelt.task_plugins import broken_plugins, load_plugin, load_plugins
-from hyperpelt.task_registry import get, mixtures, names, rates, register, remove, select
+from hyperpelt.task_registry import get, mixtures, names, register, remove, select
 from hyperpelt.task_rendering import Example
 from hyperpelt.task_sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
 from hyperpelt.task_splits import Part, Splits
@@ -48,7 +46,6 @@ __all__ = [
     "load_plugins",
     "mixtures",
     "names",
-    "rates",
     "register",
     "remove",
     "resolve_root",

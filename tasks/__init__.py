@@ -1,7 +1,20 @@
-"""The built-in tasks: an ordinary plugin of hyperpelt, installed as `hyperpelt_tasks`."""
+"""The built-in tasks: an ordinary plugin of hyperpelt, installed as `hyperpelt_tasks`.
+
+    glue         GLUE, nine tasks, and the mixture `glue` of the eight that HyperFormer and HyperPELT train on
+    super_glue   SuperGLUE's seven that GLUE does not have
+    transfer     text sets that are usually transferred to: reviews, questions, paraphrase, inference, common sense
+
+Each module defines tasks while `register` runs, and reads nothing.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
+
+MODULES = ("glue", "super_glue", "transfer")
 
 
 def register() -> None:
     """Register every built-in task (called through the entry point `hyperpelt.tasks`)."""
+    for module in MODULES:
+        import_module(f"{__name__}.{module}").register()
