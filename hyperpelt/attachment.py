@@ -1,0 +1,305 @@
+"""How tuners are attached to a frozen backbone: its attention interface and hooks, no forked model code.
+
+One `Switch` per backbone holds the pass that is running, if any. Hooks and the attention function stay on the modules
+as long as some tuned model is attached, ask the switch, and do nothing when no pass is running: several tuned models
+may share a backbone in turn, and the bare backbone computes what it always did.
+
+- Prefixes join keys and values inside the registered attention function, *after* the cache update: they reach encoder
+  self-, decoder self- and cross-attention, leave positions and caches alone, and survive beams.
+- Everything else goes through hooks: on a module's output, on its input, or from one module to another (the
+  feed-forward network of BART is no module of its own).
+- Activation checkpointing recomputes a layer during backward, when the pass is over. `checkpointing` therefore wraps
+  the checkpoint function so that the recomputation runs under the pass of its own forward.
+
+Legend: B rows, S positions, H heads, Q queries, K keys, N prefix rows, k width of a head.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from hyperpelt.operations import ATTENTIONS, PROJECTIONS, Operation
+from hyperpelt.passes import Pass
+from hyperpelt.tuners.prefix import PrefixRows
+
+ATTENTION_NAME = "hyperpelt"
+_SLOT = "_hyperpelt_slot"
+
+
+class Switch:
+    """What is attached to one backbone, and the pass that is running on it."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        self.backbone = backbone
+        self.running: Pass | None = None
+        self.users: Counter[str] = Counter()
+        self.handles: dict[str, list[Any]] = {}
+        self.previous_attention: str | None = None
+        self.models = 0
+        self.required_grad: dict[str, bool] = {}
+
+    def run(self, running: Pass) -> _Running:
+        """Context in which `running` is the pass of this backbone."""
+        return _Running(self, running)
+
+    def attach(self, operations: Sequence[Operation], trained: Collection[str] = ()) -> None:
+        """Freeze the backbone but for `trained`, and install what these operations need, once for all tuned models."""
+        self.models += 1
+        if self.models == 1:
+            self.required_grad = {name: p.requires_grad for name, p in self.backbone.named_parameters()}
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(name in trained)
+        for operation in operations:
+            self.users[operation.name] += 1
+            if self.users[operation.name] == 1:
+                self.handles[operation.name] = list(_install(self, operation))
+        if self.previous_attention is None and any(op.kind in ATTENTIONS for op in operations):
+            self.previous_attention = self.backbone.config._attn_implementation
+            self.backbone.set_attn_implementation(ATTENTION_NAME)
+
+    def detach(self, operations: Sequence[Operation]) -> None:
+        """Undo `attach`; after the last user the backbone is exactly what it was."""
+        for operation in operations:
+            self.users[operation.name] -= 1
+            if self.users[operation.name] == 0:
+                del self.users[operation.name]
+                for handle in self.handles.pop(operation.name):
+                    handle.remove()
+        if self.previous_attention is not None and not any(_is_attention(name) for name in self.users):
+            self.backbone.set_attn_implementation(self.previous_attention)
+            self.previous_attention = None
+        self.models -= 1
+        if self.models == 0:
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(self.required_grad[name])
+
+    def checkpointing(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`torch.utils.checkpoint` for a layer, whose recomputation runs under the pass of this forward."""
+        running = self.running
+
+        def under_its_pass(*inner: Any) -> Any:
+            if running is None:
+                return function(*inner)
+            with self.run(running):
+                return function(*inner)
+
+        return checkpoint(under_its_pass, *args, use_reentrant=False)
+
+
+def _is_attention(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in ATTENTIONS
+
+
+class _Running:
+    def __init__(self, switch: Switch, running: Pass) -> None:
+        self.switch, self.running, self.outer = switch, running, None
+
+    def __enter__(self) -> Pass:
+        self.outer, self.switch.running = self.switch.running, self.running
+        return self.running
+
+    def __exit__(self, *_: object) -> None:
+        self.switch.running = self.outer
+
+
+_SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
+
+
+def switch_of(backbone: PreTrainedModel) -> Switch:
+    """The one switch of this backbone object."""
+    if backbone not in _SWITCHES:
+        _SWITCHES[backbone] = Switch(backbone)
+    return _SWITCHES[backbone]
+
+
+class _Slot:
+    """Marks an attention module, so that the attention function finds its operation and switch; removable as a hook is."""
+
+    def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
+        self.module, self.switch, self.operation = module, switch, operation
+        setattr(module, _SLOT, self)
+
+    def remove(self) -> None:
+        delattr(self.module, _SLOT)
+
+
+def _install(switch: Switch, operation: Operation) -> list[Any]:
+    """Put hooks for one operation on its modules; the handles that remove them."""
+    module = switch.backbone.get_submodule(operation.path)
+    last = switch.backbone.get_submodule(operation.exit_path)
+    handles: list[Any] = []
+    if operation.residual_path is not None:
+        norm = switch.backbone.get_submodule(operation.residual_path)
+        handles.append(norm.register_forward_pre_hook(_keep_residual(switch, operation)))
+    if operation.kind == "hidden":
+        return [module.register_forward_pre_hook(_tune_hidden(switch, operation))]
+    if operation.kind == "block":
+        handles.append(module.register_forward_pre_hook(_tune_input(switch, operation)))
+    if operation.kind in ATTENTIONS:
+        handles.append(_Slot(module, switch, operation))
+        handles.append(module.register_forward_pre_hook(_keep_input(switch, operation), with_kwargs=True))
+    elif module is not last:
+        handles.append(module.register_forward_pre_hook(_keep_input(switch, operation), with_kwargs=True))
+    # On BART the feed-forward network ends with wo itself: a tuner of the projection comes before one of the network.
+    handles.append(last.register_forward_hook(_tune_output(switch, operation), prepend=operation.kind in PROJECTIONS))
+    return handles
+
+
+def _keep_residual(switch: Switch, operation: Operation) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if switch.running is not None and switch.running.wants_residual(operation):
+            switch.running.residuals[operation.name] = args[0]
+
+    return hook
+
+
+def _keep_input(switch: Switch, operation: Operation) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if switch.running is not None and switch.running.has(operation):
+            switch.running.inputs[operation.name] = args[0] if args else kwargs["hidden_states"]
+
+    return hook
+
+
+def _tune_input(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if switch.running is None or not switch.running.has(operation):
+            return None
+        return (switch.running.tuned_input(operation, args[0]), *args[1:])
+
+    return hook
+
+
+def _tune_hidden(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if switch.running is None or not switch.running.has(operation):
+            return None
+        return (switch.running.tuned_output(operation, args[0], args[0]), *args[1:])
+
+    return hook
+
+
+def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    """A forward hook that adds the tuners' deltas to the output; several-valued outputs keep their other values."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        running = switch.running
+        if running is None or not running.has(operation):
+            return None
+        read = running.inputs.pop(operation.name, None)
+        read = args[0] if read is None else read
+        first = output[0] if isinstance(output, tuple) else output
+        tuned = running.tuned_output(operation, read, first)
+        return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
+
+    return hook
+
+
+def joined_mask(
+    module: nn.Module,
+    query: Float[Tensor, "B H Q k"],
+    key: Float[Tensor, "B H K k"],
+    mask: Tensor | None,
+    position_bias: Tensor | None,
+    is_causal: bool,
+    length: int,
+) -> Tensor | None:
+    """Mask for keys that got `length` prefix rows on the left: always visible, with zero position bias.
+
+    A causal mask is made explicit and aligned to the lower right, as the prefix must stay visible to every query.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    causal = is_causal and mask is None and queries > 1
+    if position_bias is not None:
+        bias = position_bias if position_bias.grad_fn is not None else position_bias.detach()
+        bias = bias[..., :keys].to(query.dtype)
+        return torch.nn.functional.pad(create_position_bias_mask(bias, mask, causal, query, key), (length, 0), value=0.0)
+    if causal:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        mask = visible[None, None]
+    if mask is None:
+        return None
+    return torch.nn.functional.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
+
+
+def _gated(
+    query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Attention whose prefix keys and values are scaled by a gate for each query, as one ordinary attention.
+
+    With heads of twice the width, [q ; g q] meets [k ; 0] and [0 ; P_k], and values [v ; 0] and [0 ; P_v] keep the two
+    parts of the result apart: out = first half + g * second half.
+    """
+    assert rows.gate is not None
+    gate = rows.gate[:, None, :, None].to(query.dtype)
+    width = value.shape[-1]
+
+    def left(t: Tensor) -> Tensor:
+        return torch.cat([t, torch.zeros_like(t)], dim=-1)
+
+    def right(t: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(t), t], dim=-1)
+
+    def merge(out: Tensor) -> Tensor:
+        return out[..., :width] + gate.transpose(1, 2) * out[..., width:]
+
+    joined_keys, joined_values = torch.cat([right(keys), left(key)], 2), torch.cat([right(values), left(value)], 2)
+    return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
+
+
+def attention_with_prefix(
+    module: nn.Module,
+    query: Float[Tensor, "B H Q k"],
+    key: Float[Tensor, "B H K k"],
+    value: Float[Tensor, "B H K k"],
+    attention_mask: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B Q H k"], None]:
+    """The registered attention function: SDPA, with the prefix rows of the running pass joined to keys and values."""
+    slot: _Slot | None = getattr(module, _SLOT, None)
+    running = None if slot is None else slot.switch.running
+    rows = None if slot is None or running is None else running.prefix(slot.operation, query.shape[0])
+    if slot is None or running is None or rows is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask,
+            dropout=dropout, scaling=scaling, is_causal=is_causal, position_bias=position_bias, **kwargs,
+        )  # fmt: skip
+    keys, values = (t.expand(query.shape[0], -1, -1, -1) for t in (rows.keys, rows.values))
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    mask = running.mask_for(
+        slot.operation,
+        (attention_mask, position_bias),
+        (keys.shape[2], key.shape[2]),
+        lambda: joined_mask(module, query, key, attention_mask, position_bias, causal, keys.shape[2]),
+    )
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if rows.gate is None:
+        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        return sdpa_attention_forward(
+            module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=False
+        )
+    query, key, value, merge = _gated(query, key, value, rows, keys, values)
+    out, _ = sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=False)
+    return merge(out), None
+
+
+AttentionInterface.register(ATTENTION_NAME, attention_with_prefix)
+# Without a mask function of the same name transformers would pass no mask at all, and padding would be attended to.
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+

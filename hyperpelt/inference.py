@@ -1,0 +1,135 @@
+"""Using a tuned model: generation, and the log-probabilities that choices are ranked by.
+
+Legend: B rows, S source length, T target length, N candidates (each belongs to one row), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from hyperpelt.errors import UserError
+from hyperpelt.scoring import group, normalise
+
+
+class Inference:
+    """Mixin of `TunedModel`: `generate`, `score`, `token_log_probs`. Batches may mix tasks."""
+
+    def _tokenize(self, texts: Sequence[str], max_source_length: int | None) -> tuple[Tensor, Tensor]:
+        if self.tokenizer is None:
+            raise UserError("This model has no tokenizer: give one to `build`, or pass input_ids instead of text.")
+        batch = self.tokenizer(
+            list(texts), padding=True, truncation=max_source_length is not None, max_length=max_source_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+
+    def _rows_of(self, task: str | None, task_ids: Tensor | None, num_rows: int) -> Tensor:
+        if task is not None:
+            return torch.full((num_rows,), self.task_id(task))
+        return self._task_ids(task_ids, num_rows)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Sequence[str] | Int[Tensor, "B S"],
+        *,
+        task: str | None = None,
+        task_ids: Int[Tensor, " B"] | None = None,
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        max_source_length: int | None = None,
+        **options: Any,
+    ) -> list[str] | Int[Tensor, "B T"]:
+        """Answers, written token by token; the tensors of each task are made once for the whole call.
+
+        - **inputs**: texts, or ids with their `attention_mask`
+        - **task**, or **task_ids** for a batch that mixes tasks
+        - **options**: as `generate` of transformers takes them (`num_beams`, `max_new_tokens`, ...)
+        - returns texts for texts, ids for ids
+        """
+        texts = not isinstance(inputs, Tensor)
+        if texts and isinstance(inputs, str):
+            raise UserError("generate takes a list of texts, got a single string: put it in a list.")
+        ids, mask = self._tokenize(inputs, max_source_length) if texts else (inputs, attention_mask)
+        mask = torch.ones_like(ids) if mask is None else mask
+        mode = self.training
+        self.eval()
+        try:
+            with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask) as running:
+                running.picked = {}
+                embedded, mask = self.embedded(running, ids, mask)
+                # Generation names its first argument `inputs`; prompts come as embeddings.
+                answers = self.backbone.generate(**embedded, attention_mask=mask, **options)
+        finally:
+            self.train(mode)
+        return self.tokenizer.batch_decode(answers, skip_special_tokens=True) if texts else answers
+
+    @torch.no_grad()
+    def token_log_probs(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        labels: Int[Tensor, "N T"],
+        rows: Int[Tensor, " N"],
+    ) -> Float[Tensor, "N T"]:
+        """log p of every target token, float32; 0 where the label is -100.
+
+        The encoder runs once for the B rows; candidate n reads the encoding of row `rows[n]` and is scored under
+        that row's task.
+        """
+        task_ids, rows = task_ids.to(self.device), rows.to(self.device)
+        with self.running(task_ids, input_ids, attention_mask) as running:
+            embedded, mask = self.embedded(running, input_ids, attention_mask)
+            states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
+        if not torch.equal(rows, torch.arange(len(task_ids), device=self.device)):
+            states, mask, task_ids = states.index_select(0, rows), mask.index_select(0, rows), task_ids[rows]
+        with self.running(task_ids, None, mask):
+            logits = self.backbone(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=self.shift_right(labels),
+                use_cache=False,
+            ).logits
+        wanted = labels.clamp(min=0).unsqueeze(-1)
+        chosen = logits.float().log_softmax(-1).gather(-1, wanted).squeeze(-1)
+        return chosen.masked_fill(labels == -100, 0.0)
+
+    def score(
+        self,
+        inputs: Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        task: str,
+        normalisation: str = "sum",
+        max_source_length: int | None = None,
+    ) -> list[list[float]]:
+        """The score of each choice for each input, in nats: log-likelihood under a named length rule.
+
+        - **choices**: the same for all inputs, or a list for each input
+        - **normalisation**: `sum`, `token` or `character`; see `hyperpelt.scoring`
+        """
+        from hyperpelt.backbones import encode_targets
+
+        each = [list(choices)] * len(inputs) if choices and isinstance(choices[0], str) else [list(c) for c in choices]
+        if len(each) != len(inputs):
+            raise UserError(f"Got {len(inputs)} inputs but {len(each)} lists of choices.")
+        ids, mask = self._tokenize(inputs, max_source_length)
+        texts = [text for options in each for text in options]
+        rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
+        targets = encode_targets(self.tokenizer, texts)
+        width = max(map(len, targets))
+        labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets], device=self.device)
+        mode = self.training
+        self.eval()
+        task_ids = torch.full((len(inputs),), self.task_id(task))
+        log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows)
+        self.train(mode)
+        eos = self.backbone.config.eos_token_id
+        scores = normalise(log_probs, labels, texts, eos_token_id=eos, normalisation=normalisation)
+        return group(scores, rows, len(inputs))

@@ -1,0 +1,57 @@
+"""Methods: named compositions of tuner, operations and weight source. One small file a published method or family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
+    adapters,
+    baselines,
+    hyperformer,
+    hyperpelt,
+    pasta,
+    prefix_tuning,
+    projections,
+    u_tuning,
+    unipelt,
+)
+from hyperpelt.methods.assemble import count_trainable
+from hyperpelt.methods.base import Method, Part, Source, describe_parts, get, method, method_from_dict, names, settings
+
+__all__ = ["Method", "Part", "Source", "describe", "describe_parts", "get", "method", "method_from_dict", "names", "settings"]
+
+
+def describe(
+    spec: str | Mapping[str, Any] | Method, *, backbone: Any = "mini-bart", num_tasks: int = 8
+) -> dict[str, Any]:
+    """What a method is and how much it trains on a backbone, as plain data.
+
+    - **backbone**: a name, a folder or hub id (only its configuration is read), or a model
+    - returns `name`, `trainable` (values), `percent` (of the backbone), `percent_per_task`, `source`, `operations`
+      (number touched), `paper`, `parameters` (the method's settings with their values)
+    """
+    from hyperpelt.operations import list_operations, select
+
+    chosen = get(spec)
+    model = backbone
+    if isinstance(backbone, str | Path):
+        from hyperpelt.backbones import load_backbone
+
+        model = load_backbone(backbone, from_config=True)
+    operations = list_operations(model)
+    trainable = count_trainable(chosen, model, operations, num_tasks)
+    total = sum(p.numel() for p in model.parameters())
+    touched = {op.name for part in chosen.parts for op in select(operations, part.at)}
+    known = {name for name in names() if name == chosen.name}
+    return {
+        "name": chosen.name,
+        "trainable": trainable,
+        "percent": round(100 * trainable / total, 4),
+        "percent_per_task": round(100 * trainable / total / num_tasks, 4),
+        "source": "+".join(dict.fromkeys(chosen.source(part.source).type for part in chosen.parts)) or "backbone",
+        "operations": len(touched) if chosen.parts else len(operations) if chosen.unfreeze else 0,
+        "paper": chosen.paper,
+        "parameters": settings(chosen.name) if known else {},
+    }

@@ -1,0 +1,124 @@
+"""From a method and a backbone's operations to a plan and its weight sources; and what a method trains, counted.
+
+Works on the meta device: counting needs a configuration, no weights.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from hyperpelt.methods.base import Method, Source
+from hyperpelt.operations import Operation, select
+from hyperpelt.passes import Placed, Plan
+from hyperpelt.tuners.base import TensorSpec
+from hyperpelt.weights import Group, HyperNetwork, PerTask, Reparametrised, Shared, WeightSource
+from hyperpelt.weights.base import Samples
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a method comes to on one backbone: the plan for passes, and the groups each source must serve."""
+
+    plan: Plan
+    groups: Mapping[str, Sequence[Group]]
+    operations: tuple[Operation, ...]
+
+    def sampled(self) -> set[tuple[str, str]]:
+        """(operation name, init kind) whose tensors start from the backbone's own activations."""
+        kinds = ("keys", "values", "embeddings")
+        groups = [group for source in self.groups.values() for group in source]
+        return {(op.name, g.spec.init.kind) for g in groups if g.spec.init.kind in kinds for op in g.operations}
+
+
+def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
+    """Place the method's tuners.
+
+    Raises:
+        UserError: a pattern matches no operation, or a tuner makes no sense at one.
+    """
+    placed: dict[str, list[Placed]] = defaultdict(list)
+    groups: dict[str, list[Group]] = defaultdict(list)
+    for part in method.parts:
+        wanted: dict[tuple[str, TensorSpec], list[Operation]] = defaultdict(list)
+        needs: dict[str, dict[str, TensorSpec]] = {}
+        for operation in select(operations, part.at):
+            if specs := part.tuner.tensors(operation):
+                needs[operation.name] = specs
+                for name, spec in specs.items():
+                    wanted[name, spec].append(operation)
+        keys = _keys(part.name, list(wanted))
+        for (name, spec), members in wanted.items():
+            groups[part.source].append(Group(keys[name, spec], part.name, name, tuple(members), spec))
+        index = {(keys[item], op.name): i for item, members in wanted.items() for i, op in enumerate(members)}
+        for op_name, specs in needs.items():
+            tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
+            placed[op_name].append(Placed(part.tuner, tensors))
+    touched = tuple(op for op in operations if op.name in placed)
+    return Assembly(plan=dict(placed), groups=dict(groups), operations=touched)
+
+
+def _keys(part: str, wanted: Sequence[tuple[str, TensorSpec]]) -> dict[tuple[str, TensorSpec], str]:
+    """`part.tensor` for each tensor, with its shape where one name has several."""
+    names = [name for name, _ in wanted]
+    keys = {}
+    for name, spec in wanted:
+        shape = "x".join(map(str, spec.shape))
+        keys[name, spec] = f"{part}.{name}" if names.count(name) == 1 else f"{part}.{name}.{shape}"
+    # LoRA on wo and q may share a shape but not an initial distribution: number what is still equal.
+    seen: dict[str, int] = {}
+    for item, key in keys.items():
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] > 1:
+            keys[item] = f"{key}.{seen[key]}"
+    return keys
+
+
+def build_source(
+    source: Source, groups: Sequence[Group], num_tasks: int, samples: Samples | None, generator: torch.Generator | None
+) -> WeightSource:
+    """The weight source that a method's `Source` describes."""
+    options = {"samples": samples, "generator": generator}
+    if source.type == "hypernetwork":
+        return HyperNetwork(groups, num_tasks, config=source.hypernetwork, **options)
+    if source.type == "shared":
+        return Shared(groups, num_tasks, **options)
+    if source.hidden:
+        return Reparametrised(groups, num_tasks, hidden=source.hidden, **options)
+    return PerTask(groups, num_tasks, **options)
+
+
+def build_sources(
+    method: Method,
+    assembly: Assembly,
+    num_tasks: int,
+    *,
+    samples: Samples | None = None,
+    generator: torch.Generator | None = None,
+) -> nn.ModuleDict:
+    """All weight sources of a method, by the name its parts use."""
+    return nn.ModuleDict(
+        {
+            name: build_source(method.source(name), groups, num_tasks, samples, generator)
+            for name, groups in assembly.groups.items()
+        }
+    )
+
+
+def unfrozen(method: Method, backbone: nn.Module) -> list[str]:
+    """Names of the backbone's parameters that the method trains in a copy of their own."""
+    names = [name for name, _ in backbone.named_parameters()]
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in method.unfreeze)]
+
+
+def count_trainable(method: Method, backbone: nn.Module, operations: Sequence[Operation], num_tasks: int) -> int:
+    """Number of trained values, without making them."""
+    with torch.device("meta"):
+        sources = build_sources(method, assemble(method, operations), num_tasks)
+    sizes = dict(backbone.named_parameters())
+    return sum(p.numel() for p in sources.parameters()) + sum(sizes[n].numel() for n in unfrozen(method, backbone))

@@ -1,0 +1,71 @@
+"""HyperFormer and HyperFormer++ (Karimi Mahabadi et al. 2021, arXiv 2106.04489).
+
+    hyperformer++ = sequential adapter with conditional norm @ self_attention, feed_forward x hypernetwork,
+                    norms x shared
+
+++: one trunk, layer and position embeddings, and heads a stack. Without ++: the trunk reads the task alone and every
+operation has heads of its own. Defaults of the authors' code: t = e = 64, h = 128, reduction 32 (b = 24 on T5-base),
+gelu_new, layer norm on I and in the adapter.
+
+T5-base, 8 tasks: ++ 5,211,056 (0.29 % a task), without 1.55 times the backbone. Identity: gamma = beta = 0. Ours start there
+(`init="plain"`); `init="normal"` is the authors' N(0, 0.01^2), which starts near it. Reference: float64 transcription.
+"""
+
+from __future__ import annotations
+
+from hyperpelt.methods.base import Method, Part, Source, method
+from hyperpelt.methods.baselines import trained_norms
+from hyperpelt.tuners import Adapter
+from hyperpelt.weights import Head, HyperNetworkConfig
+
+PAPER = "HyperFormer, arXiv 2106.04489"
+SITES = ("self_attention", "feed_forward")
+
+
+def _make(name: str, bottleneck: int, train_norms: bool, config: HyperNetworkConfig) -> Method:
+    adapter = Adapter(bottleneck=bottleneck, reads="output", activation="gelu_new", norm=True)
+    part = Part(tuner=adapter, at=SITES, source="hypernetwork")
+    sources = {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
+    return Method(name=name, parts=(part, *trained_norms(train_norms)), sources=sources)
+
+
+@method("hyperformer++", paper=PAPER)
+def hyperformer_plus(
+    *,
+    bottleneck: int = 24,
+    embedding_dim: int = 64,
+    hidden_dim: int = 128,
+    hyper_dim: int = 64,
+    init: str = "plain",
+    train_norms: bool = True,
+) -> Method:
+    config = HyperNetworkConfig(
+        embedding_dim=embedding_dim,
+        hidden_dim=hidden_dim,
+        hyper_dim=hyper_dim,
+        trunk="stack",
+        heads={"default": Head(shared="stack")},
+        init=init,
+    )
+    return _make("hyperformer++", bottleneck, train_norms, config)
+
+
+@method("hyperformer", paper=PAPER)
+def hyperformer(
+    *,
+    bottleneck: int = 24,
+    embedding_dim: int = 64,
+    hidden_dim: int = 128,
+    hyper_dim: int = 64,
+    init: str = "plain",
+    train_norms: bool = True,
+) -> Method:
+    config = HyperNetworkConfig(
+        embedding_dim=embedding_dim,
+        hidden_dim=hidden_dim,
+        hyper_dim=hyper_dim,
+        reads=("task",),
+        heads={"default": Head(shared="operation")},
+        init=init,
+    )
+    return _make("hyperformer", bottleneck, train_norms, config)

@@ -1,0 +1,17 @@
+"""PASTA (Yang et al. 2022, arXiv 2210.04382): a vector for each special token, added to the input of every layer.
+
+    pasta = special-token vectors @ encoder blocks x per task
+
+Special tokens of a row are those the tokenizer calls special, padding excepted. T5-base, m=2: 18,432. Identity:
+vectors 0, where ours start. Reference: float64 transcription.
+"""
+
+from __future__ import annotations
+
+from hyperpelt.methods.base import Method, Part, method
+from hyperpelt.tuners import SpecialTokens
+
+
+@method("pasta", paper="PASTA, arXiv 2210.04382")
+def pasta(*, num_tokens: int = 2) -> Method:
+    return Method(name="pasta", parts=(Part(tuner=SpecialTokens(num_tokens=num_tokens), at=("encoder.*.block",)),))

@@ -1,0 +1,342 @@
+"""TunedModel: a frozen backbone, a method and a list of tasks.
+
+    model = TunedModel.build("google-t5/t5-base", method="hyperpelt", tasks=["glue/rte", "glue/mrpc"])
+    model.save_pretrained("runs/mine");  model = TunedModel.from_pretrained("runs/mine")
+    model.generate(["..."], task="glue/rte");  model.score(["..."], ["yes", "no"], task="glue/rte")
+
+One pass: the weight sources make the tensors of all operations for the distinct tasks of the batch; the backbone
+runs; at each operation every row picks its own. A batch may mix tasks in training, scoring and generation alike.
+
+Legend: B rows, S source length, T target length, V vocabulary, U distinct tasks, N candidates.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hyperpelt import methods
+from hyperpelt.attachment import switch_of
+from hyperpelt.calibration import collect_samples
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.inference import Inference
+from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
+from hyperpelt.methods.base import Method
+from hyperpelt.operations import list_operations
+from hyperpelt.passes import Pass
+from hyperpelt.persistence import Persistence
+
+MADE_KEPT = 64
+
+
+@dataclass
+class TunedOutput:
+    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row, float32."""
+
+    logits: Float[Tensor, "B T V"]
+    loss: Tensor | None = None
+    row_loss: Float[Tensor, " B"] | None = None
+    row_tokens: Int[Tensor, " B"] | None = None
+
+
+class TunedModel(Inference, Persistence, nn.Module):
+    """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
+
+    - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
+    - **sources**: the weight sources, all that is trained (with `unfreeze`, also the model's own copy of the backbone)
+    - **tasks**: names; the id of a task is its index
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        method: Method,
+        tasks: Sequence[str],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        backbone_name: str = "",
+        seed: int = 0,
+        calibrate: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(set(tasks)) != len(tasks) or not tasks:
+            raise UserError(f"A tuned model needs at least one task and each task once, got {list(tasks)}.")
+        self.method, self.tasks, self.tokenizer = method, tuple(tasks), tokenizer
+        self.task_fingerprints: dict[str, str] = {}
+        self.backbone_name = backbone_name or backbone.name_or_path
+        self.operations = list_operations(backbone)
+        self.assembly = assemble(method, self.operations)
+        trained = unfrozen(method, backbone)
+        # Trained backbone parameters live in a copy: the object that was given stays as it is.
+        self.backbone = _copy(backbone) if trained else backbone
+        generator = torch.Generator().manual_seed(seed)
+        samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
+        self.sources = build_sources(method, self.assembly, len(tasks), samples=samples or None, generator=generator)
+        self.sources.to(self.backbone.device)
+        self.unfrozen = frozenset(trained)
+        self.switch = switch_of(self.backbone)
+        self._made: dict[Any, dict[str, Sequence[Tensor]]] = {}
+        self.attached = False
+        self.attach()
+        if calibrate:
+            self.check_reached()
+
+    @classmethod
+    def build(
+        cls,
+        backbone: str | Path | PreTrainedModel,
+        *,
+        method: str | Mapping[str, Any] | Method = "hyperpelt",
+        tasks: Sequence[Any],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> TunedModel:
+        """A fresh tuned model.
+
+        - **backbone**: a name (`mini-bart`), folder, hub id, or a model
+        - **method**: see `hyperpelt.methods`
+        - **tasks**: names, or `Task` objects
+        - **seed**: of every initial value
+        - **dtype**: of the frozen backbone, float32 or bfloat16; what is trained stays float32
+
+        Raises:
+            UserError: unknown method, family or setting; float16.
+        """
+        name = ""
+        if isinstance(backbone, str | Path):
+            from hyperpelt.backbones import load_backbone, load_tokenizer
+
+            name = str(backbone)
+            tokenizer = tokenizer or load_tokenizer(backbone)
+            backbone = load_backbone(backbone, dtype=dtype)
+        elif dtype is not None:
+            backbone = backbone.to(dtype)
+        _check_dtype(backbone.dtype)
+        names = [task if isinstance(task, str) else task.name for task in tasks]
+        model = cls(backbone, methods.get(method), names, tokenizer=tokenizer, backbone_name=name, seed=seed)
+        model.task_fingerprints = {t.name: t.fingerprint() for t in tasks if not isinstance(t, str)}
+        return model
+
+    # Attachment
+
+    def attach(self) -> None:
+        """Put this model's hooks on the backbone. `build` does it; needed only after `detach`."""
+        if not self.attached:
+            self.switch.attach(self.assembly.operations, trained=self.unfrozen)
+            self.attached = True
+
+    def detach(self) -> None:
+        """Take this model off its backbone, which is then exactly what it was (if no other model is attached)."""
+        if self.attached:
+            self.switch.detach(self.assembly.operations)
+            self.attached = False
+
+    def check_reached(self) -> None:
+        """Run a two-token row and assert that every tuner was reached exactly once.
+
+        Raises:
+            UserError: the backbone's attention ignores the registered function (some families do).
+        """
+        if any(p.is_meta for p in self.backbone.parameters()) or not self.assembly.plan:
+            return
+        ids = torch.ones(1, 2, dtype=torch.long, device=self.device)
+        mode = self.training
+        self.eval()
+        with torch.no_grad(), self.running(torch.zeros(1, dtype=torch.long), ids, ids) as running:
+            running.reached = Counter()
+            inputs, mask = self.embedded(running, ids, ids)
+            self.backbone(**inputs, attention_mask=mask, decoder_input_ids=ids[:, :1], use_cache=False)
+        self.train(mode)
+        wanted = {(name, placed.tuner.point) for name, there in self.assembly.plan.items() for placed in there}
+        wrong = sorted(name for name, point in wanted if running.reached[name, point] != 1)
+        if wrong:
+            raise UserError(
+                f"{type(self.backbone).__name__} did not reach {len(wrong)} of {len(wanted)} tuned operations exactly "
+                f"once, among them {wrong[0]!r}: this model family does not use the attention interface as expected."
+            )
+
+    # One pass
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.backbone.dtype
+
+    def task_id(self, name: str) -> int:
+        """The index of a task.
+
+        Raises:
+            UserError: the model was not trained on it.
+        """
+        if name not in self.tasks:
+            raise unknown("task of this model", name, self.tasks)
+        return self.tasks.index(name)
+
+    def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+        """The tensors of all operations for distinct tasks, by group key, in float32."""
+        made: dict[str, Tensor] = {}
+        for source in self.sources.values():
+            made |= source(tasks)
+        return made
+
+    def _weights(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
+        """The same, cast to the backbone's dtype, one tensor an operation; kept while nothing changes and no gradient
+        is wanted."""
+        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if keep:
+            versions = sum(p._version for p in self.sources.parameters())
+            key = (versions, self.dtype, tasks.device, tuple(tasks.tolist()))
+            if key in self._made:
+                return self._made[key]
+        made = {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
+        if keep:
+            self._made = {k: v for k, v in list(self._made.items())[-MADE_KEPT:] if k[0] == versions}
+            self._made[key] = made
+        return made
+
+    def running(self, task_ids: Int[Tensor, " B"], input_ids: Tensor | None, attention_mask: Tensor | None) -> Any:
+        """Context manager of one pass over the backbone for rows of the given tasks."""
+        task_ids = task_ids.to(self.device, non_blocking=True)
+        if torch.compiler.is_compiling():
+            # Shapes may not depend on data: make all tasks if they are few, else one set a row.
+            few = len(self.tasks) <= task_ids.shape[0]
+            distinct = torch.arange(len(self.tasks), device=task_ids.device) if few else task_ids
+            rows = task_ids if few else torch.arange(task_ids.shape[0], device=task_ids.device)
+        else:
+            distinct, rows = torch.unique(task_ids, return_inverse=True)
+        made = Pass(
+            plan=self.assembly.plan,
+            made=self._weights(distinct),
+            rows=None if distinct.shape[0] == 1 else rows,
+            mask=None if attention_mask is None else attention_mask.bool(),
+            special=self._special(input_ids, attention_mask),
+        )
+        return self.switch.run(made)
+
+    def _special(self, input_ids: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+        points = {placed.tuner.point for there in self.assembly.plan.values() for placed in there}
+        if "input" not in points or input_ids is None:
+            return {}
+        ids = torch.tensor(self.special_ids, device=input_ids.device)
+        found = torch.isin(input_ids, ids)
+        found = found if mask is None else found & mask.bool()
+        return {"encoder": found.cumsum(1) * found}
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of the special tokens, padding excepted: the tokenizer's, or those the backbone's configuration names."""
+        config = self.backbone.config
+        named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "decoder_start")]
+        ids = self.tokenizer.all_special_ids if self.tokenizer is not None else [i for i in named if i is not None]
+        return sorted({i for i in ids if i != config.pad_token_id})
+
+    def embedded(
+        self, running: Pass, input_ids: Int[Tensor, "B S"], attention_mask: Int[Tensor, "B S"]
+    ) -> tuple[dict[str, Tensor], Int[Tensor, "B S"]]:
+        """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them."""
+        operation = self.operations[0]
+        if not running.has(operation):
+            return {"input_ids": input_ids}, attention_mask
+        embedded = self.backbone.get_submodule(operation.path)(input_ids)
+        prompt = running.prompt(embedded, operation)
+        if prompt is None:
+            return {"input_ids": input_ids}, attention_mask
+        mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
+        running.mask = mask.bool()
+        length = prompt.shape[1]
+        running.special = {s: torch.nn.functional.pad(t, (length, 0)) for s, t in running.special.items()}
+        return {"inputs_embeds": torch.cat([prompt, embedded], dim=1)}, mask
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        task_ids: Int[Tensor, " B"] | None = None,
+        *,
+        decoder_input_ids: Int[Tensor, "B T"] | None = None,
+        label_smoothing: float = 0.0,
+        row_weights: Float[Tensor, " B"] | None = None,
+    ) -> TunedOutput:
+        """Logits and losses of a batch whose rows may belong to different tasks.
+
+        - **labels**: target ids, -100 where there is none
+        - **task_ids**: index into `tasks` for each row; may be left out if there is one task
+        - **row_weights**: weight of each row's loss (1 if left out)
+        """
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        task_ids = self._task_ids(task_ids, input_ids.shape[0])
+        if decoder_input_ids is None:
+            if labels is None:
+                raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
+            decoder_input_ids = self.shift_right(labels)
+        with self.running(task_ids, input_ids, attention_mask) as running:
+            inputs, mask = self.embedded(running, input_ids, attention_mask)
+            output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
+        if labels is None:
+            return TunedOutput(logits=output.logits)
+        row_loss, row_tokens = row_losses(output.logits, labels, label_smoothing)
+        if row_weights is not None:
+            row_loss = row_loss * row_weights
+        loss = row_loss.sum() / row_tokens.sum().clamp(min=1)
+        return TunedOutput(logits=output.logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
+
+    def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
+        if task_ids is not None:
+            return task_ids
+        if len(self.tasks) > 1:
+            raise UserError(f"Give `task_ids`: this model knows {len(self.tasks)} tasks.")
+        return torch.zeros(num_rows, dtype=torch.long)
+
+    def shift_right(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """Decoder input for teacher forcing: the start token, then the labels without their last."""
+        config = self.backbone.config
+        start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
+        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Recompute each layer's activations in backward instead of keeping them."""
+        self.backbone.activation_checkpointing_enable()
+        self.backbone._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=self.switch.checkpointing)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.backbone.activation_checkpointing_disable()
+
+
+def _copy(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The same model with tensors of its own and nothing attached."""
+    twin = type(backbone)(copy.deepcopy(backbone.config))
+    twin.load_state_dict(backbone.state_dict())
+    return twin.to(backbone.device, backbone.dtype)
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float64):
+        raise UserError(
+            f"Expected a backbone in float32 or bfloat16, got {dtype}. T5's activations overflow in float16 "
+            "(transformers#9295): use bf16 where you wanted fp16."
+        )
+
+
+def row_losses(
+    logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], label_smoothing: float = 0.0
+) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
+    """Each row's summed cross-entropy (float32) and number of target tokens."""
+    losses = cross_entropy(
+        logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none", label_smoothing=label_smoothing
+    )
+    return losses.sum(dim=1), (labels != -100).sum(dim=1)

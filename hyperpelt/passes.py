@@ -1,0 +1,163 @@
+"""One pass of a tuned model over its backbone: which tensors each operation gets, and whose row is whose.
+
+The tensors of all operations and all distinct tasks of the batch were made before the pass began; rows pick theirs
+late, one operation at a time, by index (a batch of one task needs no picking at all).
+
+Legend: B rows, U distinct tasks, S positions, n operations of a group.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import Site, Tuner
+from hyperpelt.tuners.prefix import PrefixRows
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tuner at one operation, with the keys and indices of its tensors: name -> (group key, index in the group)."""
+
+    tuner: Tuner
+    tensors: Mapping[str, tuple[str, int]]
+
+
+# Operation name -> the tuners there, in the order of the method's parts.
+Plan = Mapping[str, Sequence[Placed]]
+
+
+@dataclass
+class Pass:
+    """The state of one forward, generation or scoring run.
+
+    - **made**: for each group key the tensors of its n operations, each [U, *shape] (or [1, *shape] if shared)
+    - **rows** [B]: index into the U distinct tasks, or None if there is one
+    - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
+    - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
+    """
+
+    plan: Plan
+    made: Mapping[str, Sequence[Tensor]]
+    rows: Int[Tensor, " B"] | None
+    mask: Bool[Tensor, "B S"] | None = None
+    special: Mapping[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    residuals: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
+    picked: dict[Any, Tensor] | None = None
+    reached: Counter[tuple[str, str]] | None = None
+
+    def has(self, operation: Operation) -> bool:
+        return operation.name in self.plan
+
+    def wants_residual(self, operation: Operation) -> bool:
+        return any(placed.tuner.needs_residual for placed in self.plan.get(operation.name, ()))
+
+    def tensors(self, placed: Placed, num_rows: int) -> dict[str, Tensor]:
+        """The tensors of one tuner for `num_rows` rows: [num_rows, *shape], or [1, *shape] where all rows share them."""
+        return {name: self._pick(key, index, num_rows) for name, (key, index) in placed.tensors.items()}
+
+    def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
+        values = self.made[key][index]
+        if self.rows is None or values.shape[0] == 1:
+            return values
+        if self.picked is not None and (key, index, num_rows) in self.picked:
+            return self.picked[key, index, num_rows]
+        chosen = values.index_select(0, self.expanded(self.rows, num_rows))
+        if self.picked is not None:
+            self.picked[key, index, num_rows] = chosen
+        return chosen
+
+    @staticmethod
+    def expanded(rows: Tensor, num_rows: int) -> Tensor:
+        """Per-row data for a batch in which each row stands several times in a row, as beams do."""
+        if rows.shape[0] == num_rows:
+            return rows
+        return rows.repeat_interleave(num_rows // rows.shape[0], dim=0)
+
+    def _site(self, operation: Operation, read: Tensor, output: Tensor | None) -> Site:
+        special = self.special.get(operation.stack)
+        in_encoder = operation.stack == "encoder"
+        return Site(
+            operation=operation,
+            input=read,
+            output=output,
+            residual=self.residuals.get(operation.name, read),
+            mask=self.mask if in_encoder else None,
+            special=None if special is None else self.expanded(special, read.shape[0]),
+        )
+
+    def _placed(self, operation: Operation, point: str) -> list[Placed]:
+        found = [placed for placed in self.plan[operation.name] if placed.tuner.point == point]
+        if found and self.reached is not None:
+            self.reached[operation.name, point] += 1
+        return found
+
+    def tuned_output(
+        self, operation: Operation, read: Float[Tensor, "B S d"], output: Float[Tensor, "B S e"]
+    ) -> Float[Tensor, "B S e"]:
+        """OP(x) plus the delta of every tuner there; each tuner sees what those before it left."""
+        for placed in self._placed(operation, "output"):
+            site = self._site(operation, read, output)
+            output = output + placed.tuner(site, self.tensors(placed, read.shape[0])).to(output.dtype)
+        self.residuals.pop(operation.name, None)
+        return output
+
+    def tuned_input(self, operation: Operation, read: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        """What a block reads, plus the delta of every tuner of its input."""
+        for placed in self._placed(operation, "input"):
+            site = self._site(operation, read, None)
+            read = read + placed.tuner(site, self.tensors(placed, read.shape[0])).to(read.dtype)
+        return read
+
+    def prefix(self, operation: Operation, num_rows: int) -> PrefixRows | None:
+        """All prefix rows of an attention, joined; None if it has none."""
+        found = self._placed(operation, "attention") if self.has(operation) else []
+        if not found:
+            return None
+        read = self.inputs[operation.name]
+        parts = [placed.tuner(self._site(operation, read, None), self.tensors(placed, num_rows)) for placed in found]
+        if len(parts) == 1:
+            return parts[0]
+        assert all(part.gate is None for part in parts), "several prefixes of which one is gated per query"
+        keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
+        return PrefixRows(keys=_join(keys), values=_join(values))
+
+    def prompt(self, embedded: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B N d"] | None:
+        """Rows to put before the embedded input, or None."""
+        found = self._placed(operation, "rows") if self.has(operation) else []
+        if not found:
+            return None
+        site = Site(operation=operation, input=embedded)
+        rows = [placed.tuner(site, self.tensors(placed, embedded.shape[0])) for placed in found]
+        return torch.cat([r.expand(embedded.shape[0], -1, -1) for r in rows], dim=1).to(embedded.dtype)
+
+    def mask_for(
+        self, operation: Operation, tensors: tuple[Any, ...], sizes: tuple[int, ...], make: Callable[[], Any]
+    ) -> Any:
+        """The joined mask of an attention: made once for all layers of a stack that ask with the same ingredients.
+
+        T5's layers share one position bias, so its sum with the mask need not be built (and saved) in every layer.
+        """
+        label = f"{operation.stack}.{operation.kind}"
+        if label in self.masks:
+            known_tensors, known_sizes, mask = self.masks[label]
+            if known_sizes == sizes and all(a is b for a, b in zip(known_tensors, tensors, strict=True)):
+                return mask
+        mask = make()
+        if mask is None or not mask.requires_grad:
+            self.masks[label] = (tensors, sizes, mask)
+        return mask
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    rows = max(part.shape[0] for part in parts)
+    return torch.cat([part.expand(rows, -1, -1, -1) for part in parts], dim=2)

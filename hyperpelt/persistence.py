@@ -1,0 +1,144 @@
+"""What is trained in a tuned model, and how it is saved and loaded: the part of TunedModel that knows about files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from hyperpelt import __version__, methods, saving
+from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Persistence:
+    """Mixin of `TunedModel`: its trained tensors, `save_pretrained`, `from_pretrained`, `push_to_hub`."""
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of all that is trained."""
+        yield from self.sources.named_parameters()
+        for name, parameter in self.backbone.named_parameters():
+            if name in self.unfrozen:
+                yield f"backbone.{name}", parameter
+
+    def num_trainable(self) -> int:
+        """Number of trained values."""
+        return sum(parameter.numel() for _, parameter in self.trainable_parameters())
+
+    def method_state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint must hold: trained tensors, and the statistics that prefixes are measured in."""
+        state = {name: tensor.detach() for name, tensor in self.sources.state_dict().items()}
+        return state | {name: parameter.detach() for name, parameter in self.trainable_parameters()}
+
+    @torch.no_grad()
+    def load_method_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors back into this model.
+
+        Raises:
+            UserError: a tensor is missing, unknown or of another shape.
+        """
+        own = self.method_state()
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            raise UserError(
+                f"The saved tensors do not fit this method: {len(missing)} missing {missing[:3]}, {len(extra)} unknown "
+                f"{extra[:3]}. They belong to another method, task list or backbone."
+            )
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise UserError(
+                    f"Saved tensor {name!r} has shape {tuple(state[name].shape)}, this model needs {tuple(tensor.shape)}."
+                )
+        for name, tensor in own.items():
+            # Detached tensors share memory with the parameters and bump their version, which ends what was kept.
+            tensor.copy_(state[name])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`; see `hyperpelt.saving`."""
+        from hyperpelt.backbones import config_hash
+
+        config = {
+            "hyperpelt_version": __version__,
+            "backbone": self.backbone_name,
+            "backbone_config_sha256": config_hash(self.backbone.config),
+            "backbone_weights": None if self.unfrozen else saving.weights_fingerprint(self.backbone),
+            "method": self.method.to_dict(),
+            "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        saving.write(folder, config, self.method_state())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | Path | PreTrainedModel | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Load a model that `save_pretrained` wrote: a run folder, or a hub id.
+
+        - **backbone**: another copy of the same backbone, as a name, folder or model
+        - returned in evaluation mode
+
+        Raises:
+            UserError: truncated or edited files, or a backbone that does not match.
+        """
+        from hyperpelt.backbones import load_backbone, load_tokenizer
+
+        folder = saving.local_folder(folder)
+        config = saving.read_config(folder)
+        tensors = saving.read_tensors(folder, config)
+        name, tokenizer = str(config["backbone"]), None
+        if backbone is None or isinstance(backbone, str | Path):
+            name = str(backbone or name)
+            if not name:
+                raise UserError(f"{folder} does not name its backbone (it was built from an object): give `backbone=`.")
+            tokenizer, backbone = load_tokenizer(name), load_backbone(name, dtype=dtype)
+        _check_backbone(backbone, config, folder, name)
+        model = cls(
+            backbone.to(device) if device is not None else backbone,
+            methods.method_from_dict(config["method"]),
+            [task["name"] for task in config["tasks"]],
+            tokenizer=tokenizer,
+            backbone_name=str(config["backbone"]),
+        )
+        model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
+        model.load_method_state(tensors)
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to a hub repository; returns the address of the commit."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="hyperpelt model"))
+
+
+def _check_backbone(backbone: PreTrainedModel, config: Mapping[str, Any], folder: Path, name: str) -> None:
+    from hyperpelt.backbones import config_hash
+
+    got, expected = config_hash(backbone.config), config["backbone_config_sha256"]
+    if got != expected:
+        raise UserError(
+            f"The model in {folder} was trained on backbone {config['backbone']!r} (configuration {expected[:12]}), but "
+            f"{name or type(backbone).__name__!r} has configuration {got[:12]}. Load it over the backbone it was trained on."
+        )
+    weights = config["backbone_weights"]
+    if weights is not None and saving.weights_fingerprint(backbone) != weights:
+        raise UserError(
+            f"The backbone {name or type(backbone).__name__!r} has the right shape for the model in {folder} but other "
+            f"weights than {config['backbone']!r} had in training. Load it over the same weights."
+        )

@@ -1,0 +1,113 @@
+"""Bottleneck adapters: A(z) = s * (phi(z D + b_D) U + b_U), sequential or parallel, with or without a norm.
+
+Sources: Houlsby et al. 2019 (arXiv 1902.00751): sequential, reads OP(x), at attention output and feed-forward.
+Pfeiffer et al. 2020 (2005.00247): feed-forward only, reads OP(x) + h. He et al. 2021 (2110.04366): parallel, scaled.
+HyperFormer (2106.04489): sequential with a conditional layer norm, y = OP + LN_{gamma,beta}(A(OP)).
+
+Which of these it is, is a matter of what z is:
+
+- `reads="input"`: what OP reads, the parallel form (the normed input on pre-norm models such as T5)
+- `reads="output"`: what OP writes, the sequential form of Houlsby
+- `reads="output+residual"`: OP(x) + h, the sequential form of Pfeiffer
+- `reads="residual"`: the un-normed hidden state h in parallel, as some libraries do on T5
+
+Start: U = 0 and b_U = 0, so a fresh adapter adds exactly nothing (with the conditional norm: gamma = beta = 0).
+Reference: float64 transcription and `adapters` counts; T5-base, b=24, Houlsby: 1,807,488 parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
+
+READS = ("input", "output", "residual", "output+residual")
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "gelu": torch.nn.functional.gelu,
+    "gelu_new": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),
+    "silu": torch.nn.functional.silu,
+    "tanh": torch.tanh,
+    "identity": lambda z: z,
+}
+OUTPUT_KINDS = ("self_attention", "cross_attention", "feed_forward", "block")
+
+
+def read(site: Site, what: str) -> Float[Tensor, "B S d"]:
+    """The tensor z that a tuner reads at `site`; see the module's text."""
+    if what == "input":
+        return site.input
+    assert site.output is not None
+    if what == "output":
+        return site.output
+    assert site.residual is not None
+    return site.residual if what == "residual" else site.output + site.residual
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Tuner):
+    """Bottleneck adapter.
+
+    - **bottleneck** b: width of the hidden layer
+    - **reads**: see the module's text
+    - **activation** phi
+    - **scale** s: a fixed factor; with `learned_scale` its starting value (MAM: 4 on large data, or learned)
+    - **norm**: a layer norm over the adapter's output whose gamma and beta are tensors too (HyperFormer)
+    """
+
+    type_name: ClassVar[str] = "adapter"
+    bottleneck: int = 64
+    reads: str = "output"
+    activation: str = "relu"
+    scale: float = 1.0
+    learned_scale: bool = False
+    norm: bool = False
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.reads not in READS:
+            raise unknown("setting `reads` of an adapter", self.reads, READS)
+        if self.activation not in ACTIVATIONS:
+            raise unknown("activation of an adapter", self.activation, ACTIVATIONS)
+        if self.bottleneck < 1:
+            raise UserError(f"An adapter's bottleneck must be at least 1, got {self.bottleneck}.")
+
+    @property
+    def needs_residual(self) -> bool:
+        return "residual" in self.reads
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in OUTPUT_KINDS:
+            raise self.refuse(operation, "an attention, a feed-forward network or a block")
+        d, e, b = operation.d_in, operation.d_out, self.bottleneck
+        specs = {
+            "down": TensorSpec((d, b), Init("uniform", (3 / d) ** 0.5)),
+            "down_bias": TensorSpec((b,)),
+            "up": TensorSpec((b, e)),
+            "up_bias": TensorSpec((e,)),
+        }
+        if self.learned_scale:
+            specs["scale"] = TensorSpec((1,), Init("constant", self.scale))
+        if self.norm:
+            # The norm rescales whatever U gives, so the start at nothing lies in gamma and beta instead.
+            specs["up"] = TensorSpec((b, e), Init("uniform", (3 / b) ** 0.5))
+            specs |= {"gamma": TensorSpec((e,), ZEROS), "beta": TensorSpec((e,), ZEROS)}
+        return specs
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
+        hidden = row_linear(read(site, self.reads), tensors["down"], tensors["down_bias"])
+        delta = row_linear(ACTIVATIONS[self.activation](hidden), tensors["up"], tensors["up_bias"])
+        if self.norm:
+            delta = torch.nn.functional.layer_norm(delta, delta.shape[-1:], eps=self.norm_eps)
+            delta = delta * tensors["gamma"].unsqueeze(1) + tensors["beta"].unsqueeze(1)
+        if self.learned_scale:
+            return delta * tensors["scale"].unsqueeze(1)
+        return delta if self.scale == 1.0 else delta * self.scale

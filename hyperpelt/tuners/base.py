@@ -1,0 +1,180 @@
+"""What a tuner is: a pure function of (what it reads, what OP wrote, tensors), and a declaration of those tensors.
+
+A tuner never owns parameters. `tensors(operation)` says what it needs there (names, shapes, initial distribution);
+a weight source provides them; calling the tuner computes its contribution.
+
+Legend: B batch rows, S positions, d width read, e width written, N prefix rows, H heads, k width of a head.
+Every tensor that a tuner receives has a leading dimension of B (its row's own) or 1 (the same for all rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.operations import Operation
+
+
+@dataclass(frozen=True)
+class Init:
+    """Initial distribution of a declared tensor.
+
+    - `zeros`, `ones`, `constant` (value)
+    - `normal` (value = standard deviation), `uniform` (value = bound)
+    - `keys`, `values`: rows like the real keys / values of that attention, from one forward pass of the backbone
+      (`normal` with the same standard deviation where no pass was made); `embeddings`: rows of the embedding table
+    """
+
+    kind: str
+    value: float = 0.0
+
+    @property
+    def constant(self) -> float | None:
+        """The value that every entry starts with, or None if entries are drawn."""
+        return {"zeros": 0.0, "ones": 1.0, "constant": self.value}.get(self.kind)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of one entry (of the standardised entry for kinds taken from activations)."""
+        return {"normal": self.value, "uniform": self.value / 3**0.5}.get(self.kind, 0.0 if self.constant is not None else 1.0)
+
+
+ZEROS, ONES = Init("zeros"), Init("ones")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor that a tuner needs: its shape, how it starts, whether its first dimension counts equal rows.
+
+    `row_wise` tensors (prefixes, prompts) may be made row by row by a hypernetwork, from one embedding a row.
+    """
+
+    shape: tuple[int, ...]
+    init: Init = ZEROS
+    row_wise: bool = False
+
+
+@dataclass
+class Site:
+    """What a tuner sees of one call of its operation.
+
+    - **input** [B S d]: what OP read; **output** [B S e]: what OP wrote (None for tuners that act before it)
+    - **residual** [B S e]: the hidden state h that OP's output is about to join (only if the tuner reads it)
+    - **mask** [B S]: True where a position is no padding (encoder only; None = all are real)
+    - **special** [B S]: for each position the 1-based ordinal of its special token in the row, 0 for ordinary tokens
+    - **causal**: True in a decoder, where no position may look to its right and calls may come one token at a time
+    """
+
+    operation: Operation
+    input: Float[Tensor, "B S d"]
+    output: Float[Tensor, "B S e"] | None = None
+    residual: Float[Tensor, "B S e"] | None = None
+    mask: Bool[Tensor, "B S"] | None = None
+    special: Tensor | None = None
+
+    @property
+    def causal(self) -> bool:
+        return self.operation.stack == "decoder" and self.operation.site != "embedding"
+
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuner:
+    """Base of all tuners. A subclass is a frozen dataclass of hyper-parameters with a `type_name`.
+
+    `point` says where its contribution goes: `output` (added to what OP writes), `input` (added to what OP reads),
+    `attention` (key and value rows joined to an attention), `rows` (rows put before the embedded input).
+    """
+
+    type_name: ClassVar[str]
+    point: ClassVar[str] = "output"
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        """The tensors needed at `operation`; an empty dict means that the tuner is not attached there.
+
+        Raises:
+            UserError: the tuner makes no sense at this operation.
+        """
+        raise NotImplementedError
+
+    def __call__(self, site: Site, tensors: Tensors) -> Any:
+        """The contribution at `site`: a delta [B S e], or what `point` asks for."""
+        raise NotImplementedError
+
+    @property
+    def needs_residual(self) -> bool:
+        return False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data from which `from_dict` makes an equal tuner."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain = {name: value.to_dict() if isinstance(value, Tuner) else value for name, value in values.items()}
+        return {"type": self.type_name, **plain}
+
+    def refuse(self, operation: Operation, wants: str) -> UserError:
+        return UserError(
+            f"Tuner {self.type_name!r} works at {wants}, not at {operation.name!r} ({operation.kind}). "
+            "Change the part's `at`."
+        )
+
+
+_TYPES: dict[str, type[Tuner]] = {}
+
+
+def tuner_type(cls: type[Tuner]) -> type[Tuner]:
+    """Class decorator: makes a tuner known by its `type_name`, in YAML as in `Tuner` dicts."""
+    if cls.type_name in _TYPES:
+        raise UserError(f"Tuner type {cls.type_name!r} is defined twice: {_TYPES[cls.type_name]!r} and {cls!r}.")
+    _TYPES[cls.type_name] = cls
+    return cls
+
+
+def tuner_types() -> dict[str, type[Tuner]]:
+    return dict(_TYPES)
+
+
+def tuner_from_dict(data: Mapping[str, Any]) -> Tuner:
+    """A tuner from plain data, e.g. `{"type": "adapter", "bottleneck": 16}`.
+
+    Raises:
+        UserError: unknown type or unknown hyper-parameter; names the nearest.
+    """
+    values = dict(data)
+    name = values.pop("type", None)
+    if name not in _TYPES:
+        raise unknown("tuner type", str(name), _TYPES)
+    cls = _TYPES[name]
+    known = {f.name for f in fields(cls)}
+    for key in values:
+        if key not in known:
+            raise unknown(f"setting of tuner {name!r}", key, known)
+    nested = {key: tuner_from_dict(v) if isinstance(v, Mapping) and "type" in v else v for key, v in values.items()}
+    frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in nested.items()}
+    try:
+        return cls(**frozen)
+    except TypeError as error:
+        raise UserError(f"Tuner {name!r}: {error}.") from None
+
+
+def row_linear(
+    x: Float[Tensor, "B S d"], weight: Float[Tensor, "b d e"], bias: Float[Tensor, "b e"] | None = None
+) -> Float[Tensor, "B S e"]:
+    """x W + b with a matrix for each row (b = B) or one for all rows (b = 1)."""
+    y = x @ weight[0] if weight.shape[0] == 1 else torch.bmm(x, weight)
+    return y if bias is None else y + bias.unsqueeze(1)
+
+
+def masked_mean(x: Float[Tensor, "B S d"], mask: Bool[Tensor, "B S"] | None) -> Float[Tensor, "B 1 d"]:
+    """Mean over the real positions, so that padding never changes a row's result."""
+    if mask is None:
+        return x.mean(dim=1, keepdim=True)
+    weight = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,0 +1,111 @@
+"""Tuners of the projections: LoRA, (IA)^3 scales, biases, and shifts of the layer norms.
+
+- **LoRA** (Hu et al. 2021, arXiv 2106.09685): W' = W + (alpha/r) A B, so OP(x) + (alpha/r) x A B; B = 0 at start.
+- **(IA)^3** (Liu et al. 2022, 2205.05638): l (.) OP(x) at k, v and at the hidden layer of the feed-forward network;
+  l = 1 at start. As a tuner: OP(x) + (l - 1) (.) OP(x).
+- **BitFit** (Ben Zaken et al. 2021, 2106.10199): OP(x) + b. T5 has no biases, so they are added.
+- **Norm**: OP(x) + delta (.) x_hat (+ beta), x_hat the normed input: training the layer norms without touching the
+  backbone. For T5 x_hat = x / rms(x); for BART (x - mean) / std.
+
+All start at exactly nothing. T5-base: LoRA q,v r=8 884,736; (IA)^3 129,024; biases 202,752; norms 47,616.
+References: peft for LoRA, (IA)^3 and layer-norm tuning; requires_grad on BART's own biases for BitFit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hyperpelt.errors import UserError
+from hyperpelt.operations import NORMS, PROJECTIONS, Operation
+from hyperpelt.tuners.base import ONES, ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Tuner):
+    """Low-rank delta at a projection. **rank** r, **alpha**: the delta is scaled by alpha / r (alpha=None: by 1)."""
+
+    type_name: ClassVar[str] = "lora"
+    rank: int = 8
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"LoRA's rank must be at least 1, got {self.rank}.")
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in PROJECTIONS:
+            raise self.refuse(operation, f"a projection ({', '.join(PROJECTIONS)})")
+        # kaiming_uniform(a=sqrt(5)) of the original code is a uniform of bound 1/sqrt(d_in).
+        down = TensorSpec((operation.d_in, self.rank), Init("uniform", operation.d_in**-0.5))
+        return {"down": down, "up": TensorSpec((self.rank, operation.d_out))}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
+        delta = row_linear(row_linear(site.input, tensors["down"]), tensors["up"])
+        return delta if self.alpha is None else delta * (self.alpha / self.rank)
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class Scale(Tuner):
+    """(IA)^3: multiplies what the operation writes (at `hidden`: what enters wo) by a trained vector."""
+
+    type_name: ClassVar[str] = "scale"
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in (*PROJECTIONS, "hidden"):
+            raise self.refuse(operation, "a projection or the hidden layer of a feed-forward network")
+        return {"scale": TensorSpec((operation.d_out,), ONES)}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
+        assert site.output is not None
+        return site.output * (tensors["scale"] - 1).unsqueeze(1)
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class Bias(Tuner):
+    """A trained bias. At norms it is attached only where the model has a bias (BART, not T5)."""
+
+    type_name: ClassVar[str] = "bias"
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in (*PROJECTIONS, *NORMS):
+            raise self.refuse(operation, "a projection or a norm")
+        if operation.kind in NORMS and not operation.has_bias:
+            return {}
+        return {"bias": TensorSpec((operation.d_out,), ZEROS)}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "b 1 e"]:
+        return tensors["bias"].unsqueeze(1)
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class Norm(Tuner):
+    """Shift of a layer norm's scale, and of its bias where it has one."""
+
+    type_name: ClassVar[str] = "norm"
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in NORMS:
+            raise self.refuse(operation, "a norm")
+        specs = {"weight": TensorSpec((operation.d_out,), ZEROS)}
+        return specs | ({"bias": TensorSpec((operation.d_out,), ZEROS)} if operation.has_bias else {})
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
+        delta = normed(site.input, site.operation) * tensors["weight"].unsqueeze(1)
+        return delta + tensors["bias"].unsqueeze(1) if "bias" in tensors else delta
+
+
+def normed(x: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B S d"]:
+    """x_hat of the norm `operation`: RMS-normed on T5, standardised on BART; statistics in float32."""
+    if operation.norm_centred:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=operation.norm_eps)
+    variance = x.float().pow(2).mean(-1, keepdim=True)
+    return (x * torch.rsqrt(variance + operation.norm_eps)).to(x.dtype)

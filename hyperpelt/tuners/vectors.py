@@ -1,0 +1,75 @@
+"""Tuners made of vectors: soft prompts before the embedded input, and vectors at special tokens.
+
+- **Prompt tuning** (Lester et al. 2021, arXiv 2104.08691): N trained rows before the encoder's embedded input; the
+  attention mask grows by N ones. T5-base, N=100: 76,800 parameters. Reference: peft.
+- **PASTA** (Yang et al. 2022, 2210.04382): h_t <- h_t + e[l, i] before layer l, where t is the i-th special token of
+  its row. T5-base encoder, m=2: 18,432 parameters. Starts at zero here, so that it starts as the backbone (the
+  paper's code starts at N(0,1)). Reference: float64 transcription.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hyperpelt.errors import UserError
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, tuner_type
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Tuner):
+    """Rows before the encoder's embedded input. **length** N; they start as rows of the embedding table."""
+
+    type_name: ClassVar[str] = "prompt"
+    point: ClassVar[str] = "rows"
+    length: int = 100
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise UserError(f"A prompt's length must not be negative, got {self.length}.")
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.name != "encoder.embedding":
+            raise self.refuse(operation, "the encoder's embedded input ('encoder.embedding')")
+        if self.length == 0:
+            return {}
+        return {"rows": TensorSpec((self.length, operation.d_out), Init("embeddings"), row_wise=True)}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "b N d"]:
+        return tensors["rows"]
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class SpecialTokens(Tuner):
+    """PASTA: a vector for each of the first **num_tokens** special tokens of a row, added to a block's input."""
+
+    type_name: ClassVar[str] = "special_tokens"
+    point: ClassVar[str] = "input"
+    num_tokens: int = 2
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 1:
+            raise UserError(f"PASTA needs at least one special token, got num_tokens={self.num_tokens}.")
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        # In a decoder a token's ordinal would depend on tokens that cached decoding no longer shows.
+        if operation.kind != "block" or operation.stack != "encoder":
+            raise self.refuse(operation, "an encoder block")
+        return {"vectors": TensorSpec((self.num_tokens, operation.d_in), ZEROS)}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S d"]:
+        assert site.special is not None, "the pass must say where special tokens stand"
+        vectors = tensors["vectors"]
+        ordinary = vectors.new_zeros(vectors.shape[0], 1, vectors.shape[2])
+        table = torch.cat([ordinary, vectors], dim=1)
+        # A row with more special tokens than vectors leaves the surplus untouched.
+        ordinal = torch.where(site.special <= self.num_tokens, site.special, 0)
+        table = table.expand(ordinal.shape[0], -1, -1)
+        return table.gather(1, ordinal.unsqueeze(-1).expand(-1, -1, table.shape[-1]))

@@ -1,0 +1,103 @@
+"""Where the tensors of a method come from: the interface of weight sources, and drawing initial values.
+
+A weight source is told which tensors are needed, in groups: one `Group` holds one tensor (same name, same shape) of
+one part of the method for all the operations the part touches. For the U distinct tasks of a batch it returns, for
+each group, one tensor [U, n, *shape] with n operations (or [1, n, *shape] if all tasks share it). A source never
+knows what a tuner does with its tensors.
+
+Legend: T tasks known, U tasks asked for, n operations of a group, N equal rows of a row-wise tensor.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import Init, TensorSpec
+
+
+@dataclass(frozen=True)
+class Group:
+    """One tensor of one part, for all operations that need it. **key** is `part.tensor`, unique in a method."""
+
+    key: str
+    part: str
+    tensor: str
+    operations: tuple[Operation, ...]
+    spec: TensorSpec
+
+
+# Real key, value and embedding rows by operation name and init kind: [M, width] sampled rows of the backbone.
+Samples = Mapping[tuple[str, str], Tensor]
+
+
+class WeightSource(nn.Module):
+    """Base of all weight sources.
+
+    Subclasses are built from the groups they serve and draw every initial value from `generator`. Samples of the
+    backbone's activations are there when a real backbone is (not on the meta device).
+    """
+
+    type_name: str
+
+    def __init__(self, groups: Sequence[Group], num_tasks: int) -> None:
+        super().__init__()
+        self.groups = {group.key: group for group in groups}
+        self.num_tasks = num_tasks
+
+    @abstractmethod
+    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+        """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
+
+
+def safe(key: str) -> str:
+    """A group key as a parameter name (PyTorch forbids dots)."""
+    return key.replace(".", "__")
+
+
+def standardise(
+    group: Group, samples: Samples | None
+) -> tuple[Float[Tensor, "n 1 width"], Float[Tensor, "n 1 width"]] | None:
+    """Mean and standard deviation of the real rows that a group's tensors shall look like, per operation and feature.
+
+    None if the group does not start from activations or no sample was taken.
+    """
+    if samples is None or group.spec.init.kind not in ("keys", "values", "embeddings"):
+        return None
+    rows = [samples[op.name, group.spec.init.kind].float() for op in group.operations]
+    means = torch.stack([r.mean(0, keepdim=True) for r in rows])
+    stds = torch.stack([r.std(0, keepdim=True) for r in rows])
+    return means, stds
+
+
+def draw(shape: Sequence[int], init: Init, generator: torch.Generator | None) -> Tensor:
+    """A tensor of the given shape from `init`, float32; kinds taken from activations give standard normal entries.
+
+    On the meta device (under `torch.device("meta")`) nothing is drawn.
+    """
+    tensor = torch.empty(tuple(shape))
+    if tensor.is_meta:
+        return tensor
+    if init.constant is not None:
+        return tensor.fill_(init.constant)
+    if init.kind == "uniform":
+        return tensor.uniform_(-init.value, init.value, generator=generator)
+    return tensor.normal_(0.0, init.std, generator=generator)
+
+
+def draw_group(group: Group, copies: int, samples: Samples | None, generator: torch.Generator | None) -> Tensor:
+    """Initial values [copies, n, *shape] of a group: rows drawn from real activations where the spec asks for them."""
+    values = draw((copies, len(group.operations), *group.spec.shape), group.spec.init, generator)
+    real = standardise(group, samples)
+    if real is None:
+        return values
+    means, stds = real
+    return means + stds * values
+
+

@@ -1,0 +1,306 @@
+"""The shared hypernetwork: from embeddings of task, layer and block to the tensors of every operation.
+
+HyperPELT (arXiv 2203.03878) and HyperFormer++ (2106.04489) are two settings of the same few equations:
+
+    I[tau, l, j] = relu([z_tau ; l_l ; b_j] W1 + c1) W2 + c2      the hyper-embedding, optionally layer-normed
+    tensor       = head(I)                                        one head a tensor kind, linear or with a tanh layer
+
+For row-wise tensors (prefixes, prompts) each embedding has N rows, so that I is [N, e] and the head makes one row
+from each; other tensors are made from the mean of the rows. The trunk and the heads may be shared by all operations
+or kept per stack, per kind of block, or per operation. All operations and all distinct tasks of a batch go through
+each head in one matmul.
+
+Start (`init`):
+- `plain`: the tensors start as the same tuner would without a hypernetwork. Constant ones exactly (head weight 0,
+  bias the constant): a fresh adapter adds nothing, bit for bit. Drawn ones: the head's bias is one draw of the tuner's
+  own distribution (weight 0), or for row-wise ones the head's weight is scaled so that entries have its deviation.
+  The embeddings get no gradient in the very first step where all weights are 0; they do from the second on.
+- `fan_in`: hyperfan-in (as Hyperdecoders use it, 2203.08304): weights uniform of bound sqrt(3 / (e var(I))) times the
+  deviation of the tuner's own distribution; constants stay exact.
+- `normal`: N(0, 0.01^2) and zero biases, as HyperFormer's code. Collapses on T5-v1.1 (see docs/methods.md).
+
+Legend: T tasks, U asked for, n operations, N rows, t embedding width, h trunk width, e hyper-embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import Init
+from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
+
+SHARING = {
+    "all": lambda op: "all",
+    "stack": lambda op: op.stack,
+    "kind": lambda op: f"{op.stack}_{op.site}",
+    "operation": lambda op: op.name.replace(".", "_"),
+}
+READS = ("task", "layer", "block")
+INITS = ("plain", "fan_in", "normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How tensors are made from I: **shared** by `all`, `stack`, `kind` or `operation`; **hidden** tanh units (0: linear)."""
+
+    shared: str = "all"
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shared not in SHARING:
+            raise unknown("sharing of a hypernetwork's heads", self.shared, SHARING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperNetworkConfig:
+    """Settings of a hypernetwork.
+
+    - **embedding_dim** t, **hidden_dim** h, **hyper_dim** e (64, 128, 64 in HyperFormer's code)
+    - **reads**: which of `task`, `layer`, `block` the trunk reads
+    - **expand_rows**: give each embedding N rows and make a prefix row by row (HyperPELT); else one row makes it whole
+    - **trunk**: h_I shared by `all` operations or one a `stack` (then layer and block embeddings are per stack too)
+    - **normalise**: layer norm on I (HyperFormer)
+    - **heads**: by part name; the entry `default` serves all other parts
+    - **init**: see the module's text
+    """
+
+    embedding_dim: int = 64
+    hidden_dim: int = 128
+    hyper_dim: int = 64
+    reads: tuple[str, ...] = READS
+    expand_rows: bool = True
+    trunk: str = "all"
+    normalise: bool = True
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    init: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise unknown("init of a hypernetwork", self.init, INITS)
+        if self.trunk not in ("all", "stack"):
+            raise unknown("trunk of a hypernetwork", self.trunk, ("all", "stack"))
+        for name in self.reads:
+            if name not in READS:
+                raise unknown("embedding a hypernetwork reads", name, READS)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> HyperNetworkConfig:
+        """From plain data; a misspelt key is a UserError that names the nearest."""
+        known = {f.name for f in fields(cls)}
+        for key in data:
+            if key not in known:
+                raise unknown("setting of a hypernetwork", key, known)
+        values = dict(data)
+        if "reads" in values:
+            values["reads"] = tuple(values["reads"])
+        heads = values.get("heads", {})
+        values["heads"] = {name: h if isinstance(h, Head) else Head(**h) for name, h in heads.items()}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        heads = {name: {"shared": h.shared, "hidden": h.hidden} for name, h in self.heads.items()}
+        return {**values, "reads": list(self.reads), "heads": heads}
+
+    def head(self, part: str) -> Head:
+        return self.heads.get(part, self.heads.get("default", Head()))
+
+
+class Trunk(nn.Module):
+    """h_I: embeddings of task, layer and block to hyper-embeddings I for a fixed list of operations.
+
+    W1 is kept in one piece a source, which is the same product as with the concatenated vector, without building
+    [U, n, N, 3t].
+    """
+
+    def __init__(
+        self, config: HyperNetworkConfig, operations: Sequence[Operation], rows: int, generator: torch.Generator | None
+    ) -> None:
+        super().__init__()
+        t, h, e = config.embedding_dim, config.hidden_dim, config.hyper_dim
+        kinds = sorted({f"{op.stack}_{op.site}" for op in operations})
+        layers = sorted({op.layer for op in operations})
+        self.register_buffer("layers", torch.tensor([layers.index(op.layer) for op in operations]), persistent=False)
+        blocks = [kinds.index(f"{op.stack}_{op.site}") for op in operations]
+        self.register_buffer("blocks", torch.tensor(blocks), persistent=False)
+        sizes = {"layer": len(layers), "block": len(kinds)}
+        self.embeddings = nn.ParameterDict(
+            {
+                name: nn.Parameter(draw((size, rows, t), Init("normal", 1.0), generator))
+                for name, size in sizes.items()
+                if name in config.reads
+            }
+        )
+        fan_in = t * len(config.reads)
+        self.inner = nn.ParameterDict(
+            {name: nn.Parameter(draw((t, h), Init("uniform", (6 / fan_in) ** 0.5), generator)) for name in config.reads}
+        )
+        self.inner_bias = nn.Parameter(draw((h,), Init("zeros"), generator))
+        self.outer = nn.Parameter(draw((h, e), Init("uniform", (3 / h) ** 0.5), generator))
+        self.outer_bias = nn.Parameter(draw((e,), Init("zeros"), generator))
+        self.norm = nn.LayerNorm(e, eps=1e-6) if config.normalise else None
+
+    def forward(self, task: Float[Tensor, "U N t"]) -> Float[Tensor, "U n N e"]:
+        hidden = self.inner_bias
+        if "task" in self.inner:
+            hidden = hidden + (task @ self.inner["task"]).unsqueeze(1)
+        for name, index in (("layer", self.layers), ("block", self.blocks)):
+            if name in self.inner:
+                hidden = hidden + (self.embeddings[name] @ self.inner[name]).index_select(0, index)
+        made = torch.relu(hidden) @ self.outer + self.outer_bias
+        made = made.expand(task.shape[0], len(self.layers), -1, -1)
+        return made if self.norm is None else self.norm(made)
+
+
+class HeadSet(nn.Module):
+    """The heads of one group: each serves the operations that share it. Weights are kept per head [g, e, out]."""
+
+    def __init__(
+        self, group: Group, head: Head, row_wise: bool, e: int, init: str, generator: torch.Generator | None
+    ) -> None:
+        super().__init__()
+        labels = [SHARING[head.shared](op) for op in group.operations]
+        names = sorted(set(labels))
+        self.members = [[i for i, label in enumerate(labels) if label == name] for name in names]
+        order = torch.tensor([i for members in self.members for i in members])
+        self.sorted = bool((order == torch.arange(len(labels))).all()) if not order.is_meta else True
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", torch.argsort(order), persistent=False)
+        self.row_wise, self.shape = row_wise, group.spec.shape
+        out = prod(self.shape[1:]) if row_wise else prod(self.shape)
+        count = len(names)
+        self.hidden = None
+        if head.hidden:
+            # Unit-variance input, as I has; tanh keeps about 0.63 of the deviation.
+            self.hidden = nn.Parameter(draw((count, e, head.hidden), Init("normal", e**-0.5), generator))
+            self.hidden_bias = nn.Parameter(draw((count, 1, head.hidden), Init("zeros"), generator))
+        width, gain = head.hidden or e, 0.63 if head.hidden else 1.0
+        weight, bias = _start(group, row_wise, (count, width, out), init, gain, generator)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n *shape"]:
+        values = self._apply_heads(made if self.sorted else made.index_select(1, self.order))
+        if not self.sorted:
+            values = values.index_select(1, self.back)
+        return values.unflatten(-1, self.shape[1:]) if self.row_wise else values.squeeze(2).unflatten(-1, self.shape)
+
+    def _apply_heads(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n N out"]:
+        if len(self.members) == made.shape[1]:
+            return self._layers(made, slice(None))
+        pieces = made.split([len(members) for members in self.members], dim=1)
+        done = [self._layers(piece, slice(i, i + 1)) for i, piece in enumerate(pieces)]
+        return done[0] if len(done) == 1 else torch.cat(done, dim=1)
+
+    def _layers(self, x: Tensor, which: slice) -> Tensor:
+        # One head for all of x is a plain product; one head an operation broadcasts over [U, n].
+        if self.hidden is not None:
+            x = torch.tanh(x @ self.hidden[which] + self.hidden_bias[which])
+        return x @ self.weight[which] + self.bias[which]
+
+
+def _start(
+    group: Group,
+    row_wise: bool,
+    shape: tuple[int, int, int],
+    init: str,
+    gain: float,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """Initial weight [count, width, out] and bias [count, 1, out] of the heads; see the module's text."""
+    own, (count, width, out) = group.spec.init, shape
+    zero = draw((count, 1, out), Init("zeros"), generator)
+    if init == "normal":
+        return draw((count, width, out), Init("normal", 0.01), generator), zero
+    constant = own.constant
+    if constant is not None:
+        return draw((count, width, out), Init("zeros"), generator), zero + constant
+    if init == "plain" and not row_wise:
+        # The same draw for every head: all operations start from it, as all tasks do in `PerTask`.
+        bias = draw((1, 1, out), own, generator).repeat_interleave(count, dim=0)
+        return draw((count, width, out), Init("zeros"), generator), bias
+    return draw((count, width, out), Init("uniform", own.std / gain * (3 / width) ** 0.5), generator), zero
+
+
+class HyperNetwork(WeightSource):
+    """One shared network that makes the tensors of all groups; see the module's text."""
+
+    type_name = "hypernetwork"
+
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        num_tasks: int,
+        *,
+        config: HyperNetworkConfig | None = None,
+        samples: Samples | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(groups, num_tasks)
+        self.config = config = config or HyperNetworkConfig()
+        self.num_rows = self._rows(groups, config)
+        t = config.embedding_dim
+        self.task_embeddings = nn.Parameter(draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator))
+        operations = list({op.name: op for group in groups for op in group.operations}.values())
+        label = SHARING[config.trunk]
+        self.order = {op.name: i for i, op in enumerate(sorted(operations, key=label))}
+        stacks = sorted({label(op) for op in operations})
+        self.trunks = nn.ModuleDict(
+            {
+                name: Trunk(config, [op for op in operations if label(op) == name], self.num_rows, generator)
+                for name in stacks
+            }
+        )
+        self.heads = nn.ModuleDict()
+        self.everything: set[str] = set()
+        for group in groups:
+            row_wise = group.spec.row_wise and config.expand_rows
+            self.heads[safe(group.key)] = HeadSet(
+                group, config.head(group.part), row_wise, config.hyper_dim, config.init, generator
+            )
+            index = [self.order[op.name] for op in group.operations]
+            if index == list(range(len(operations))):
+                self.everything.add(group.key)
+            self.register_buffer(f"{safe(group.key)}__index", torch.tensor(index), persistent=False)
+            real = standardise(group, samples)
+            if real is not None:
+                self.register_buffer(f"{safe(group.key)}__mean", real[0])
+                self.register_buffer(f"{safe(group.key)}__std", real[1])
+
+    @staticmethod
+    def _rows(groups: Sequence[Group], config: HyperNetworkConfig) -> int:
+        counts = {group.spec.shape[0] for group in groups if group.spec.row_wise and config.expand_rows}
+        if len(counts) > 1:
+            raise UserError(
+                f"The prefixes and prompts made by one hypernetwork must have equally many rows, got {sorted(counts)}. "
+                "Give them one length, or set expand_rows=false, or give the parts different sources."
+            )
+        return counts.pop() if counts else 1
+
+    def hyper_embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U n N e"]:
+        """I for the given tasks and all operations, in the order of `self.order`."""
+        task = self.task_embeddings.index_select(0, tasks)
+        made = [trunk(task) for trunk in self.trunks.values()]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+
+    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+        rows = self.hyper_embeddings(tasks)
+        mean = rows.mean(dim=2, keepdim=True) if self.num_rows > 1 else rows
+        result = {}
+        for key in self.groups:
+            head = self.heads[safe(key)]
+            made = rows if head.row_wise else mean
+            if key not in self.everything:
+                made = made.index_select(1, getattr(self, f"{safe(key)}__index"))
+            values = head(made)
+            centre = getattr(self, f"{safe(key)}__mean", None)
+            result[key] = values if centre is None else centre + getattr(self, f"{safe(key)}__std") * values
+        return result
