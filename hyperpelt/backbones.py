@@ -1,0 +1,264 @@
+"""Backbones: the frozen pretrained encoder-decoders that everything else tunes, and their tokenizers.
+
+A backbone is named by one of three things: an embedded name (`mini-bart`, `mini-t5`: no network needed), a folder as
+`save_pretrained` writes it, or a hub id `namespace/name`. Every one is checked to be an encoder-decoder of a family
+whose attention hyperpelt reaches, and is returned in evaluation mode, in float32 unless told otherwise.
+
+    model = load_backbone("mini-bart")
+    tokenizer = load_tokenizer("mini-bart")
+    inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
+    labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpelt import embedded
+from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# `model_type` of the families whose every attention calls the registered function (verified: tests/test_backbones.py).
+T5_FAMILIES = ("t5", "mt5", "umt5")
+BART_FAMILIES = ("bart", "mbart", "pegasus", "marian", "blenderbot", "blenderbot-small", "m2m_100", "plbart")
+FAMILIES = T5_FAMILIES + BART_FAMILIES
+
+# Offered when someone types the short name that the hub no longer resolves.
+_WELL_KNOWN = (
+    *(f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")),
+    *(f"google/flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl")),
+    *(f"google/t5-v1_1-{size}" for size in ("small", "base", "large")),
+    *(f"google/mt5-{size}" for size in ("small", "base", "large")),
+    *(f"facebook/{name}" for name in ("bart-base", "bart-large", "mbart-large-50", "blenderbot-400M-distill")),
+    "google/umt5-small",
+    "google/umt5-base",
+)
+
+# What decides a backbone's shapes and what its numbers mean. A list of what counts, not of what does not, so that a
+# key which a later transformers adds does not change the hash of a model that has not changed.
+_HASHED = (
+    "model_type",
+    "vocab_size",
+    "decoder_vocab_size",
+    "share_encoder_decoder_embeddings",
+    "tie_word_embeddings",
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+    "feed_forward_proj",
+    "layer_norm_epsilon",
+    "layer_norm_eps",
+    "scale_decoder_outputs",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "decoder_layers",
+    "decoder_attention_heads",
+    "decoder_ffn_dim",
+    "max_position_embeddings",
+    "activation_function",
+    "scale_embedding",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+)
+
+
+def load_backbone(
+    name_or_path: str | Path, *, dtype: torch.dtype | str | None = None, from_config: bool = False
+) -> PreTrainedModel:
+    """A checked encoder-decoder, in evaluation mode.
+
+    Args:
+        name_or_path: `mini-bart`, `mini-t5`, a folder, or a hub id.
+        dtype: bfloat16 or float32, as `torch.dtype` or by name; None is float32, whatever the file holds.
+        from_config: shapes only, on the meta device: no weights are read, and a folder needs none. For counting.
+
+    Raises:
+        UserError: unknown name, missing weights or package, not an encoder-decoder of a supported family, fp16.
+    """
+    import torch
+
+    dtype = resolve_dtype(dtype)
+    config = load_config(name_or_path)
+    if from_config:
+        with torch.device("meta"):
+            return _empty(config).to(dtype).eval()
+    if name_or_path in embedded.NAMES:
+        model = embedded.load(str(name_or_path))
+    else:
+        model = _pretrained(name_or_path, config, dtype)
+    _complete(model)
+    return model.to(dtype).eval()
+
+
+def load_config(name_or_path: str | Path) -> PreTrainedConfig:
+    """The checked configuration of a backbone, complete with the token its decoder starts from."""
+    from transformers import AutoConfig
+
+    if name_or_path in embedded.NAMES:
+        config = embedded.read_config(embedded.asset_folder(str(name_or_path)))
+    else:
+        _check_name(name_or_path)
+        try:
+            config = AutoConfig.from_pretrained(name_or_path)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"No model configuration could be read from {str(name_or_path)!r}: expected {_expected()}. "
+                f"{_first_line(error)}"
+            ) from error
+    check_family(config, str(name_or_path))
+    _start_token(config)
+    return config
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a backbone; inputs are `tokenizer(texts)`, targets are `encode_targets(tokenizer, texts)`."""
+    from transformers import AutoTokenizer
+
+    if name_or_path in embedded.NAMES:
+        return embedded.load_tokenizer(str(name_or_path))
+    _check_name(name_or_path)
+    try:
+        return AutoTokenizer.from_pretrained(name_or_path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"No tokenizer could be read from {str(name_or_path)!r}: expected {_expected()}. {_first_line(error)}"
+        ) from error
+
+
+def encode_targets(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None = None
+) -> list[list[int]]:
+    """What the decoder is trained to write: the text's tokens and one EOS, for every family alike.
+
+    Never a BOS, [CLS] or language code in front: the decoder's start token is put there by the model
+    (`config.decoder_start_token_id`). With `max_length` the text is cut, never its EOS.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{type(tokenizer).__name__} has no EOS token, so the decoder could not learn to stop.")
+    if not texts:
+        return []
+    rows = tokenizer(text_target=list(texts), add_special_tokens=False)["input_ids"]
+    limit = None if max_length is None else max(max_length - 1, 0)
+    return [[*row[:limit], tokenizer.eos_token_id] for row in rows]
+
+
+def config_hash(config: PreTrainedConfig) -> str:
+    """16 hex digits of what determines a backbone's shapes and semantics (not of its weights, nor of where it lies)."""
+    values = {name: getattr(config, name, None) for name in _HASHED}
+    known = {name: value for name, value in values.items() if value is not None}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_family(config: PreTrainedConfig, name: str) -> None:
+    """Raise a UserError unless `config` is an encoder-decoder whose attention hyperpelt reaches."""
+    kind = getattr(config, "model_type", "?")
+    if kind in FAMILIES:
+        return
+    got = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not an encoder-decoder"
+    raise UserError(
+        f"Backbone {name!r} is of the family {kind!r} ({got}), expected one of {', '.join(FAMILIES)}: only there do "
+        "all attentions call the function through which prefixes are joined."
+    )
+
+
+def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """float32 or bfloat16 from a `torch.dtype`, a name (`bf16`, `fp32`, ...) or None."""
+    import torch
+
+    names = {"bf16": torch.bfloat16, "bfloat16": torch.bfloat16, "fp32": torch.float32, "float32": torch.float32}
+    if dtype is None:
+        return torch.float32
+    if dtype in (torch.float16, "fp16", "float16", "half"):
+        raise UserError(
+            "fp16 is refused: activations of T5's feed-forward layers exceed its largest number (65504) and become "
+            "NaN. Use bf16 (same size, float32's range) or fp32."
+        )
+    resolved = names.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if resolved not in (torch.bfloat16, torch.float32):
+        raise UserError(f"Expected dtype bf16 or fp32, got {dtype!r}.")
+    return resolved
+
+
+def _expected() -> str:
+    return (
+        f"an embedded backbone ({', '.join(embedded.NAMES)}), a folder written by save_pretrained, or a hub id "
+        "'namespace/name' that is cached or reachable"
+    )
+
+
+def _check_name(name: str | Path) -> None:
+    """Names that can be neither a folder nor a hub id get a hint before the network is asked."""
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise UserError(f"Expected a model in the folder {str(name)!r}, but it holds no config.json.")
+        return
+    if isinstance(name, Path) or name.startswith((".", "/", "~")):
+        raise UserError(f"Expected a model folder, but {str(name)!r} does not exist.")
+    if "/" in name:
+        return
+    near = get_close_matches(name, embedded.NAMES, n=1, cutoff=0.6)
+    short = {known.split("/")[1]: known for known in _WELL_KNOWN}
+    near += [short[match] for match in get_close_matches(name, short, n=2, cutoff=0.7)]
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Expected {_expected()}."
+    raise UserError(f"Unknown backbone {name!r}. {hint}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _empty(config: PreTrainedConfig) -> PreTrainedModel:
+    from transformers import AutoModelForSeq2SeqLM
+
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    embedded.set_layer_norm_eps(model)
+    return model
+
+
+def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForSeq2SeqLM
+
+    try:
+        # Pickles are never loaded; a repository that has only those needs converting once.
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Backbone {str(name)!r} has a configuration but no weights that could be read: expected safetensors "
+            f"(pickled weights are not loaded; load them once with transformers and save_pretrained). "
+            f"{_first_line(error)}"
+        ) from error
+    embedded.set_layer_norm_eps(model)
+    return model
+
+
+def _start_token(config: Any) -> None:
+    """Set the decoder's start token where a configuration leaves it open.
+
+    T5 starts from padding. mBART and PLBart wrap the label's last token to the front, which after `encode_targets` is
+    EOS.
+    """
+    if getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id if config.model_type in T5_FAMILIES else config.eos_token_id
+
+
+def _complete(model: PreTrainedModel) -> None:
+    """Generation starts where training does."""
+    _start_token(model.config)
+    if model.generation_config.decoder_start_token_id is None:
+        model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id

@@ -1,0 +1,1 @@
+"""The parts of `scripts/pretrain`: text -> tokens -> self-supervised examples -> a small backbone."""

@@ -1,0 +1,123 @@
+"""`scripts/pretrain`: tokenizer, train, export, loss, evaluate. Under `torchrun` `train` uses every process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.distributed as dist
+import typer
+
+from hyperpelt.errors import UserError
+from pretraining import runs
+from pretraining.loop import Schedule, Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+CACHE = Path(os.environ.get("HYPERPELT_CACHE", "~/.cache/hyperpelt")).expanduser() / "pretrain"
+
+
+@app.callback()
+def main() -> None:
+    """Pretrain the small backbones that hyperpelt ships."""
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Argument(help="Run folder; an existing one is resumed exactly.")],
+    model: Annotated[str, typer.Option(help="mini-bart or mini-t5.")],
+    text: Annotated[list[Path], typer.Option(help="Training text (.txt or .txt.xz); repeat for several.")],
+    validation: Annotated[Path, typer.Option(help="Held-out text.")],
+    steps: Annotated[int, typer.Option(help="Length of the schedule; a larger one on resume prolongs the plateau.")],
+    decay_steps: Annotated[int, typer.Option(help="Final steps over which the learning rate falls to zero.")] = 400,
+    warmup_steps: int = 100,
+    learning_rate: float = 1e-3,
+    tokens: Annotated[int, typer.Option(help="Source tokens a process and step.")] = 2048,
+    lengths: Annotated[str, typer.Option(help="Window lengths in tokens, one drawn a batch.")] = "32,48,64,96",
+    objectives: Annotated[str, typer.Option(help="Shares of rows, e.g. infill=0.75,judge=0.25.")] = "",
+    tokenizer: Annotated[Path | None, typer.Option(help="mini-t5: folder of `scripts/pretrain tokenizer`.")] = None,
+    seed: int = 0,
+    precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
+    eval_steps: int = 200,
+    save_steps: int = 200,
+    log_steps: int = 10,
+    keep: Annotated[str, typer.Option(help="Steps whose checkpoints stay, e.g. 800,1600.")] = "",
+    stop_after_minutes: Annotated[float | None, typer.Option(help="End the sitting; resume later.")] = None,
+    stop_after_steps: Annotated[int | None, typer.Option(help="End the sitting; resume later.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where tokenised text is kept.")] = CACHE,
+) -> None:
+    """Train, or resume, a backbone."""
+    settings = Settings(
+        schedule=Schedule(steps=steps, warmup_steps=warmup_steps, decay_steps=decay_steps, learning_rate=learning_rate),
+        log_steps=log_steps,
+        eval_steps=eval_steps,
+        save_steps=save_steps,
+        keep=tuple(int(step) for step in keep.split(",") if step),
+        stop_after_minutes=stop_after_minutes,
+        stop_after_steps=stop_after_steps,
+    )
+    plan = runs.Plan(
+        model=model,
+        text=tuple(map(str, text)),
+        validation=str(validation),
+        tokenizer=str(tokenizer) if tokenizer else None,
+        objectives=parse_shares(objectives) if objectives else runs.default_objectives(model),
+        lengths=tuple(int(length) for length in lengths.split(",")),
+        tokens=tokens,
+        seed=seed,
+        precision=precision,
+    )
+    device = start_processes()
+    runs.train(plan, settings, output, cache=cache, device=device)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def start_processes() -> torch.device:
+    """The device of this process; joins the group that `torchrun` started."""
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+    else:
+        device = torch.device("cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """'infill=0.75,judge=0.25' -> shares."""
+    try:
+        return {name.strip(): float(share) for name, share in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise UserError(f"Expected objectives as name=share,name=share, got {text!r}.") from None
+
+
+@app.command()
+def tokenizer(
+    output: Annotated[Path, typer.Argument(help="Folder for tokenizer.json.")],
+    text: Annotated[list[Path], typer.Option(help="Training text (.txt or .txt.xz); repeat for several.")],
+    vocab_size: Annotated[int, typer.Option(help="Pieces, bytes and control tokens; sentinels come on top.")] = 8000,
+    sentences: Annotated[int, typer.Option(help="Lines to learn from.")] = 200_000,
+) -> None:
+    """Train mini-t5's sentencepiece unigram tokenizer (byte fallback)."""
+    from pretraining.corpus import read_articles
+    from pretraining.tokenizer import as_tokenizer, save_tokenizer, train_unigram
+
+    model = train_unigram(read_articles(text), vocab_size=vocab_size, sentences=sentences)
+    print(save_tokenizer(as_tokenizer(model), output))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder of `scripts/pretrain train`.")],
+    output: Annotated[Path, typer.Argument(help="Asset folder, e.g. hyperpelt/assets/mini-bart.")],
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; the newest if not given.")] = None,
+) -> None:
+    """Write a checkpoint as the asset that ships (bf16 safetensors, config.json, training.json)."""
+    from pretraining.export import export as write
+
+    print(write(run, output, step=step))

@@ -1,0 +1,90 @@
+"""A checkpoint becomes the shipped asset: bf16 safetensors, config.json, and a card made from the run's own record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hyperpelt import embedded
+from hyperpelt.errors import UserError
+from pretraining.loop import checkpoints
+from pretraining.models import mini_t5_config
+
+# Beside the weights, once per backbone and kept when weights are replaced.
+_CARD = "README.md"
+
+
+def export(run: Path, target: Path, *, step: int | None = None) -> Path:
+    """Write `target` (an asset folder) from a run's checkpoint: the newest, or that of `step`.
+
+    Weights go first into a temporary folder that takes the target's place at the end.
+    """
+    checkpoint = choose(run, step)
+    plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    state = {n: t.to(torch.bfloat16).contiguous() for n, t in load_file(checkpoint / "model.safetensors").items()}
+    save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+    _write_config(plan, partial)
+    record = training_record(run, checkpoint)
+    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
+    if (target / _CARD).is_file():
+        shutil.copy(target / _CARD, partial / _CARD)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    return target
+
+
+def choose(run: Path, step: int | None) -> Path:
+    found = {int(path.name[5:]): path for path in checkpoints(run)}
+    if not found:
+        raise UserError(f"Expected a run of scripts/pretrain with a checkpoint, found none in {run}.")
+    if step is None:
+        return found[max(found)]
+    if step not in found:
+        raise UserError(f"{run} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(found)))}.")
+    return found[step]
+
+
+def _write_config(plan: Mapping[str, Any], folder: Path) -> None:
+    if plan["model"] == "mini-bart":
+        embedded.mini_bart_config().save_pretrained(folder)
+        return
+    for file in Path(plan["tokenizer"]).iterdir():
+        shutil.copy(file, folder / file.name)
+    mini_t5_config(vocab_size=len(embedded.t5_tokenizer(folder))).save_pretrained(folder)
+
+
+def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
+    """What the card tells: plan, steps, tokens, and the loss curve thinned to some forty points."""
+    plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
+    state = json.loads((checkpoint / "state.json").read_text(encoding="utf8"))
+    plan["text"] = [Path(path).name for path in plan["text"]]
+    plan["validation"] = Path(plan["validation"]).name
+    plan["tokenizer"] = None if plan["tokenizer"] is None else Path(plan["tokenizer"]).name
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf8").splitlines()]
+    # A resumed sitting repeats the steps after its checkpoint; the later record of a step is the one that counts.
+    curve = {line["step"]: line["loss"] for line in lines if "loss" in line and line["step"] <= state["step"]}
+    held_out = {
+        line["step"]: {name: round(value, 4) for name, value in line.items() if name.startswith("held_out_")}
+        for line in lines
+        if any(name.startswith("held_out_") for name in line) and line["step"] <= state["step"]
+    }
+    points = sorted(curve)[:: max(len(curve) // 40, 1)]
+    return {
+        "plan": plan,
+        "schedule": state["settings"]["schedule"],
+        "precision": state["settings"]["precision"],
+        "step": state["step"],
+        "target_tokens": state["target_tokens"],
+        "loss_curve": {str(step): round(curve[step], 4) for step in points},
+        "held_out": {str(step): held_out[step] for step in sorted(held_out)},
+    }

@@ -1,0 +1,254 @@
+"""The training loop: AdamW, warm-up - stable - decay, exact resume over any number of sittings.
+
+A batch is a function of (seed, step, rank), so a checkpoint needs no sampler state, and there is no dropout, so it
+needs no random state: weights, AdamW's moments and the step say all. Checkpoints are safetensors and JSON, written
+beside their place and renamed into it. Under `torchrun` each process takes its own rows and gradients are summed.
+
+The schedule (warm-up, stable, linear decay to zero: "WSD", Hu et al. 2024) is a pure function of the step, so a run
+can be prolonged: resume with larger `--steps` and the plateau simply goes on, from a checkpoint before the decay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hyperpelt.errors import UserError
+from pretraining.objectives import Batch
+
+MakeBatch = Callable[[int], Batch]
+
+
+class Pretrainable(Protocol):
+    """What the loop needs of a model."""
+
+    model: nn.Module
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: dict[str, Tensor]) -> None: ...
+    def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(kw_only=True)
+class Schedule:
+    steps: int
+    warmup_steps: int = 100
+    decay_steps: int = 400
+    learning_rate: float = 1e-3
+
+    def at(self, step: int) -> float:
+        """The learning rate of the (0-based) step."""
+        warm = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        left = min(1.0, (self.steps - step) / max(self.decay_steps, 1))
+        return self.learning_rate * warm * max(left, 0.0)
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """Everything but the model and the data. Times are counted in optimiser steps unless named otherwise."""
+
+    schedule: Schedule
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    precision: str = "fp32"
+    log_steps: int = 10
+    eval_steps: int = 200
+    save_steps: int = 200
+    save_total_limit: int = 2
+    keep: tuple[int, ...] = field(default=())  # steps whose checkpoints are never removed
+    stop_after_minutes: float | None = None
+    stop_after_steps: int | None = None
+
+
+class Progress(Protocol):
+    def __call__(self, step: int, values: Mapping[str, float]) -> None: ...
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware multiplies it, else fp32.
+
+    On a processor without AVX512-BF16 or AMX, bf16 is emulated: measured 8 times slower than fp32 on an EPYC of the
+    Milan generation (docs/backbones.md).
+    """
+    if name == "fp16":
+        raise UserError("precision fp16 is refused: its range overflows in T5's feed-forward layers; use bf16 or fp32.")
+    if name not in ("auto", "bf16", "fp32"):
+        raise UserError(f"Expected precision auto, bf16 or fp32, got {name!r}.")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16"
+    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
+
+
+@dataclass
+class Trainer:
+    """One run in one folder: `checkpoints/step-N/`, `log.jsonl`, TensorBoard's events are the caller's `progress`."""
+
+    task: Pretrainable
+    settings: Settings
+    folder: Path
+    make_batch: MakeBatch
+    evaluate: Callable[[], Mapping[str, float]]
+    progress: Progress
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self.step = 0
+        self.tokens = 0
+        self.names, parameters = zip(*self.task.trained(), strict=True)
+        decayed = [p for p in parameters if p.dim() >= 2]
+        rest = [p for p in parameters if p.dim() < 2]
+        groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
+        self.parameters = list(parameters)
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=self.settings.schedule.learning_rate,
+            betas=self.settings.betas,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def run(self) -> None:
+        """Train until the schedule ends or the sitting's time is over; save at the end either way."""
+        settings, started = self.settings, time.monotonic()
+        first = self.step
+        window, window_started, window_tokens = [], time.monotonic(), 0
+        while self.step < settings.schedule.steps:
+            loss, norm, count = self._update()
+            window.append(loss)
+            window_tokens += count
+            if self.step % settings.log_steps == 0 or self.step == settings.schedule.steps:
+                seconds = time.monotonic() - window_started
+                values = {
+                    "loss": sum(window) / len(window),
+                    "learning_rate": settings.schedule.at(self.step - 1),
+                    "grad_norm": norm,
+                    "tokens_per_second": window_tokens / seconds,
+                    "target_tokens": self.tokens,
+                    "eta_minutes": (settings.schedule.steps - self.step) * seconds / len(window) / 60,
+                }
+                self.progress(self.step, values)
+                window, window_started, window_tokens = [], time.monotonic(), 0
+            if self.step % settings.eval_steps == 0 or self.step == settings.schedule.steps:
+                self.progress(self.step, self.evaluate())
+                window_started, window_tokens, window = time.monotonic(), 0, []
+            over = self._sitting_over(started, first)
+            if self.step % settings.save_steps == 0 or self.step in settings.keep or over:
+                self.save()
+            if over:
+                return
+        self.save()
+
+    def _sitting_over(self, started: float, first: int) -> bool:
+        """Agreed by all processes, since their clocks differ."""
+        settings = self.settings
+        over = settings.stop_after_steps is not None and self.step - first >= settings.stop_after_steps
+        if settings.stop_after_minutes is not None:
+            over = over or time.monotonic() - started > 60 * settings.stop_after_minutes
+        if not dist.is_initialized():
+            return over
+        flag = torch.tensor([float(over)], device=self.device)
+        dist.broadcast(flag, 0)
+        return bool(flag.item())
+
+    def _update(self) -> tuple[float, float, int]:
+        """One step: weighted mean loss of the global batch, gradient norm before clipping, target tokens."""
+        batch = self.make_batch(self.step).to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.schedule.at(self.step)
+        with autocast(self.device, self.settings.precision):
+            losses, weights = self.task.token_losses(batch)
+        total = torch.stack([(losses * weights).sum(), weights.sum(), torch.tensor(float(len(losses))).to(weights)])
+        self.optimizer.zero_grad(set_to_none=True)
+        total[0].backward()
+        total = total.detach()
+        gradients = [p.grad for p in self.parameters]
+        if dist.is_initialized():
+            dist.all_reduce(total)
+            for gradient in gradients:
+                dist.all_reduce(gradient)
+        for gradient in gradients:
+            gradient.div_(total[1])
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        self.tokens += int(total[2])
+        return float(total[0] / total[1]), float(norm), int(total[2])
+
+    def save(self) -> None:
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            save_checkpoint(self)
+        if dist.is_initialized():
+            dist.barrier()
+
+    def resume(self) -> bool:
+        """Load the newest checkpoint of the folder; False if there is none."""
+        found = checkpoints(self.folder)
+        if not found:
+            return False
+        load_checkpoint(self, found[-1])
+        return True
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first (a partial one has another name)."""
+    found = [path for path in (folder / "checkpoints").glob("step-*") if path.name[5:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def save_checkpoint(trainer: Trainer) -> Path:
+    target = trainer.folder / "checkpoints" / f"step-{trainer.step}"
+    partial = target.with_name(f"partial-{trainer.step}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(
+        {n: t.detach().cpu().contiguous() for n, t in trainer.task.state().items()}, partial / "model.safetensors"
+    )
+    save_file(_moments(trainer), partial / "optimizer.safetensors")
+    state = {"step": trainer.step, "target_tokens": trainer.tokens, "settings": asdict(trainer.settings)}
+    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf8")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    kept = [p for p in checkpoints(trainer.folder) if int(p.name[5:]) not in trainer.settings.keep]
+    for old in kept[: -trainer.settings.save_total_limit]:
+        shutil.rmtree(old)
+    return target
+
+
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
+    state = {}
+    for name, parameter in zip(trainer.names, trainer.parameters, strict=True):
+        for key, value in trainer.optimizer.state[parameter].items():
+            state[f"{key}:{name}"] = value.detach().cpu().contiguous()
+    return state
+
+
+def load_checkpoint(trainer: Trainer, path: Path) -> None:
+    trainer.task.load(load_file(path / "model.safetensors"))
+    moments = load_file(path / "optimizer.safetensors")
+    for name, parameter in zip(trainer.names, trainer.parameters, strict=True):
+        trainer.optimizer.state[parameter] = {
+            key: moments[f"{key}:{name}"].to("cpu" if key == "step" else parameter.device)
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+    state = json.loads((path / "state.json").read_text(encoding="utf8"))
+    trainer.step, trainer.tokens = state["step"], state["target_tokens"]

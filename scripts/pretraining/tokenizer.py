@@ -1,0 +1,79 @@
+"""mini-t5's own tokenizer: a sentencepiece unigram model (Kudo 2018) with byte fallback, written as tokenizer.json.
+
+Ids as T5 has them: <pad> 0, </s> 1, <unk> 2, then bytes and pieces, then sentinels <extra_id_N> ... <extra_id_0>.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import Unigram
+
+NUM_SENTINELS = 64
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def train_unigram(texts: Iterator[str], *, vocab_size: int = 8000, sentences: int = 200_000, threads: int = 1) -> bytes:
+    """A serialised sentencepiece model. `texts` may be paragraphs; the first `sentences` lines are used."""
+    lines = (line for text in texts for line in text.split("\n"))
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=islice(lines, sentences),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=vocab_size,
+        byte_fallback=True,
+        character_coverage=0.9995,
+        normalization_rule_name="nmt_nfkc",
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=threads,
+        minloglevel=1,
+    )
+    return model.getvalue()
+
+
+def as_tokenizer(serialised: bytes, *, num_sentinels: int = NUM_SENTINELS) -> Tokenizer:
+    """The same segmentation in the `tokenizers` library, with T5's sentinels and closing </s>."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(serialised)
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]]
+    tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+            normalizers.Strip(),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)]
+    )
+    sentinels = [f"<extra_id_{index}>" for index in reversed(range(num_sentinels))]
+    special = ["<pad>", "</s>", "<unk>", *sentinels]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    end = ("</s>", tokenizer.token_to_id("</s>"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[end]
+    )
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "tokenizer.partial"
+    tokenizer.save(str(partial), pretty=False)
+    os.replace(partial, folder / "tokenizer.json")
+    return folder / "tokenizer.json"
