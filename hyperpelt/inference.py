@@ -87,18 +87,21 @@ class Inference:
         with self.running(task_ids, input_ids, attention_mask) as running:
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
-        if not torch.equal(rows, torch.arange(len(task_ids), device=self.device)):
-            states, mask, task_ids = states.index_select(0, rows), mask.index_select(0, rows), task_ids[rows]
+        # Candidates that begin alike read the same tokens: one sequence in the decoder serves them all.
+        read = torch.cat([rows[:, None], self.shift_right(labels)], dim=1)
+        read, which = torch.unique(read, dim=0, return_inverse=True)
+        chosen, decoder_input_ids = read[:, 0], read[:, 1:]
+        states, mask, task_ids = states.index_select(0, chosen), mask.index_select(0, chosen), task_ids[chosen]
         with self.running(task_ids, None, mask):
             logits = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
-                decoder_input_ids=self.shift_right(labels),
+                decoder_input_ids=decoder_input_ids,
                 use_cache=False,
-            ).logits
-        wanted = labels.clamp(min=0).unsqueeze(-1)
-        chosen = logits.float().log_softmax(-1).gather(-1, wanted).squeeze(-1)
-        return chosen.masked_fill(labels == -100, 0.0)
+            ).logits.float()
+        places = torch.arange(labels.shape[1], device=labels.device)
+        log_probs = logits[which[:, None], places, labels.clamp(min=0)] - logits.logsumexp(-1)[which]
+        return log_probs.masked_fill(labels == -100, 0.0)
 
     def score(
         self,

@@ -35,6 +35,11 @@ def check_normalisation(name: str) -> str:
     return name
 
 
+def scored(candidate: Sequence[int], eos_token_id: int | None, normalisation: str) -> list[int]:
+    """The candidate's tokens without those that the rule leaves out (EOS), which then need not be computed."""
+    return list(candidate) if normalisation == "token" else [token for token in candidate if token != eos_token_id]
+
+
 def normalise(
     token_log_probs: Float[Tensor, "N T"],
     labels: Int[Tensor, "N T"],

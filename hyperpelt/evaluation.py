@@ -1,0 +1,259 @@
+"""How well a model does its tasks, beside what it takes to beat: the majority answer and the frozen backbone.
+
+    results = evaluate(model, ["glue/rte", "glue/stsb"], split="test", data_root="data")
+    print(results.average); results.as_dict()                          # what results.json holds
+    predict(model, "glue/rte", [{"sentence1": "...", "sentence2": "..."}])
+
+Classification ranks the choices' log-likelihoods, regression takes the probability-weighted mean of its choices'
+numbers (or the best one's number), open answers are generated greedily. Under `accelerate launch` every process answers
+its share of the rows and all get the same results, equal to those of one process.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpelt import metrics, scoring
+from hyperpelt import tasks as registry
+from hyperpelt.answers import Answer, Answers, Settings, answer
+from hyperpelt.backbones import encode_targets
+from hyperpelt.errors import UserError
+from hyperpelt.model import TunedModel
+from hyperpelt.results import Results, TaskResult
+from hyperpelt.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# The majority answer is that of at most so many training rows, a fixed random sample: rendering all of a large set
+# would take longer than evaluating.
+MAJORITY_SAMPLE = 10_000
+VERSIONED = ("hyperpelt", "torch", "transformers", "tokenizers", "datasets", "scikit-learn", "scipy")
+
+
+def evaluate(
+    model: TunedModel,
+    tasks: str | Task | Iterable[str | Task],
+    *,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    batch_size: int = 32,
+    max_source_length: int = 128,
+    max_target_length: int = 32,
+    normalisation: str = "sum",
+    regression: str = "expected",
+    limit: int | None = None,
+    majority: bool = True,
+    frozen: bool = False,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> Results:
+    """Measure `model` on a split of each task.
+
+    Args:
+        tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
+        normalisation: length rule of choice scoring: `sum`, `token` or `character` (see `hyperpelt.scoring`).
+        regression: `expected` (probability-weighted mean of the choices' numbers) or `argmax`.
+        limit: at most so many rows of each task, a fixed random sample.
+        majority: also score the most frequent answer of the training split.
+        frozen: also score the backbone without the method, which takes as long again.
+        accelerator: shares the rows out among its processes.
+
+    Raises:
+        UserError: for an unknown task, metric, split or rule, and for rows that do not render.
+    """
+    settings = Settings(
+        normalisation=normalisation,
+        regression=regression,
+        batch_size=batch_size,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+    )
+    chosen = resolve(tasks, among=model.tasks)
+    for task in chosen:
+        model.task_id(task.name)  # an unknown task or metric is reported before hours of work
+        [metrics.get(name) for name in task.metrics]
+    share = {"split": split, "data_root": data_root, "limit": limit, "accelerator": accelerator, "progress": progress}
+    found = {task.name: _measure(model, task, settings, majority=majority, **share) for task in chosen}
+    if frozen:
+        bare = without_method(model)
+        for task in chosen:
+            scores = _measure(bare, task, settings, majority=False, **share).metrics
+            found[task.name] = replace(found[task.name], frozen=scores)
+    return Results(
+        tasks=found,
+        settings={
+            "split": split,
+            "limit": limit,
+            "normalisation": normalisation,
+            "regression": regression,
+            "max_source_length": max_source_length,
+            "max_target_length": max_target_length,
+        },
+        model=describe(model),
+        versions=versions(),
+    )
+
+
+def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | None = None) -> list[Task]:
+    """Tasks by name, wildcard or mixture, or as they are; each once."""
+    wanted = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+    names = [task for task in wanted if isinstance(task, str)]
+    found = registry.select(names, among=among) if names else []
+    return list(dict.fromkeys([*found, *(task for task in wanted if isinstance(task, Task))]))
+
+
+def predict(
+    model: TunedModel,
+    task: str | Task,
+    rows: Iterable[Mapping[str, Any] | Example],
+    *,
+    batch_size: int = 32,
+    max_source_length: int = 128,
+    max_target_length: int = 32,
+    normalisation: str = "sum",
+    regression: str = "expected",
+) -> list[dict[str, Any]]:
+    """Answer rows that need no gold label: the task's columns (a mapping), or rendered examples.
+
+    Each answer is `{"answer": text or number}`, and where choices were ranked `"probabilities": {choice: p}` in the
+    choices' order. Raises UserError for a row that lacks a column, naming the row.
+    """
+    task = registry.get(task) if isinstance(task, str) else task
+    settings = Settings(
+        normalisation=normalisation,
+        regression=regression,
+        batch_size=batch_size,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+    )
+    examples = [
+        row if isinstance(row, Example) else task.example(row, answered=False, number=number)
+        for number, row in enumerate(rows)
+    ]
+    answers = answer(model, task, examples, settings).answers
+    return [_as_dict(task, example, found) for example, found in zip(examples, answers, strict=True)]
+
+
+def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
+    content: dict[str, Any] = {"answer": found.prediction if task.kind == "regression" else found.text}
+    if found.scores is not None and example.choices is not None:
+        weights = scoring.probabilities(found.scores)
+        content["probabilities"] = dict(zip(example.choices, weights, strict=True))
+    return content
+
+
+def without_method(model: TunedModel) -> TunedModel:
+    """The same frozen backbone with nothing attached, for the frozen row; it shares the backbone's tensors."""
+    return TunedModel.build(model.backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
+
+
+def _measure(
+    model: TunedModel,
+    task: Task,
+    settings: Settings,
+    *,
+    split: str,
+    data_root: str | Path | None,
+    limit: int | None,
+    majority: bool,
+    accelerator: Accelerator | None,
+    progress: bool,
+) -> TaskResult:
+    start = time.perf_counter()
+    examples = list(task.examples(split, data_root=data_root, limit=limit))
+    found = answer(model, task, examples, settings, accelerator=accelerator, progress=progress)
+    predictions = [answer.prediction for answer in found.answers]
+    baseline = [majority_answer(task, split, data_root)] * len(examples) if majority else None
+    return TaskResult(
+        kind=task.kind,
+        rows=len(examples),
+        metrics=_scores(task, predictions, examples),
+        majority=None if baseline is None else _scores(task, baseline, examples),
+        invalid=sum(isinstance(value, float) and math.isnan(value) for value in predictions),
+        num_cut=found.num_cut,
+        seconds=time.perf_counter() - start,
+        notes=tuple(_notes(model, examples, settings, found)),
+    )
+
+
+def _scores(task: Task, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+    groups = [example.group for example in examples]
+    labels = [example.label for example in examples]
+    return metrics.compute(task.metrics, predictions, labels, groups=groups)
+
+
+@cache
+def majority_answer(task: Task, split: str, data_root: str | Path | None) -> Any:
+    """What always to answer: the most frequent label of the training split, or its mean if labels are numbers.
+
+    A task without a training split takes `split` itself.
+    """
+    basis = "train" if _has_rows(task, "train", data_root) else split
+    labels = [example.label for example in task.examples(basis, data_root=data_root, limit=MAJORITY_SAMPLE)]
+    if task.kind == "regression":
+        return sum(labels) / len(labels)
+    if task.kind == "generation":
+        labels = [reference for label in labels for reference in ([label] if isinstance(label, str) else label)]
+    return Counter(labels).most_common(1)[0][0]
+
+
+def _has_rows(task: Task, split: str, data_root: str | Path | None) -> bool:
+    try:
+        return len(task.rows(split, data_root=data_root)) > 0
+    except UserError:
+        return False
+
+
+def _notes(model: TunedModel, examples: Sequence[Example], settings: Settings, found: Answers) -> Iterable[str]:
+    if found.num_cut:
+        yield f"{found.num_cut} of {len(examples)} inputs were cut at {settings.max_source_length} tokens"
+    if settings.normalisation == "token":
+        return
+    shadowed = sum(_shadowed(model, choices) * count for choices, count in _choice_sets(examples).items())
+    if shadowed:
+        yield (
+            f"in {shadowed} of {len(examples)} rows one choice begins with another one, so that it cannot win under "
+            f"the length rule {settings.normalisation!r}; 'token' scores the end as well"
+        )
+
+
+def _choice_sets(examples: Sequence[Example]) -> Counter[tuple[str, ...]]:
+    return Counter(example.choices for example in examples if example.choices is not None)
+
+
+def _shadowed(model: TunedModel, choices: tuple[str, ...]) -> bool:
+    end = model.tokenizer.eos_token_id
+    return scoring.shadowed([scoring.scored(ids, end, "sum") for ids in encode_targets(model.tokenizer, choices)])
+
+
+def describe(model: TunedModel) -> dict[str, Any]:
+    """What was measured, for results.json."""
+    config = model.backbone.config
+    return {
+        "backbone": getattr(model, "backbone_name", None) or config.name_or_path or config.model_type,
+        "method": model.method.name,
+        "trainable": model.num_trainable(),
+        "tasks": list(model.tasks),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the figures rest on."""
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    return {"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}}

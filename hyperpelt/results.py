@@ -1,0 +1,185 @@
+"""What an evaluation found: per task and on average, as JSON (`results.json`) and as a table.
+
+Two averages are kept apart. `average` is the plain mean over all metric columns, as the HyperFormer and HyperPELT
+papers print it (11 columns for the eight GLUE tasks, so MRPC, QQP and STS-B count twice); `average_over_tasks` first
+averages the metrics of each task. The majority baseline and the frozen backbone, where they were measured, carry both.
+
+No PyTorch here: reports read results without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Scores = Mapping[str, float]
+
+
+def mean(values: Iterable[float]) -> float:
+    """The plain mean; nan of nothing."""
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """One task's scores in points, and under which circumstances they were measured."""
+
+    kind: str
+    rows: int
+    metrics: Scores
+    majority: Scores | None = None  # what always answering the training set's most frequent answer scores
+    frozen: Scores | None = None  # what the backbone scores without the method
+    invalid: int = 0  # generated answers that were no choice or no number
+    num_cut: int = 0  # rows whose input was cut at max_source_length
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The mean of the task's metrics."""
+        return mean(self.metrics.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        def block(scores: Scores | None) -> dict[str, Any] | None:
+            return None if scores is None else {"score": mean(scores.values()), "metrics": dict(scores)}
+
+        return {
+            **block(self.metrics),
+            "kind": self.kind,
+            "rows": self.rows,
+            "majority": block(self.majority),
+            "frozen": block(self.frozen),
+            "invalid": self.invalid,
+            "num_cut": self.num_cut,
+            "seconds": round(self.seconds, 3),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> TaskResult:
+        def scores(block: Mapping[str, Any] | None) -> Scores | None:
+            return None if block is None else block["metrics"]
+
+        kept = {name: content[name] for name in ("kind", "rows", "metrics", "invalid", "num_cut", "seconds")}
+        baselines = {name: scores(content[name]) for name in ("majority", "frozen")}
+        return cls(**kept, **baselines, notes=tuple(content["notes"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All tasks of one evaluation.
+
+    `settings` holds what the figures depend on: split, normalisation, regression rule, limit, lengths. `model` says
+    what was measured: backbone, method, trainable count. `versions` are those of the libraries.
+    """
+
+    tasks: Mapping[str, TaskResult]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def average(self) -> float:
+        """The plain mean over all metric columns, as the papers print it."""
+        return self.averages("metrics")["average"]
+
+    @property
+    def average_over_tasks(self) -> float:
+        """The mean over tasks of each task's mean metric."""
+        return self.averages("metrics")["average_over_tasks"]
+
+    @property
+    def num_columns(self) -> int:
+        """How many metric columns `average` is over."""
+        return sum(len(result.metrics) for result in self.tasks.values())
+
+    def averages(self, of: str) -> dict[str, float] | None:
+        """Both averages of `metrics`, `majority` or `frozen`; None unless every task has them."""
+        columns: list[Scores | None] = [getattr(result, of) for result in self.tasks.values()]
+        if any(scores is None for scores in columns):
+            return None
+        return {
+            "average": mean(value for scores in columns for value in scores.values()),
+            "average_over_tasks": mean(mean(scores.values()) for scores in columns),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-serialisable; the content of `results.json`."""
+        return {
+            **self.averages("metrics"),
+            "columns": self.num_columns,
+            "majority": self.averages("majority"),
+            "frozen": self.averages("frozen"),
+            "tasks": {name: result.as_dict() for name, result in self.tasks.items()},
+            **self.settings,
+            "model": dict(self.model),
+            "versions": dict(self.versions),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Results:
+        """The reverse of `as_dict`, for reports; raises KeyError where something is missing."""
+        derived = ("average", "average_over_tasks", "columns", "majority", "frozen", "tasks", "model", "versions")
+        return cls(
+            tasks={name: TaskResult.from_dict(task) for name, task in content["tasks"].items()},
+            settings={name: value for name, value in content.items() if name not in derived},
+            model=content["model"],
+            versions=content["versions"],
+        )
+
+    def table(self, *, title: str | None = None) -> Table:
+        """A rich table: one row a task, its metrics joined by " / ", the baselines beside them, the averages below."""
+        from rich.table import Table
+
+        columns = self._columns()
+        table = Table(title=title, title_justify="left")
+        table.add_column("task", no_wrap=True)
+        table.add_column("metric")
+        for heading, _ in columns:
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("rows", justify="right")
+        for name, result in self.tasks.items():
+            cells = [joined(getattr(result, of)) for _, of in columns]
+            table.add_row(name, " / ".join(result.metrics), *cells, f"{result.rows:,}")
+        if self.tasks:
+            table.add_section()
+            self._add_averages(table, [of for _, of in columns])
+        return table
+
+    def _columns(self) -> list[tuple[str, str]]:
+        """(heading, field) of every column of scores that some task has, baselines first."""
+        columns = [("majority", "majority"), ("frozen", "frozen"), (str(self.model.get("method", "score")), "metrics")]
+        return [(head, of) for head, of in columns if any(getattr(task, of) for task in self.tasks.values())]
+
+    def _add_averages(self, table: Table, fields: list[str]) -> None:
+        found = [self.averages(of) for of in fields]
+        kinds = {"average": f"{self.num_columns} columns", "average_over_tasks": f"{len(self.tasks)} tasks"}
+        for key, label in kinds.items():
+            cells = ["-" if averages is None else f"{averages[key]:.2f}" for averages in found]
+            table.add_row("average", label, *cells, "", style="bold" if key == "average" else None)
+
+
+def joined(scores: Scores | None) -> str:
+    """Scores as the papers print them: `89.42 / 92.31`."""
+    return "-" if scores is None else " / ".join(f"{value:.2f}" for value in scores.values())
+
+
+def load_results(path: str | Path) -> Results:
+    """The results in `path`, a results.json or the run folder that holds one; UserError if it is none."""
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        return Results.from_dict(json.loads(path.read_text(encoding="utf8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: the run has not finished, or this is no run folder.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise UserError(f"{path} is not a hyperpelt results.json ({type(problem).__name__}: {problem}).") from None
