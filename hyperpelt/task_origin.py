@@ -28,17 +28,22 @@ class Place:
 def caller() -> Place:
     """The place outside `hyperpelt` that called into it.
 
-    Helpers that define many tasks in one file are looked through: the outermost line of that file counts, which is
-    the one that names the task.
+    Private helpers (`_add`) that define many tasks in one file are looked through: the line that calls them is the one
+    that names the task.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _ours(frame):
         frame = frame.f_back
     if frame is None:
         return Place("<unknown>", 0)
-    while frame.f_back is not None and frame.f_back.f_code.co_filename == frame.f_code.co_filename:
+    while frame.f_code.co_name.startswith("_") and _same_file(frame, frame.f_back):
         frame = frame.f_back
+        assert frame is not None
     return Place(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _same_file(frame: FrameType, outer: FrameType | None) -> bool:
+    return outer is not None and outer.f_code.co_filename == frame.f_code.co_filename
 
 
 def _ours(frame: FrameType) -> bool:

@@ -46,10 +46,11 @@ def broken_plugins() -> list[tuple[str, str]]:
     return list(_BROKEN)
 
 
-def load_plugin(plugin: str | Path) -> list[str]:
+def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> list[str]:
     """Load one plugin: a .py file, a .yaml file or the name of a module. Gives the names it registered.
 
-    Loading the same plugin again does nothing. Raises UserError, with the plugin's own error as cause, if it fails.
+    Loading the same plugin again does nothing. data_root: only for YAML tasks that take their choices from the data's
+    label names. Raises UserError, with the plugin's own error as cause, if it fails.
     """
     load_plugins()
     path = Path(plugin).expanduser()
@@ -60,7 +61,9 @@ def load_plugin(plugin: str | Path) -> list[str]:
         raise UserError(f"No plugin file {path.absolute()}.")
     key = str(path.resolve()) if is_file else str(plugin)
     if key not in _NAMED:
-        _NAMED[key] = _load_named(key, _file_loader(Path(key)) if is_file else lambda: _run(import_module(key)))
+        _NAMED[key] = _load_named(
+            key, _file_loader(Path(key), data_root) if is_file else lambda: _run(import_module(key))
+        )
     return list(_NAMED[key])
 
 
@@ -76,14 +79,14 @@ def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
     return sorted(set(task_registry.snapshot()) - set(before))
 
 
-def _file_loader(path: Path) -> Callable[[], None]:
+def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]:
     if path.suffix == ".py":
         return lambda: _run(_import_file(path))
 
     def load() -> None:
         from hyperpelt.task_yaml import load_yaml
 
-        for entry in load_yaml(path):
+        for entry in load_yaml(path, data_root=data_root):
             task_registry.register(entry)
 
     return load

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ from hyperpelt.errors import UserError
 from hyperpelt.task_rendering import Columns
 from hyperpelt.task_sources import Row, Rows, Source, read_rows
 from hyperpelt.task_splits import Splits
+
+_MARKS = re.compile(r"[\W_]+")
 
 
 def rows_of(source: Source, splits: Splits, split: str, root: Path | None) -> Rows:
@@ -40,7 +43,7 @@ def iterate(rows: Rows, batch_size: int = 256) -> Iterator[Row]:
 
 
 def keys_of(rows: Rows, by: Sequence[str]) -> list[Hashable] | range:
-    """One key a row: its columns `by`, texts without case and spacing. Without columns: each row for itself."""
+    """One key a row: its columns `by`, texts `evened`. Without columns: each row for itself."""
     if not by:
         return range(len(rows))
     narrow = _narrow(rows, [path.split(".")[0] for path in by])
@@ -96,5 +99,11 @@ def _reach(row: Row, path: str) -> Any:
     return value
 
 
+def evened(text: str) -> str:
+    """A text without case, spacing and punctuation: what still counts as the same text."""
+    return _MARKS.sub(" ", text.casefold()).strip()
+
+
 def _even(value: Any) -> Hashable:
-    return " ".join(value.casefold().split()) if isinstance(value, str) else repr(value)
+    # A text of nothing but marks is itself, or all of them would be one.
+    return (evened(value) or value) if isinstance(value, str) else repr(value)

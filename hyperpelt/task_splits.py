@@ -1,8 +1,8 @@
 """How train, validation and test come out of a source's own splits, without a leak.
 
 A `Part` is a stretch of one source split after a seeded shuffle; `Splits` names one part for each of train, validation
-and test, and refuses at construction any two parts that could share a row. Rows that agree in the columns `by` (after
-case and spacing are evened out) always fall into the same part: a text that occurs twice is never trained on and
+and test, and refuses at construction any two parts that could share a row. Rows that agree in the columns `by` (case,
+spacing and punctuation apart) always fall into the same part: a text that occurs twice is never trained on and
 tested on, and all answers of one paragraph stay together.
 
 The two protocols of HyperFormer (Karimi Mahabadi et al. 2021, arXiv 2106.04489, section 3.1), which HyperPELT reuses:
@@ -47,6 +47,10 @@ class Part:
     @property
     def whole(self) -> bool:
         return self.start == 0 and self.stop is None
+
+    def __str__(self) -> str:
+        stop = "" if self.stop is None else self.stop
+        return self.split if self.whole else f"{self.split}[{self.start or ''}:{stop}]"
 
     def disjoint(self, other: Part) -> bool:
         """True if no row can be in both, whatever the size of the source split."""
@@ -103,9 +107,8 @@ class Splits:
             for second, other in parts[i + 1 :]:
                 if not one.disjoint(other):
                     raise UserError(
-                        f"Splits {first} and {second} overlap: both take rows of source split {one.split!r} "
-                        f"({one.start} to {one.stop}, {other.start} to {other.stop}). Use Splits.halved, "
-                        f"Splits.held_out or parts that end where the next one starts."
+                        f"Splits {first} ({one}) and {second} ({other}) share rows. Use Splits.halved, Splits.held_out "
+                        f"or parts of which one ends where the other starts."
                     )
 
     @classmethod

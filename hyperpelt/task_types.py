@@ -155,11 +155,14 @@ class Examples(Sequence[Example]):
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Example]:
-        rows = (
-            iterate(self._rows) if len(self.numbers) == len(self._rows) else map(self._rows.__getitem__, self.numbers)
-        )
-        for number, row in zip(self.numbers, rows, strict=True):
+        for number, row in self.raw():
             yield self.task.example(row, split=self.split, number=number)
+
+    def raw(self) -> Iterator[tuple[int, Row]]:
+        """(row number in the split, row before rendering)."""
+        if len(self.numbers) == len(self._rows):
+            return zip(self.numbers, iterate(self._rows), strict=True)
+        return ((number, self._rows[number]) for number in self.numbers)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...

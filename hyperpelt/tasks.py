@@ -19,17 +19,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hyperpelt.task_check import CheckReport, check_task
+from hyperpelt.task_findings import Finding
+from hyperpelt.task_listing import list_tasks, show_task
 from hyperpelt.task_plugins import broken_plugins, load_plugin, load_plugins
 from hyperpelt.task_registry import get, mixtures, names, register, remove, select
 from hyperpelt.task_rendering import Example
+from hyperpelt.task_shots import sample_shots
+from hyperpelt.task_skeleton import new_plugin
 from hyperpelt.task_sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
 from hyperpelt.task_splits import Part, Splits
 from hyperpelt.task_types import Examples, Mixture, Rate, Task
 
 __all__ = [
+    "CheckReport",
     "Example",
     "Examples",
     "Files",
+    "Finding",
     "Generator",
     "Hub",
     "Mixture",
@@ -41,15 +48,20 @@ __all__ = [
     "Splits",
     "Task",
     "broken_plugins",
+    "check_task",
     "get",
+    "list_tasks",
     "load_plugin",
     "load_plugins",
     "mixtures",
     "names",
+    "new_plugin",
     "register",
     "remove",
     "resolve_root",
+    "sample_shots",
     "select",
+    "show_task",
     "task",
 ]
 

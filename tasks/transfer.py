@@ -47,7 +47,7 @@ def reviews_and_questions() -> None:
     _add(
         "trec",
         Hub("CogComp/trec"),
-        lambda row: Example(input=write({"question": row["text"]}), label=row["coarse_label"]),
+        asked_for,
         choices=("abbreviation", "entity", "description", "human", "location", "number"),
         splits=Splits.halved("test", by="text"),
         answer=("coarse_label",),
@@ -124,6 +124,11 @@ def review(row: ROW) -> Example:
     """IMDB, Yelp: without the mark-up of line breaks."""
     text = row["text"].replace("<br />", " ").replace("\\n", " ")
     return Example(input=write({"review": text}), label=row["label"])
+
+
+def asked_for(row: ROW) -> Example:
+    """TREC: its six coarse classes."""
+    return Example(input=write({"question": row["text"]}), label=row["coarse_label"])
 
 
 def science(row: ROW) -> Example:

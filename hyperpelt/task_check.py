@@ -1,0 +1,183 @@
+"""check_task: what a task's author wants to know before anyone trains on it.
+
+Findings have a level: an `error` would fail or mislead a run, a `warning` is worth a look, a `note` is a fact. All rows
+of every split are looked at (or a fixed random sample of `limit` rows):
+
+    rows        unreadable or empty splits; rows that do not render, with the reason, by split and row number; rows
+                that do not render without their answer, so that nothing could be predicted
+    answers     a choice that never occurs, one class far ahead of the others, the same input with different answers
+    tokens      fixed choices that share their first token or are the start of one another, targets that the tokenizer
+                cannot write, shares of inputs and targets that are cut
+    leaks       rows of one split that stand in another, exactly or but for case, spacing and punctuation
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hyperpelt import task_findings as look
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.task_findings import Finding, Numbered
+from hyperpelt.task_registry import get
+from hyperpelt.task_rendering import Example
+from hyperpelt.task_types import Examples, Task
+
+SHOWN = 3  # rendered rows, and failures, shown of each split
+TOKENISED = 2000  # rows of each split whose tokens are counted, evenly spread: enough for shares
+
+
+@dataclass(kw_only=True)
+class CheckReport:
+    """What was found. sizes: rows of each split; balance: {split: {choice: rows}} for fixed choices; lengths:
+    {split: {"median", "longest"}} in tokens; rendered: the first rows of each split as they will be read."""
+
+    task: str
+    origin: str
+    findings: list[Finding] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    balance: dict[str, dict[str, int]] = field(default_factory=dict)
+    lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    rendered: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """No error; warnings are the author's to judge."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{self.task} ({self.origin})"
+        for split, size in self.sizes.items():
+            counts = self.balance.get(split, {})
+            total = max(1, sum(counts.values()))
+            shares = ", ".join(f"{choice} {count / total:.1%}" for choice, count in counts.items())
+            tokens = ", ".join(f"{name} {n} tokens" for name, n in self.lengths.get(split, {}).items())
+            yield f"  {split:10} {size:7,} rows" + "".join(f"  {part}" for part in (shares, tokens) if part)
+        for split, rows in self.rendered.items():
+            for row in rows:
+                yield f"\n  {split} row {row['row']}\n    input   {row['input']}\n    target  {row['target']}"
+        yield ""
+        yield from (f"  {finding}" for finding in self.findings)
+        counted = [(level, sum(f.level == level for f in self.findings)) for level in ("error", "warning", "note")]
+        total_line = ", ".join(f"{count} {level}{'s' * (count != 1)}" for level, count in counted)
+        yield f"  {'ok' if self.ok else 'not ok'}: {total_line}"
+
+
+def check_task(
+    task: str | Task,
+    *,
+    data_root: str | Path | None = None,
+    tokenizer: Any = None,
+    max_source_length: int = 128,
+    max_target_length: int = 32,
+    limit: int | None = None,
+    known_metrics: Collection[str] | None = None,
+) -> CheckReport:
+    """Check a task on its data.
+
+    tokenizer: a transformers tokenizer; without one nothing about tokens is checked. Lengths are in tokens. limit:
+    rows of each split, a fixed random sample; None for all. known_metrics: the names that metrics may have, if given.
+
+    Raises UserError only for an unknown name: what is wrong with the task or its rows is in the findings.
+    """
+    task = get(task) if isinstance(task, str) else task
+    report = CheckReport(task=task.name, origin=task.origin)
+    report.findings += _definition(task, known_metrics)
+    splits: dict[str, list[Numbered]] = {}
+    for split in task.splits.names():
+        rows = list(_render(task, split, report, data_root, limit))
+        if rows:
+            splits[split] = rows
+            report.balance[split] = look.balance(task, rows)
+            report.findings += look.answers(task, split, rows)
+    if tokenizer is not None:
+        report.findings += look.first_tokens(task, tokenizer)
+        for split, rows in splits.items():
+            sample = rows[:: max(1, len(rows) // TOKENISED)]
+            num_tokens = look.lengths(sample, tokenizer)
+            report.lengths[split] = {"median": sorted(num_tokens)[len(sample) // 2], "longest": max(num_tokens)}
+            report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
+    report.findings += look.leaks(splits)
+    order = ("error", "warning", "note")
+    report.findings.sort(key=lambda finding: order.index(finding.level))
+    return report
+
+
+def _definition(task: Task, known_metrics: Collection[str] | None) -> Iterator[Finding]:
+    for metric in task.metrics:
+        if known_metrics is not None and metric not in known_metrics:
+            yield Finding(level="error", about="rows", message=str(unknown("metric", metric, known_metrics)))
+    if not task.description:
+        message = "no description: one sentence that says what is asked serves people, and transfer without examples"
+        yield Finding(level="warning", about="rows", message=message)
+
+
+def _render(
+    task: Task, split: str, report: CheckReport, data_root: str | Path | None, limit: int | None
+) -> Iterator[Numbered]:
+    """The rows that render; what does not becomes a finding. Images are kept as digests only."""
+    try:
+        report.sizes[split] = len(task.rows(split, data_root=data_root))
+        examples = task.examples(split, data_root=data_root, limit=limit)
+    except UserError as error:
+        report.findings.append(Finding(level="error", about="rows", split=split, message=str(error)))
+        return
+    failures: list[str] = []
+    shown = report.rendered[split] = []
+    for number, row in examples.raw():
+        try:
+            example = task.example(row, split=split, number=number)
+        except UserError as error:
+            failures.append(str(error))
+            continue
+        if len(shown) < SHOWN:
+            shown.append(_shown(number, example))
+        yield number, replace(example, images=tuple(map(_digest, example.images)))
+    report.findings += _failures(split, failures, len(examples))
+    report.findings += _unanswered(task, split, examples)
+
+
+def _shown(number: int, example: Example) -> dict[str, Any]:
+    content = {"row": number, "input": example.input, "target": example.target, "label": example.label}
+    return content | {"choices": example.choices, "images": len(example.images)}
+
+
+def _digest(image: Any) -> bytes:
+    pixels = image if isinstance(image, bytes) else image.tobytes()
+    return hashlib.blake2b(pixels, digest_size=12).digest()
+
+
+def _failures(split: str, failures: Sequence[str], num_rows: int) -> Iterator[Finding]:
+    if failures:
+        message = f"{len(failures)} of {num_rows} rows do not render: " + " | ".join(failures[:SHOWN])
+        yield Finding(level="error", about="rows", split=split, message=message)
+
+
+def _unanswered(task: Task, split: str, examples: Examples) -> Iterator[Finding]:
+    """Rows to predict on come without their answer: the input must render all the same, and not depend on it."""
+    number, row = next(examples.raw())
+    columns = ", ".join(task.answer)
+    question = {name: value for name, value in row.items() if name not in task.answer}
+    try:
+        asked = task.example(question, answered=False, split=split, number=number).input
+    except UserError as error:
+        message = f"a row without its answer ({columns}) does not render, so nothing can be predicted: {error}"
+        yield Finding(level="warning", about="rows", split=split, message=message)
+        return
+    try:
+        answered = task.example(row, split=split, number=number).input
+    except UserError:
+        return  # it is among the failures already
+    if asked != answered:
+        message = f"the input changes when the answer ({columns}) is missing: does it give the answer away?"
+        yield Finding(level="error", about="rows", split=split, message=message)

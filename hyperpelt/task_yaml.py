@@ -1,0 +1,292 @@
+"""Tasks without code: YAML files, one document a task (or mixture); docs/tasks.md shows every key.
+
+    name: my/nli
+    description: If the premise is true, is the hypothesis true?
+    source: {hub: namespace/name, config: default}        # or {files: {train: train.csv, test: test.csv}}
+    input: "premise: {premise} hypothesis: {hypothesis}"
+    choices: [yes, maybe, no]
+    label: label
+    splits: {held_out: 1000}
+
+Words like yes, no, on and off stay the words they are (YAML 1.1 would make booleans of them). Paths are relative to
+the YAML file. Unknown keys name the nearest known one; every message carries file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.task_sources import Files, Hub, Source, read_rows, resolve_root
+from hyperpelt.task_splits import SPLITS, Part, Splits
+from hyperpelt.task_template import Template
+from hyperpelt.task_types import Mixture, Task
+
+TASK_KEYS = (
+    "name", "description", "source", "input", "target", "label", "labels", "choices", "group", "images", "kind",
+    "metrics", "splits", "answer",
+)  # fmt: skip
+SOURCE_KEYS = ("hub", "config", "revision", "files", "options")
+SPLIT_KEYS = (*SPLITS, "halved", "held_out", "fractions", "by", "drop", "seed")
+CHOICE_KEYS = ("names_of", "columns", "column")
+
+
+def load_yaml(path: Path, *, data_root: str | Path | None = None) -> list[Task | Mixture]:
+    """The tasks and mixtures of a file. data_root: only for `choices: {names_of: ...}`, which reads label names."""
+    entries = []
+    for line, content in _documents(path):
+        with _Place(f"{path}:{line}"):
+            if "mixture" in content:
+                entries.append(_mixture(content, f"{path}:{line}"))
+            else:
+                entries.append(_task(content, path, f"{path}:{line}", data_root))
+    if not entries:
+        raise UserError(f"{path} holds no task.")
+    return entries
+
+
+def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | Path | None) -> Task:
+    _check_keys(content, TASK_KEYS, "key")
+    for key in ("name", "source", "input"):
+        if key not in content:
+            raise UserError(f"the key {key!r} is missing (a task has name, source, input, and choices or target)")
+    source = _source(content["source"], path)
+    splits = _splits(content.get("splits", {}))
+    choices, own_choices = _choices(content.get("choices"), source, splits, data_root)
+    kind = _text(content, "kind", "generation" if choices is None and not own_choices else "classification")
+    label = _text(content, "label", None if "target" in content else "label")
+    return Task(
+        name=_text(content, "name"),
+        source=source,
+        render=Template(
+            input=_text(content, "input"),
+            target=_text(content, "target", ""),
+            label=label,
+            labels=tuple(_mapping(content.get("labels", {}), "labels").items()),
+            choices=own_choices,
+            group=_text(content, "group", None),
+            images=_texts(content, "images", ()),
+        ),
+        kind=kind,
+        choices=choices,
+        metrics=_texts(content, "metrics", _METRICS.get(kind, ())),
+        splits=splits,
+        description=_text(content, "description", ""),
+        modalities=("text", "image") if "images" in content else ("text",),
+        answer=_texts(content, "answer", (label,) if label else Template.names(_text(content, "target", ""))),
+        origin=origin,
+    )
+
+
+_METRICS = {
+    "classification": ("accuracy",),
+    "regression": ("pearson", "spearman"),
+    "generation": ("squad_f1", "squad_exact_match"),
+}
+
+
+def _mixture(content: Mapping[str, Any], origin: str) -> Mixture:
+    _check_keys(content, ("mixture", "rates", "description"), "key")
+    rates = content.get("rates")
+    if isinstance(rates, Mapping):
+        rates = {name: None if rate is None else _number(rate, f"rates.{name}") for name, rate in rates.items()}
+    elif not isinstance(rates, list):
+        raise UserError(f"rates: expected a list of task names or a mapping to numbers, got {rates!r}")
+    return Mixture(
+        name=_text(content, "mixture"), rates=rates, description=_text(content, "description", ""), origin=origin
+    )
+
+
+def _source(content: Any, path: Path) -> Source:
+    content = _mapping(content, "source")
+    _check_keys(content, SOURCE_KEYS, "key of source")
+    if ("hub" in content) == ("files" in content):
+        raise UserError("source: expected either 'hub' (namespace/name) or 'files' (split: path)")
+    if "hub" in content:
+        return Hub(_text(content, "hub"), _text(content, "config", None), revision=_text(content, "revision", None))
+    files = _mapping(content["files"], "source.files")
+    return Files(files, base=path.parent, options=_mapping(content.get("options", {}), "source.options"))
+
+
+def _splits(content: Any) -> Splits:
+    content = {content: None} if isinstance(content, str) else dict(_mapping(content, "splits"))
+    _check_keys(content, SPLIT_KEYS, "key of splits")
+    options: dict[str, Any] = {}
+    if "by" in content:
+        options["by"] = _texts(content, "by", ())
+    if "drop" in content:
+        options["drop"] = _mapping(content["drop"], "splits.drop")
+    if "seed" in content:
+        options["seed"] = _number(content["seed"], "splits.seed")
+    parts = {name: _part(content[name], f"splits.{name}") for name in SPLITS if name in content}
+    if "halved" in content:
+        return Splits.halved(content["halved"] or "validation", **_names(parts, "train"), **options)
+    if "held_out" in content:
+        rows = 1000 if content["held_out"] is None else _number(content["held_out"], "splits.held_out")
+        return Splits.held_out(rows, **_names(parts, "train", "test"), **options)
+    if "fractions" in content:
+        shares = {name: float(_number(content[name], f"splits.{name}")) for name in SPLITS[1:] if name in content}
+        return Splits.fractions(content["fractions"] or "train", **shares, **options)
+    return Splits(**parts, **options)
+
+
+def _names(parts: Mapping[str, Any], *allowed: str) -> Mapping[str, Any]:
+    for name, part in parts.items():
+        if name not in allowed or not (part is None or isinstance(part, str)):
+            raise UserError(
+                f"splits.{name}: this protocol makes that split itself; only {', '.join(allowed)} may be named"
+            )
+    return parts
+
+
+def _part(content: Any, where: str) -> Any:
+    if not isinstance(content, Mapping):
+        return content
+    _check_keys(content, ("split", "start", "stop"), f"key of {where}")
+    stop = content.get("stop")
+    return Part(
+        _text(content, "split"),
+        _number(content.get("start", 0), f"{where}.start"),
+        None if stop is None else _number(stop, f"{where}.stop"),
+    )
+
+
+def _choices(
+    content: Any, source: Source, splits: Splits, data_root: str | Path | None
+) -> tuple[tuple[str, ...] | None, tuple[str, ...] | str]:
+    """(the task's fixed choices, the columns that hold each row's own)."""
+    if content is None:
+        return None, ()
+    if isinstance(content, list):
+        return tuple(map(str, content)), ()
+    content = _mapping(content, "choices")
+    _check_keys(content, CHOICE_KEYS, "key of choices")
+    if len(content) != 1:
+        raise UserError("choices: expected a list, or one of 'names_of', 'columns', 'column'")
+    if "columns" in content:
+        return None, _texts(content, "columns", ())
+    if "column" in content:
+        return None, _text(content, "column")
+    return _label_names(_text(content, "names_of"), source, splits, data_root), ()
+
+
+def _label_names(column: str, source: Source, splits: Splits, data_root: str | Path | None) -> tuple[str, ...]:
+    """The names of a ClassLabel column; the data must be at hand for that."""
+    rows = read_rows(source, splits.part(splits.names()[0]).split, resolve_root(data_root))
+    features = getattr(rows, "features", {})
+    if column not in features:
+        raise unknown("column", column, features)
+    names = getattr(features[column], "names", None)
+    if not names:
+        raise UserError(f"choices.names_of: column {column!r} has no label names; write the choices as a list")
+    return tuple(names)
+
+
+# ------------------------------------------------------------------------------------------------------ reading safely
+
+
+class _Place:
+    """Adds file and line to errors."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError) and self.where not in str(error):
+            raise UserError(f"{self.where}: {error}") from error.__cause__
+
+
+def _documents(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line, content) of every document of a YAML file."""
+    import yaml
+
+    loader = _loader()(path.read_text(encoding="utf8"))
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            content = loader.construct_document(node)
+            line = node.start_mark.line + 1
+            if not isinstance(content, Mapping):
+                raise UserError(f"{path}:{line}: expected the keys of a task, got {content!r}")
+            yield line, content
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    finally:
+        loader.dispose()
+
+
+def _loader() -> type:
+    """A safe loader that keeps words as written: no booleans, no dates; numbers only if they print back the same."""
+    import re
+
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (the shape of yaml's own)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    def number(kind: Callable[[str], int | float]) -> Callable[[Any, Any], Any]:
+        return lambda loader, node: value if str(value := kind(node.value)) == node.value else node.value
+
+    null, integer, decimal = (f"tag:yaml.org,2002:{name}" for name in ("null", "int", "float"))
+    Loader.add_implicit_resolver(null, re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""])
+    Loader.add_implicit_resolver(integer, re.compile(r"[-+]?\d+"), list("-+0123456789"))
+    Loader.add_implicit_resolver(decimal, re.compile(r"[-+]?\d+\.\d+"), list("-+0123456789"))
+    Loader.add_constructor(integer, number(int))
+    Loader.add_constructor(decimal, number(float))
+    return Loader
+
+
+def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
+    for key in content:
+        if key not in known:
+            raise unknown(kind, str(key), known)
+
+
+def _mapping(content: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: expected a mapping, got {content!r}")
+    return content
+
+
+_REQUIRED = "\0required"
+
+
+def _text(content: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any:
+    value = content.get(key, default)
+    if value is default and default is not _REQUIRED:
+        return default
+    if not isinstance(value, str):
+        raise UserError(f"{key}: expected a text, got {value!r}")
+    return value
+
+
+def _texts(content: Mapping[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    value = content.get(key, default)
+    value = (value,) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise UserError(f"{key}: expected a text or a list of texts, got {value!r}")
+    return tuple(value)
+
+
+def _number(value: Any, where: str) -> Any:
+    if isinstance(value, int | float):
+        return value
+    try:
+        return float(value) if any(sign in value for sign in ".eE") else int(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: expected a number, got {value!r}") from None
