@@ -1,0 +1,188 @@
+"""What a training run is: one flat, checked set of keys, read from YAML and `key=value` pairs.
+
+    load_run(Path("scripts/glue_cpu.yaml"), ["max_steps=200", "mixing.temperature=5"]) -> RunConfig
+
+Names follow transformers' `TrainingArguments` where it has the key. Nothing here imports PyTorch, so that a misspelt
+key is reported at once. Every mistake is a `UserError`: which key, which file and line, what was expected, what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from hyperpelt.config_text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
+from hyperpelt.errors import UserError
+
+FP16 = (
+    "precision: fp16 is refused, because T5's activations overflow it (loss becomes inf or nan); "
+    "use bf16 (same speed and memory, no overflow) or fp32."
+)
+
+
+def _not_boolean(value: Any) -> Any:
+    """YAML's `true` is no number, although Python's is."""
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")
+    return value
+
+
+def _known_precision(value: Any) -> Any:
+    if str(value).lower() in ("fp16", "float16", "half", "16"):
+        raise ValueError(FP16)
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Number = Annotated[float, BeforeValidator(_not_boolean)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Mixing(_Strict):
+    """How often each task is drawn. `hyperpelt.mixing.mixing_rates` holds the formulas."""
+
+    strategy: Literal["proportional", "temperature", "capped", "equal", "explicit"] = Field(
+        "temperature",
+        description="how rows are shared out among tasks that have no rate of their own: by size, by size^(1/T), by "
+        "size up to a cap, equally, or only by the rates written under `tasks`",
+    )
+    temperature: Number = Field(10.0, gt=0, description="T of the temperature strategy; HyperFormer trains with 10")
+    cap: Whole | None = Field(None, ge=1, description="rows of a task counted at most (capped; also temperature)")
+
+
+class RunConfig(_Strict):
+    """One training run, complete: `run.yaml` in the run folder holds it with every default filled in."""
+
+    # What is trained
+    backbone: str = Field("mini-bart", description="embedded name, folder or hub id of a T5- or BART-like model")
+    method: str | dict[str, Any] = Field(
+        DEFAULT_METHOD, description="a method's name, {name: ..., option: ...}, or a composition (tuners @ operations)"
+    )
+    tasks: Annotated[list[str] | dict[str, Number | None], BeforeValidator(split_names)] = Field(
+        description="names, wildcards ('glue/*') or mixtures; a list, or a mapping from each to its rate"
+    )
+    plugins: Annotated[list[str], BeforeValidator(split_names)] = Field(
+        [], description="files, modules or YAML tasks that register further tasks"
+    )
+    data_root: str | None = Field(None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub")
+    output_dir: str = Field(description="the run folder")
+    overwrite: bool = Field(False, description="replace the run that the output folder already holds")
+    resume: bool | Literal["auto"] | str = Field(
+        False, description="true: go on from the latest checkpoint; auto: if there is one; or a checkpoint folder"
+    )
+    seed: Whole = Field(42, ge=0, description="of the initial tensors, the order of rows and dropout")
+
+    # Steps and batches
+    max_steps: Whole | None = Field(None, ge=1, description="optimiser steps; wins over num_train_epochs")
+    num_train_epochs: Number = Field(3.0, gt=0, description="length of the run in rows of all tasks together")
+    per_device_train_batch_size: Whole = Field(32, ge=1)
+    per_device_eval_batch_size: Whole = Field(64, ge=1)
+    gradient_accumulation_steps: Whole = Field(1, ge=1)
+    batching: Literal["mixed", "one_task"] = Field("mixed", description="tasks mixed in a batch, or one task a batch")
+    mixing: Mixing = Field(default_factory=Mixing)
+    length_window: Whole = Field(8, ge=1, description="batches that are cut from one length-sorted pool; 1: no sorting")
+    train_limit: Whole | None = Field(None, ge=1, description="training rows of each task, at most")
+    max_source_length: Whole = Field(128, ge=2, description="tokens; longer inputs are cut and counted")
+    max_target_length: Whole = Field(32, ge=2, description="tokens; longer targets are cut and counted")
+    dataloader_num_workers: Whole = Field(0, ge=0)
+
+    # Optimisation
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    learning_rate: Number = Field(3e-4, gt=0, description="peak; 3e-4 is HyperFormer's")
+    weight_decay: Number = Field(0.0, ge=0)
+    adam_beta1: Number = Field(0.9, ge=0, lt=1)
+    adam_beta2: Number = Field(0.999, ge=0, lt=1)
+    adam_epsilon: Number = Field(1e-8, gt=0)
+    max_grad_norm: Number | None = Field(1.0, gt=0, description="gradients are clipped to this norm; null: never")
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: Annotated[int | float, BeforeValidator(_not_boolean)] = Field(
+        0.05, ge=0, description="steps, or below 1 a share of all steps"
+    )
+    label_smoothing: Number = Field(0.0, ge=0, lt=1)
+    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_known_precision)] = Field(
+        "fp32", description="of the frozen backbone; trained tensors stay fp32"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
+    torch_compile: bool = Field(False, description="compile the whole step")
+    use_cpu: bool = Field(False, description="train on the CPU even where there is an accelerator")
+
+    # Watching and keeping
+    log_steps: Whole = Field(10, ge=1)
+    eval_steps: Whole | None = Field(None, ge=1, description="evaluate each so many steps; null: only at the end")
+    eval_split: str = Field("validation", description="split that chooses the best checkpoint")
+    eval_limit: Whole | None = Field(None, ge=1, description="rows of each task in evaluations during training")
+    test_split: str = Field("test", description="split of the final evaluation")
+    test_limit: Whole | None = Field(None, ge=1, description="rows of each task in the final evaluation")
+    frozen_row: bool = Field(True, description="also measure the frozen backbone in the final evaluation")
+    metric_for_best: str = Field("average", description="'average', a task, or task/metric; higher is better")
+    early_stopping_patience: Whole | None = Field(None, ge=1, description="evaluations without a better one")
+    scoring: Literal["sum", "token", "character"] = Field("sum", description="length rule of choice scoring")
+    save_steps: Whole | None = Field(500, ge=1, description="checkpoint each so many steps; null: only at the end")
+    save_total_limit: Whole = Field(2, ge=1, description="checkpoints kept, beside the best one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if not self.tasks:
+            raise ValueError("tasks is empty: name at least one task, for example tasks=glue/rte.")
+        if self.early_stopping_patience is not None and self.eval_steps is None:
+            raise ValueError("early_stopping_patience needs evaluations to compare: set eval_steps.")
+        if isinstance(self.tasks, dict):
+            for name, rate in self.tasks.items():
+                if rate is not None and not 0 <= rate < float("inf"):
+                    raise ValueError(f"tasks.{name} should be a rate of 0 or more, got {rate}.")
+        return self
+
+    @property
+    def task_rates(self) -> dict[str, float | None]:
+        """Every entry of `tasks` with its rate, or None where the mixing strategy decides."""
+        return dict(self.tasks) if isinstance(self.tasks, dict) else dict.fromkeys(self.tasks)
+
+
+def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str, int] | None = None) -> RunConfig:
+    """A checked RunConfig of plain values. `where` (a file) and `lines` (key -> line) serve the error messages."""
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(explain(error, RunConfig, where=where, lines=lines or {})) from None
+
+
+def load_run(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read RUN.yaml (or a run folder's run.yaml), apply `key=value` overrides in order, and check the result.
+
+    Without a path, everything comes from the overrides. Raises UserError for a file that is absent or no YAML, an
+    unknown key, a value of a wrong type.
+    """
+    values, lines = read_yaml(Path(path)) if path is not None else ({}, {})
+    changed = parse_overrides(values, overrides)
+    kept = {key: line for key, line in lines.items() if key.split(".")[0] not in changed}
+    return build_run(values, where=str(path) if path is not None else "", lines=kept)
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The run as YAML with every default filled in; `load_run` reads it back to an equal config."""
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def keys() -> list[dict[str, Any]]:
+    """Every key with its type, default and description, for `--help` and the documentation."""
+    rows: list[dict[str, Any]] = []
+    for model, prefix in ((RunConfig, ""), (Mixing, "mixing.")):
+        schema = model.model_json_schema()["properties"]
+        for name, field in model.model_fields.items():
+            if name == "mixing":
+                continue
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            kind = schema[name].get("type") or "/".join(
+                dict.fromkeys(str(option.get("type", "text")) for option in schema[name].get("anyOf", [{}]))
+            )
+            row = {"key": prefix + name, "type": kind, "default": default, "required": field.is_required()}
+            rows.append({**row, "choices": schema[name].get("enum"), "description": field.description or ""})
+    return rows

@@ -1,0 +1,164 @@
+"""From tasks to batches: tokenised splits, drawn by rate, padded and ready for the model.
+
+    sets = {"glue/rte": TokenizedSet.load_or_build(task, "train", tokenizer, ...)}
+    rates = mixing_rates({name: len(tokens) for name, tokens in sets.items()}, "temperature", temperature=10)
+    sampler = MixtureSampler(rates, lengths_of(sets), batch_size=32, seed=0)
+    rows = MicroBatches(sampler, sets, task_ids={"glue/rte": 0}, pad_token_id=0)
+    for micro_batches in batches(rows, start=0, stop=1000): ...
+
+The walls of this room: mixing.py (rates), sampler.py (the order of rows), tokenized.py (tokens on disk).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hyperpelt.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
+from hyperpelt.sampler import MixtureSampler, RowBatch, slice_batch
+from hyperpelt.tokenized import TokenizedSet, TokenRow, encode_inputs
+
+__all__ = [
+    "Batch",
+    "MixtureSampler",
+    "RateTree",
+    "RowBatch",
+    "TokenRow",
+    "TokenizedSet",
+    "batches",
+    "collate",
+    "encode_inputs",
+    "lengths_of",
+    "mixing_rates",
+    "pad",
+    "rate_trees",
+    "rates_table",
+    "slice_batch",
+    "task_names",
+]
+
+MULTIPLE = 8  # lengths are padded to it: fewer shapes, and strides that attention kernels take without a copy
+IGNORED = -100  # a label that carries no loss
+
+
+class Batch(TypedDict):
+    """What one process computes in one accumulation step."""
+
+    input_ids: Int[Tensor, "B S"]
+    attention_mask: Int[Tensor, "B S"]
+    labels: Int[Tensor, "B T"]  # IGNORED where padded
+    task_ids: Int[Tensor, " B"]
+    row_weights: Float[Tensor, " B"]
+    row_names: list[str]  # 'glue/rte train row 17'
+    num_global_tokens: int  # label tokens of the whole global batch, over all processes and accumulation steps
+    num_read_tokens: int  # source and label tokens of the whole global batch
+
+
+def collate(
+    rows: Sequence[TokenRow],
+    *,
+    task_ids: Sequence[int],
+    names: Sequence[str],
+    pad_token_id: int,
+    num_tokens: tuple[int, int] | None = None,
+) -> Batch:
+    """Pad rows on the right, to a multiple of 8. num_tokens: (sources, labels) of the global batch; None: of this."""
+    sources, labels = num_tokens or (sum(len(r.input_ids) for r in rows), sum(len(r.labels) for r in rows))
+    input_ids = pad([row.input_ids for row in rows], pad_token_id)
+    lengths = torch.tensor([len(row.input_ids) for row in rows])
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=(torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        labels=pad([row.labels for row in rows], IGNORED),
+        task_ids=torch.tensor(list(task_ids), dtype=torch.long),
+        row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+        row_names=list(names),
+        num_global_tokens=labels,
+        num_read_tokens=sources + labels,
+    )
+
+
+def pad(rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]], value: int) -> Int[Tensor, "B S"]:
+    """Rows of token ids as one tensor, filled up with `value` on the right to a multiple of 8."""
+    longest = max(len(row) for row in rows)
+    padded = np.full((len(rows), -(-longest // MULTIPLE) * MULTIPLE), value, np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def lengths_of(sets: Mapping[str, TokenizedSet]) -> dict[str, Int[np.ndarray, " N"]]:
+    """Tokens of each row, source and target: what the sampler sorts by."""
+    return {name: tokens.source_lengths + tokens.target_lengths for name, tokens in sets.items()}
+
+
+@dataclass
+class MicroBatches(Dataset[Batch]):
+    """All micro-batches of one process, by number: step * num_micro + micro."""
+
+    sampler: MixtureSampler
+    sets: Mapping[str, TokenizedSet]
+    task_ids: Mapping[str, int]
+    pad_token_id: int
+    num_micro: int = 1
+    rank: int = 0
+    world: int = 1
+
+    def __getitem__(self, index: int) -> Batch:
+        step, micro = divmod(index, self.num_micro)
+        whole = self.sampler.batch(step)
+        part = slice_batch(whole, micro=micro, num_micro=self.num_micro, rank=self.rank, world=self.world)
+        return collate(
+            [self._set(task)[row] for task, row in zip(part.tasks, part.rows, strict=True)],
+            task_ids=[self.task_ids[self.sampler.names[task]] for task in part.tasks],
+            names=[self._set(task).name_of(row) for task, row in zip(part.tasks, part.rows, strict=True)],
+            pad_token_id=self.pad_token_id,
+            # Every process knows the whole global batch: the loss is normalised without asking the others.
+            num_tokens=self._count_tokens(whole),
+        )
+
+    def _set(self, task: int) -> TokenizedSet:
+        return self.sets[self.sampler.names[task]]
+
+    def _count_tokens(self, batch: RowBatch) -> tuple[int, int]:
+        counts = np.zeros(2, np.int64)
+        for task in np.unique(batch.tasks):
+            rows, tokens = batch.rows[batch.tasks == task], self._set(task)
+            counts += (tokens.source_lengths[rows].sum(), tokens.target_lengths[rows].sum())
+        return int(counts[0]), int(counts[1])
+
+
+def batches(
+    rows: MicroBatches, *, start: int, stop: int, num_workers: int = 0, pin_memory: bool = False
+) -> Iterator[list[Batch]]:
+    """For each optimiser step from `start` to `stop`: this process's micro-batches.
+
+    The order is the sampler's, however many workers prepare it.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_size=None,
+        sampler=range(start * rows.num_micro, stop * rows.num_micro),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=_unchanged,
+        # A generator of its own: the loader draws from it, and dropout's must not move when a run is resumed.
+        generator=torch.Generator(),
+    )
+    step: list[Batch] = []
+    for batch in loader:
+        step.append(batch)
+        if len(step) == rows.num_micro:
+            yield step
+            step = []
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch

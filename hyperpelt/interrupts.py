@@ -1,0 +1,73 @@
+"""Stopping a run from outside: Ctrl-C and SIGTERM wait for the end of the step, so that nothing is lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+class TrainingInterrupted(Exception):
+    """A run was stopped by a signal, after it was saved. `exit_status` is what shells expect: 130 or 143."""
+
+    def __init__(self, signum: int, *, step: int, checkpoint: Path, command: str) -> None:
+        self.signum, self.step, self.checkpoint = signum, step, checkpoint
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        super().__init__(f"stopped by {name} after step {step}; saved in {checkpoint}. Go on with: {command}")
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + self.signum
+
+
+class StopNow(BaseException):
+    """Raised by a signal inside `Stop.at_once`."""
+
+
+class Stop:
+    """Whether somebody wants the run to end: the signal's number, or 0."""
+
+    signum: int = 0
+    impatient: bool = False
+
+    @contextmanager
+    def at_once(self, enabled: bool = True) -> Iterator[None]:
+        """While inside (a long evaluation, which can be done again), a signal raises StopNow instead of waiting."""
+        self.impatient = enabled
+        try:
+            if enabled and self.signum:
+                raise StopNow
+            yield
+        finally:
+            self.impatient = False
+
+
+@contextmanager
+def noticing_signals() -> Iterator[Stop]:
+    """While inside, the first Ctrl-C or SIGTERM is only noted; a second one acts at once, as it would have before.
+
+    Outside the main thread, where Python takes no signal handlers, nothing changes.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.signum = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if stop.impatient:
+            raise StopNow
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

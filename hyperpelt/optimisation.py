@@ -1,0 +1,98 @@
+"""The optimiser and its schedule: AdamW or Adafactor over the trained tensors, linear, cosine or constant decay.
+
+The learning rate is a function of the step alone, so a resumed run needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import ceil, cos, pi
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    from hyperpelt.config import RunConfig
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + cos(pi * done)),
+    "constant": lambda done: 1.0,
+}
+
+
+def num_warmup_steps(warmup_steps: float, total: int) -> int:
+    """Warm-up in steps; below 1 it is a share of all steps, as in transformers."""
+    return ceil(warmup_steps * total) if warmup_steps < 1 else int(warmup_steps)
+
+
+def learning_rate(config: RunConfig, step: int, total: int) -> float:
+    """The rate of optimiser step `step`, counted from 0, of `total`: warm-up from 0 to the peak, then decay to 0."""
+    warmup = num_warmup_steps(config.warmup_steps, total)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return config.learning_rate * DECAYS[config.lr_scheduler_type](min(done, 1.0))
+
+
+def make_optimizer(config: RunConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
+    """The optimiser of a run. Norms and biases are not decayed."""
+    named = list(parameters)
+    if not named:
+        raise UserError(f"method {config.method!r} trains nothing; choose one that does (`hyperpelt methods list`).")
+    groups = [
+        {"params": [p for name, p in named if _decayed(name, p)], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if not _decayed(name, p)], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # Without parameter scaling: tensors that start at zero (up-projections) would otherwise hardly move.
+        fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+        return Adafactor(groups, lr=config.learning_rate, **fixed)
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+
+
+def _decayed(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and "bias" not in name and "norm" not in name
+
+
+# ------------------------------------------------------------------------------------------------------------- state
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: NamedParameters
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What the optimiser remembers, by parameter name: tensors ('name|exp_avg') and plain numbers."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, parameter in parameters:
+        for key, value in optimizer.state.get(parameter, {}).items():
+            place = tensors if isinstance(value, Tensor) else numbers
+            place[f"{name}|{key}"] = value.detach().cpu().contiguous() if isinstance(value, Tensor) else value
+    return tensors, numbers
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    parameters: NamedParameters,
+    tensors: dict[str, Tensor],
+    numbers: dict[str, Any],
+) -> None:
+    """The reverse of `optimizer_state`; the groups' settings stay those of this run."""
+    state: dict[str, dict[str, Any]] = {}
+    for label, value in {**tensors, **numbers}.items():
+        name, _, key = label.rpartition("|")
+        state.setdefault(name, {})[key] = value
+    names = {id(parameter): name for name, parameter in parameters}
+    order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    current = optimizer.state_dict()
+    found = {index: state[name] for index, name in enumerate(order) if name in state}
+    optimizer.load_state_dict({"state": found, "param_groups": current["param_groups"]})

@@ -1,0 +1,163 @@
+"""Which row of which task at each optimiser step: global batches as a pure function of the step.
+
+`MixtureSampler` depends on (seed, rates, sizes, optimiser step) and on nothing else: not on workers, processes or
+accumulation. It yields *global* batches; `slice_batch` cuts out what one process computes in one accumulation step. So
+one batch of 16, four accumulated batches of 4 and two processes of 8 train on the same 16 rows, and any step can be
+resumed without replaying the ones before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from jaxtyping import Int
+
+from hyperpelt.errors import UserError
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Rows of one batch: `tasks[i]` is an index into the sampler's task names, `rows[i]` a row of that task's split."""
+
+    tasks: Int[np.ndarray, " B"]
+    rows: Int[np.ndarray, " B"]
+
+    def __getitem__(self, part: slice) -> RowBatch:
+        return RowBatch(self.tasks[part], self.rows[part])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def slice_batch(batch: RowBatch, *, micro: int, num_micro: int, rank: int, world: int) -> RowBatch:
+    """What process `rank` of `world` computes in accumulation step `micro` of a global batch.
+
+    A micro-batch is a contiguous run (rows of like length, as the sampler sorts them), dealt out to the processes in
+    turn, so that all of them pad to the same length and none waits for another.
+    """
+    size = len(batch) // num_micro
+    return batch[micro * size : (micro + 1) * size][slice(rank, None, world)]
+
+
+@dataclass
+class MixtureSampler:
+    """Global batches of (task, row), drawn by rate; deterministic in the seed.
+
+    Rows of a task are drawn without replacement; each pass through them (epoch) has its own order. Shares are drawn
+    systematically: in every window of `window` batches each task gets its expected number of rows, give or take one.
+    Batches are cut from one window's rows sorted by length, and come in random order. `window=1` sorts nothing.
+
+    rates: task -> probability. lengths: task -> tokens of each row. batching: 'mixed', or 'one_task' a batch.
+    """
+
+    rates: Mapping[str, float]
+    lengths: Mapping[str, Int[np.ndarray, " N"]]
+    batch_size: int
+    seed: int = 0
+    batching: str = "mixed"
+    window: int = 8
+    step: int = 0
+    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+    _window: tuple[int, list[RowBatch]] = field(default=(-1, []), repr=False)
+
+    def __post_init__(self) -> None:
+        self.names = list(self.rates)
+        self._bounds = np.cumsum([self.rates[name] for name in self.names])
+        self._bounds /= self._bounds[-1]
+        self._phase = np.random.default_rng([self.seed, 1]).random()
+        for name in self.names:
+            if self.rates[name] > 0 and not len(self.lengths[name]):
+                raise UserError(f"{name}: the training split is empty, so nothing can be drawn from it.")
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        while True:
+            batch = self.batch(self.step)
+            self.step += 1
+            yield batch
+
+    def batch(self, step: int) -> RowBatch:
+        """The global batch of one optimiser step."""
+        index, offset = divmod(step, self.window)
+        if self._window[0] != index:
+            self._window = (index, self._make_window(index))
+        return self._window[1][offset]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what makes the order: a resumed sampler with other settings would draw other rows."""
+        return {"step": self.step, **self._identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; UserError if it belongs to another order of rows."""
+        for key, mine in self._identity().items():
+            if state[key] != mine:
+                raise UserError(
+                    f"The checkpoint was drawn with {key} {state[key]}, this run has {mine}: its rows would not be "
+                    "those of the run that was stopped. Resume with the settings of its run.yaml, or start a new run."
+                )
+        self.step = int(state["step"])
+
+    def _identity(self) -> dict[str, Any]:
+        sizes = {name: len(self.lengths[name]) for name in self.names}
+        order = {"seed": self.seed, "batch_size": self.batch_size, "batching": self.batching, "window": self.window}
+        return {**order, "sizes": sizes, "rates": {name: float(self.rates[name]) for name in self.names}}
+
+    def _make_window(self, index: int) -> list[RowBatch]:
+        generator = np.random.default_rng([self.seed, 2, index])
+        unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
+        drawn = self._drawn(np.arange(index + 2), self.window * self.batch_size // unit) * unit
+        pools = [self._rows(task, *drawn[index : index + 2, task]) for task in range(len(self.names))]
+        if self.batching == "one_task":
+            batches = [batch for pool in pools for batch in self._cut(pool, generator)]
+        else:
+            tasks = np.concatenate([pool.tasks for pool in pools])
+            batches = self._cut(RowBatch(tasks, np.concatenate([pool.rows for pool in pools])), generator)
+        return [batches[place] for place in generator.permutation(len(batches))]
+
+    def _drawn(self, windows: Int[np.ndarray, " W"], size: int) -> Int[np.ndarray, "W tasks"]:
+        """How many units each task has given before each window, W of size `size` being complete.
+
+        Window w deals out the points (phase_w + i) / size, i < size, over the cumulated rates (systematic sampling);
+        the phases follow the golden ratio, so that shares are exact in the long run too.
+        """
+        phases = (self._phase + windows[:-1, None] * 0.6180339887498949) % 1.0
+        edges = np.clip(np.ceil(size * self._bounds - phases), 0, size).astype(np.int64)
+        edges[:, -1] = size
+        counts = np.diff(edges, axis=1, prepend=0)
+        return np.concatenate([np.zeros((1, len(self.names)), np.int64), np.cumsum(counts, axis=0)])
+
+    def _rows(self, task: int, start: int, stop: int) -> RowBatch:
+        """Draws `start` to `stop` of a task: its rows without replacement, epoch after epoch."""
+        size = len(self.lengths[self.names[task]])
+        rows, position = [np.zeros(0, np.int64)], start
+        while position < stop:
+            epoch, offset = divmod(position, size)
+            rows.append(self._order(task, epoch)[offset : offset + stop - position])
+            position += len(rows[-1])
+        found = np.concatenate(rows)
+        return RowBatch(np.full(len(found), task, np.int64), found)
+
+    def _order(self, task: int, epoch: int) -> Int[np.ndarray, " N"]:
+        if (task, epoch) not in self._orders:
+            for old in [key for key in self._orders if key[0] == task and abs(key[1] - epoch) > 1]:
+                del self._orders[old]
+            name = self.names[task]
+            # Keyed by name: another task in the mixture changes how often these rows come, not their order.
+            generator = np.random.default_rng([self.seed, 3, crc32(name.encode()), epoch])
+            self._orders[task, epoch] = generator.permutation(len(self.lengths[name]))
+        return self._orders[task, epoch]
+
+    def _cut(self, pool: RowBatch, generator: np.random.Generator) -> list[RowBatch]:
+        """Batches of like length from a pool of rows; rows of equal length in random order."""
+        order = generator.permutation(len(pool))
+        if self.window > 1 and len(pool):
+            tokens = np.empty(len(pool), np.int64)
+            for task in np.unique(pool.tasks):
+                mine = pool.tasks == task
+                tokens[mine] = self.lengths[self.names[task]][pool.rows[mine]]
+            order = order[np.argsort(tokens[order], kind="stable")]
+        cuts = [order[start : start + self.batch_size] for start in range(0, len(pool), self.batch_size)]
+        return [RowBatch(pool.tasks[cut], pool.rows[cut]) for cut in cuts]

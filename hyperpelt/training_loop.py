@@ -1,0 +1,271 @@
+"""The loop of joint training: steps, what is watched, and when it saves.
+
+One optimiser step: every process computes its micro-batches of the global batch. The loss of a micro-batch is the sum
+of its rows' losses over the number of target tokens of the *global* batch, so that accumulation and processes add up
+to the very gradient of one large batch.
+
+Losses stay on the accelerator until something needs them (a log line, an evaluation, a checkpoint): that is the only
+time the device is waited for, and also when a loss that is not finite is found. Nothing is saved after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from hyperpelt import checkpoints
+from hyperpelt.checkpoints import Checkpoint
+from hyperpelt.data import Batch
+from hyperpelt.errors import UserError
+from hyperpelt.interrupts import Stop, StopNow, TrainingInterrupted
+from hyperpelt.optimisation import learning_rate, load_optimizer_state, optimizer_state
+from hyperpelt.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
+
+if TYPE_CHECKING:
+    from hyperpelt.config import RunConfig
+    from hyperpelt.distributed import Processes
+    from hyperpelt.model import TunedModel
+    from hyperpelt.progress import Reporter
+    from hyperpelt.results import Results
+    from hyperpelt.sampler import MixtureSampler
+
+
+@dataclass
+class State:
+    """What a checkpoint has to know beside tensors and random states; plain numbers."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int | None = None
+    best_value: float | None = None
+    worse: int = 0  # evaluations since the best one
+    stopped_early: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Loop:
+    """Everything that one run moves. `run` takes the steps; `restore` goes on from a checkpoint."""
+
+    config: RunConfig
+    processes: Processes
+    model: TunedModel
+    forward: nn.Module  # the model as the processes share it
+    optimizer: torch.optim.Optimizer
+    sampler: MixtureSampler
+    total: int
+    folder: Path  # of checkpoints
+    reporter: Reporter
+    stop: Stop
+    evaluate: Callable[[], Results]
+    about: Mapping[str, Any]  # settings and data, kept in each checkpoint
+    state: State = field(default_factory=State)
+    _unseen: list[StepRecord] = field(default_factory=list)
+    _saved: int | None = None
+
+    def __post_init__(self) -> None:
+        self.trained = list(self.model.trainable_parameters())
+        self.parameters = [parameter for _, parameter in self.trained]
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def run(self, steps: Iterator[list[Batch]]) -> None:
+        """Train to the end, early stopping, or a signal (which raises TrainingInterrupted after saving)."""
+        self.model.train()
+        began, before = monotonic(), self.state.seconds
+        self._logged, self._log_tokens = monotonic(), self.state.tokens
+        if self._evaluation_is_due():  # the run was stopped in the midst of it
+            self._evaluate_and_save()
+        for batches in steps if not self.state.stopped_early else ():
+            self._step(batches)
+            self.state.seconds = before + monotonic() - began
+            self.reporter.advance(self.state.step)
+            self._watch()
+            if self.state.stopped_early:
+                break
+
+    def _step(self, batches: list[Batch]) -> None:
+        record = StepRecord.of(self.state.step + 1, batches)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            with self.processes.accumulating(self.forward, last=last):
+                record.row_losses.append(self._backward(batch))
+        self.processes.sum_gradients(self.parameters)
+        limit = self.config.max_grad_norm or math.inf
+        record.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+        self._unseen.append(record)
+        if self.processes.device.type == "cpu":  # looking costs nothing here: stop before the weights are spoilt
+            self._check_finite()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.state.step, self.total)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.state.tokens += batches[0]["num_read_tokens"]
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
+        names = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
+        inputs = {name: batch[name].to(self.processes.device, non_blocking=True) for name in names}
+        output = self.forward(**inputs, label_smoothing=self.config.label_smoothing)
+        loss = output.row_loss.sum() / batch["num_global_tokens"]
+        self.processes.accelerator.backward(loss * self.processes.loss_scale)
+        return output.row_loss.detach()
+
+    def _watch(self) -> None:
+        """After a step: log, evaluate, save and stop, as far as each is due."""
+        step, config = self.state.step, self.config
+        last = step == self.total
+        signum = self.processes.largest(self.stop.signum)
+        saving = last or (config.save_steps is not None and step % config.save_steps == 0)
+        logging = last or step % config.log_steps == 0
+        if logging or saving or signum or self._evaluation_is_due():
+            self._look(log=logging)
+        if saving or signum:
+            self.save()
+        if signum:
+            self.interrupt(signum)
+        if self._evaluation_is_due():
+            self._evaluate_and_save()
+
+    def interrupt(self, signum: int) -> NoReturn:
+        """End the run because of a signal; it is saved."""
+        checkpoint = self.folder / f"step-{self.state.step}"
+        command = f"hyperpelt train {self.folder.parent} resume=true"
+        raise TrainingInterrupted(signum, step=self.state.step, checkpoint=checkpoint, command=command)
+
+    # ------------------------------------------------------------------------------------------------------- looking
+
+    def _look(self, *, log: bool) -> None:
+        """Check the steps since the last look, and report them."""
+        self._check_finite()
+        if not log:
+            return
+        sums = self.processes.sum(task_sums(self._unseen, len(self.model.tasks))).numpy()
+        now = monotonic()
+        numbers = {
+            "train/loss": float(sums[:, 0].sum() / sums[:, 1].sum()),
+            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/grad_norm": float(torch.stack([record.gradient_norm for record in self._unseen]).mean()),
+            "train/tokens_per_second": (self.state.tokens - self._log_tokens) / max(now - self._logged, 1e-9),
+        }
+        per_task = {name: float(a / b) for name, (a, b) in zip(self.model.tasks, sums, strict=True) if b}
+        self.reporter.log(self.state.step, numbers, per_task)
+        self._unseen.clear()
+        self._logged, self._log_tokens = now, self.state.tokens
+
+    def _check_finite(self) -> None:
+        """UserError if a loss or gradient since the last look is nan or inf, on whatever process it was."""
+        bad = not all_finite(self._unseen)
+        if self.processes.largest(int(bad)):
+            found = self.processes.gather(first_bad(self._unseen) if bad else None)
+            raise not_finite(found, self.folder)
+
+    # ---------------------------------------------------------------------------------------------------- evaluating
+
+    def _evaluation_is_due(self) -> bool:
+        step, every = self.state.step, self.config.eval_steps
+        if every is None or step == 0 or (step % every and step != self.total):
+            return False
+        return not self.state.history or self.state.history[-1]["step"] != step
+
+    def _evaluate_and_save(self) -> None:
+        """Evaluate, and save if this is the best so far or the end."""
+        try:
+            best = self._evaluate()
+        except StopNow:
+            self.save()
+            self.interrupt(self.stop.signum)
+        if best or self.state.stopped_early or self.state.step == self.total:
+            self._saved = None  # what the evaluation found belongs into the checkpoint too
+            self.save()
+
+    def _evaluate(self) -> bool:
+        """Evaluate, note the result, and say whether it is the best so far."""
+        began = monotonic()
+        with self.reporter.paused(), self.stop.at_once(self.processes.world == 1):
+            results = self.evaluate()
+        self.model.train()
+        value = metric_value(results, self.config.metric_for_best)
+        scores = {name: dict(task.metrics) for name, task in results.tasks.items()}
+        note = {"step": self.state.step, self.config.metric_for_best: value, "average": results.average}
+        self._logged += monotonic() - began  # no part of the training speed
+        self.state.history.append({**note, "seconds": round(monotonic() - began, 3), "tasks": scores})
+        best = self.state.best_value is None or value > self.state.best_value
+        if best:
+            self.state.best_step, self.state.best_value, self.state.worse = self.state.step, value, 0
+        else:
+            self.state.worse += 1
+        self._report(results, value, best)
+        self.state.stopped_early = self._has_stopped_early()
+        return best
+
+    def _has_stopped_early(self) -> bool:
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.state.worse >= patience
+
+    def _report(self, results: Results, value: float, best: bool) -> None:
+        numbers = {"eval/average": results.average}
+        for name, task in results.tasks.items():
+            numbers |= {f"eval/{name}/{metric}": score for metric, score in task.metrics.items()}
+        self.reporter.scalars(self.state.step, numbers)
+        tasks = "  ".join(f"{name} {task.score:.1f}" for name, task in results.tasks.items())
+        standing = "best so far" if best else f"best {self.state.best_value:.2f} at step {self.state.best_step}"
+        label = self.config.metric_for_best
+        self.reporter.say(f"step {self.state.step}: {self.config.eval_split} {label} {value:.2f} ({standing})  {tasks}")
+
+    # -------------------------------------------------------------------------------------------------------- saving
+
+    def save(self) -> None:
+        """Write the checkpoint of this step, once; all processes wait for it. UserError if it cannot be written."""
+        if self._saved == self.state.step:
+            return
+        self._saved = self.state.step
+        rng = self.processes.gather(checkpoints.random_states(self.processes.device))
+        problem = self._write(rng) if self.processes.is_main else None
+        problem = next((text for text in self.processes.gather(problem) if text), None)
+        if problem is not None:
+            raise UserError(f"Could not write a checkpoint below {self.folder} ({problem}); earlier ones are kept.")
+
+    def _write(self, rng: list[dict[str, Any]]) -> str | None:
+        self.sampler.step = self.state.step
+        tensors, numbers = optimizer_state(self.optimizer, self.trained)
+        trainer = {"state": asdict(self.state), "sampler": self.sampler.state_dict(), "optimizer": numbers}
+        checkpoint = Checkpoint(self.state.step, self.model.method_state(), tensors, rng, {**trainer, **self.about})
+        try:
+            checkpoints.save_checkpoint(self.folder, checkpoint)
+        except OSError as error:
+            return str(error)
+        checkpoints.prune(self.folder, keep=self.config.save_total_limit, best=self.state.best_step)
+        self.reporter.flush()
+        return None
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint: tensors, optimiser, position in the data, random states."""
+        self.sampler.load_state_dict(checkpoint.trainer["sampler"])
+        self.model.load_method_state(checkpoint.model)
+        load_optimizer_state(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.trainer["optimizer"])
+        self.state = State(**checkpoint.trainer["state"])
+        self.state.stopped_early = self._has_stopped_early()
+        if self.processes.rank < len(checkpoint.rng):
+            checkpoints.restore_random_states(checkpoint.rng[self.processes.rank], self.processes.device)
+
+
+def metric_value(results: Results, name: str) -> float:
+    """`average`, the mean score of a task, or one metric of it; a nan (nothing to measure) is the worst value."""
+    if name == "average":
+        value = results.average
+    elif name in results.tasks:
+        value = results.tasks[name].score
+    else:
+        task, _, metric = name.rpartition("/")
+        value = results.tasks[task].metrics[metric]
+    return -math.inf if math.isnan(value) else value
