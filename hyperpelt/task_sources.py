@@ -98,7 +98,7 @@ class Hub:
     def read(self, split: str, data_root: Path | None) -> Rows:
         if data_root is None:
             return self._ask_hub("load_dataset", split=split, revision=self.revision)
-        return _load("parquet", split, self._files(split, data_root))
+        return _load("parquet", self._files(split, data_root))
 
     def _files(self, split: str, data_root: Path) -> tuple[Path, ...]:
         found = self._mirror(data_root)
@@ -180,7 +180,7 @@ class Files:
                 f"Cannot read {', '.join(map(str, files))}: expected files of one kind among {', '.join(_BUILDERS)}."
             )
         (kind,) = kinds
-        return _load(_BUILDERS[kind], split, files, **{**_reader_defaults(kind), **dict(self.options)})
+        return _load(_BUILDERS[kind], files, **{**_reader_defaults(kind), **dict(self.options)})
 
     def _files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
         paths = dict(self.paths)
@@ -244,14 +244,15 @@ def quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _load(builder: str, split: str, files: Sequence[Path], **options: Any) -> Rows:
+def _load(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     import datasets
 
     # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
     paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in files]
     try:
         with quiet():
-            return datasets.load_dataset(builder, data_files={split: paths}, split=split, **options)
+            # One name for whatever the split is called: the library refuses some ("all", "dev-1").
+            return datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options)
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
         cause = error.__cause__ or error
         raise UserError(f"Could not read {', '.join(map(str, files))}: {_first_line(cause)}") from error
