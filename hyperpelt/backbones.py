@@ -223,28 +223,32 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def _empty(config: PreTrainedConfig) -> PreTrainedModel:
+def _model_class(config: PreTrainedConfig) -> Any:
+    """transformers' own choice, but for a BART that names its layer norms' epsilon (mini-bart saved to a folder)."""
     from transformers import AutoModelForSeq2SeqLM
 
-    model = AutoModelForSeq2SeqLM.from_config(config)
-    embedded.set_layer_norm_eps(model)
-    return model
+    if config.model_type == "bart" and getattr(config, "layer_norm_eps", None) is not None:
+        from hyperpelt.mini_bart import MiniBart
+
+        return MiniBart
+    return AutoModelForSeq2SeqLM
+
+
+def _empty(config: PreTrainedConfig) -> PreTrainedModel:
+    kind = _model_class(config)
+    return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
 
 
 def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    from transformers import AutoModelForSeq2SeqLM
-
     try:
         # Pickles are never loaded; a repository that has only those needs converting once.
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, use_safetensors=True)
+        return _model_class(config).from_pretrained(name, config=config, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"Backbone {str(name)!r} has a configuration but no weights that could be read: expected safetensors "
             f"(pickled weights are not loaded; load them once with transformers and save_pretrained). "
             f"{_first_line(error)}"
         ) from error
-    embedded.set_layer_norm_eps(model)
-    return model
 
 
 def _start_token(config: Any) -> None:

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import (
         BartConfig,
-        BartForConditionalGeneration,
         PreTrainedConfig,
         PreTrainedModel,
         PreTrainedTokenizerBase,
         T5ForConditionalGeneration,
     )
+
+    from hyperpelt.mini_bart import MiniBart
 
 ASSETS = Path(__file__).parent / "assets"
 NAMES = ("mini-bart", "mini-t5")
@@ -129,30 +130,6 @@ def mini_bart_config(*, decoder_layers: int = 2, decoder_ffn_dim: int = 1536) ->
     )
 
 
-def empty_bart(config: BartConfig) -> BartForConditionalGeneration:
-    """A BART of that shape, with the layer-norm epsilon of its configuration."""
-    from transformers import BartForConditionalGeneration
-
-    model = BartForConditionalGeneration(config)
-    set_layer_norm_eps(model)
-    return model
-
-
-def set_layer_norm_eps(model: PreTrainedModel) -> None:
-    """Apply `config.layer_norm_eps`, which transformers' BART does not read.
-
-    It builds its norms with PyTorch's default of 1e-5, which moves MiniLM's hidden states by 1e-3.
-    """
-    from torch import nn
-
-    eps = getattr(model.config, "layer_norm_eps", None)
-    if eps is None:
-        return
-    for module in model.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = eps
-
-
 def bart_encoder_from_bert(bert: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename BERT's tensors to those of `BartModel` (encoder, shared embeddings, and the decoder's frozen positions).
 
@@ -184,12 +161,14 @@ def minilm_state() -> dict[str, Tensor]:
     return bart_encoder_from_bert(load_file(minilm_file("model.safetensors")))
 
 
-def assemble_mini_bart(config: BartConfig, decoder: dict[str, Tensor]) -> BartForConditionalGeneration:
+def assemble_mini_bart(config: BartConfig, decoder: dict[str, Tensor]) -> MiniBart:
     """MiniLM's encoder joined with a decoder (names as in `BartForConditionalGeneration.state_dict()`), in float32."""
     import torch
 
+    from hyperpelt.mini_bart import MiniBart
+
     with torch.device("meta"):
-        model = empty_bart(config)
+        model = MiniBart(config)
     state = {f"model.{name}": tensor for name, tensor in minilm_state().items()}
     return _filled(model, state | decoder, shared="model.shared.weight")
 

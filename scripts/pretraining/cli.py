@@ -37,6 +37,7 @@ def train(
     lengths: Annotated[str, typer.Option(help="Window lengths in tokens, one drawn a batch.")] = "32,48,64,96",
     objectives: Annotated[str, typer.Option(help="Shares of rows, e.g. infill=0.75,judge=0.25.")] = "",
     tokenizer: Annotated[Path | None, typer.Option(help="mini-t5: folder of `scripts/pretrain tokenizer`.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint of an earlier run to take the weights from.")] = None,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     eval_steps: int = 200,
@@ -67,6 +68,7 @@ def train(
         tokens=tokens,
         seed=seed,
         precision=precision,
+        init=str(init) if init else None,
     )
     device = start_processes()
     runs.train(plan, settings, output, cache=cache, device=device)
@@ -121,3 +123,48 @@ def export(
     from pretraining.export import export as write
 
     print(write(run, output, step=step))
+
+
+@app.command()
+def evaluate(
+    name: Annotated[str, typer.Argument(help="mini-bart or mini-t5, as shipped in hyperpelt/assets.")],
+    text: Annotated[list[Path], typer.Option(help="The training text (for the unigram model).")],
+    validation: Annotated[Path, typer.Option(help="Held-out text.")],
+    data_root: Annotated[Path, typer.Option(help="Folder with nyu-mll/glue.")],
+    output: Annotated[Path, typer.Option(help="Folder of the JSON file and of backbones.md.")] = Path("docs/results"),
+    tasks: Annotated[str, typer.Option(help="Tasks to tune on.")] = "glue/sst2,glue/mrpc,glue/qnli",
+    method: str = "parallel-adapter",
+    steps: Annotated[int, typer.Option(help="Tuning steps a task.")] = 200,
+    rows: Annotated[int, typer.Option(help="Rows a tuning step.")] = 32,
+    learning_rate: float = 1e-3,
+    test_rows: Annotated[int, typer.Option(help="Test rows at most.")] = 500,
+    seeds: str = "0",
+    batches: Annotated[int, typer.Option(help="Held-out batches an objective.")] = 32,
+    cache: Annotated[Path, typer.Option(help="Where tokenised text is kept.")] = CACHE,
+) -> None:
+    """Measure a shipped backbone: held-out loss, and tuned accuracy beside a random one of the same shape."""
+    from pretraining.evaluate import Tuning
+    from pretraining.evaluate import evaluate as measure
+    from pretraining.tables import markdown
+
+    tuning = Tuning(method=method, steps=steps, rows=rows, learning_rate=learning_rate, test_rows=test_rows)
+    plan = runs.shipped_plan(name, text=text, validation=validation)
+    command = (
+        f"scripts/pretrain evaluate {name} --text {' --text '.join(path.name for path in text)} --validation "
+        f"{validation.name} --data-root DATA --tasks {tasks} --method {method} --steps {steps} --rows {rows} "
+        f"--learning-rate {learning_rate} --test-rows {test_rows} --seeds {seeds} --batches {batches}"
+    )
+    measure(
+        name,
+        plan=plan,
+        material=runs.load_material(plan, cache),
+        task_names=tasks.split(","),
+        tuning=tuning,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        batches=batches,
+        data_root=data_root,
+        output=output / f"backbone-{name}.json",
+        command=command,
+        report=lambda line: print(line, flush=True),
+    )
+    (output / "backbones.md").write_text(markdown(output), encoding="utf8")

@@ -68,6 +68,7 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
     plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf8"))
     plan["text"] = [Path(path).name for path in plan["text"]]
+    plan.setdefault("init", None)
     plan["validation"] = Path(plan["validation"]).name
     plan["tokenizer"] = None if plan["tokenizer"] is None else Path(plan["tokenizer"]).name
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf8").splitlines()]
@@ -79,7 +80,10 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
         if any(name.startswith("held_out_") for name in line) and line["step"] <= state["step"]
     }
     points = sorted(curve)[:: max(len(curve) // 40, 1)]
+    earlier = Path(plan["init"]) if plan["init"] else None
+    plan["init"] = earlier.name if earlier else None
     return {
+        **({"earlier": training_record(earlier.parent.parent, earlier)} if earlier else {}),
         "plan": plan,
         "schedule": state["settings"]["schedule"],
         "precision": state["settings"]["precision"],

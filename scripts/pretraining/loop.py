@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -111,6 +113,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.step = 0
         self.tokens = 0
+        self.interrupted = False
         self.names, parameters = zip(*self.task.trained(), strict=True)
         decayed = [p for p in parameters if p.dim() >= 2]
         rest = [p for p in parameters if p.dim() < 2]
@@ -127,6 +130,9 @@ class Trainer:
         """Train until the schedule ends or the sitting's time is over; save at the end either way."""
         settings, started = self.settings, time.monotonic()
         first = self.step
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._interrupt)
+            signal.signal(signal.SIGINT, self._interrupt)
         window, window_started, window_tokens = [], time.monotonic(), 0
         while self.step < settings.schedule.steps:
             loss, norm, count = self._update()
@@ -155,16 +161,23 @@ class Trainer:
         self.save()
 
     def _sitting_over(self, started: float, first: int) -> bool:
-        """Agreed by all processes, since their clocks differ."""
+        """Whether to stop here: out of time, out of steps, or asked to by a signal. Agreed by all processes."""
         settings = self.settings
-        over = settings.stop_after_steps is not None and self.step - first >= settings.stop_after_steps
+        over = self.interrupted
+        if settings.stop_after_steps is not None:
+            over = over or self.step - first >= settings.stop_after_steps
         if settings.stop_after_minutes is not None:
             over = over or time.monotonic() - started > 60 * settings.stop_after_minutes
         if not dist.is_initialized():
             return over
         flag = torch.tensor([float(over)], device=self.device)
-        dist.broadcast(flag, 0)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        """Ctrl-C and SIGTERM end the sitting after the running step, with a checkpoint. A second one kills."""
+        self.interrupted = True
+        signal.signal(number, signal.SIG_DFL)
 
     def _update(self) -> tuple[float, float, int]:
         """One step: weighted mean loss of the global batch, gradient norm before clipping, target tokens."""

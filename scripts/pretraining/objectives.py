@@ -1,8 +1,10 @@
 """Self-supervised examples out of plain text. Every function is pure: the random generator is an argument.
 
-* `infill`: text infilling as in BART (Lewis et al. 2020, section 2.2: a whole span becomes one mask), with T5's
-  target (Raffel et al. 2020, section 3.1.4): only what is missing is written, each span announced by its mask. It
-  costs a fraction of rewriting the whole text, and the output softmax is the dearest part of a small model.
+* `infill`: text infilling as in BART (Lewis et al. 2020, section 2.2: a whole span becomes one mask), with T5's idea
+  of a target (Raffel et al. 2020, section 3.1.4): only what is missing is written, the spans separated by masks. It
+  costs a fraction of rewriting the whole text, and the output softmax is the dearest part of a small model. No mask
+  stands before the first span, so that the decoder's very first token already has to be read out of the encoder:
+  that is where an answer of one word will stand.
 * `continuation`: prefix language modelling (Raffel et al. 2020, section 3.2.2): read a piece, write what follows.
 * `judge`: a question about the text, answered by one word. The answers come from the text's own order: are these two
   pieces from the same article (next sentence prediction, Devlin et al. 2019), in their right order (Lan et al. 2020),
@@ -112,7 +114,7 @@ def infill(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vo
         source += [*tokens[position:start], vocabulary.mask]
         target += [vocabulary.mask, *tokens[start:end]]
         position = end
-    source += tokens[position:length]
+    source, target = source + tokens[position:length], target[1:]
     if tail:
         return [*source, vocabulary.mask, vocabulary.end], [*target, vocabulary.mask, *tokens[length:]], 1.0
     return [*source, vocabulary.end], [*target, vocabulary.end], 1.0

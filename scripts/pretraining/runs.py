@@ -7,12 +7,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -43,6 +44,7 @@ class Plan:
     precision: str
     noise: Noise = field(default_factory=Noise)
     processes: int = 1
+    init: str | None = None  # a checkpoint of an earlier run whose weights this one starts from
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -50,6 +52,15 @@ class Plan:
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise unknown("objective", name, OBJECTIVES)
+
+
+def shipped_plan(name: str, *, text: Sequence[Path], validation: Path) -> Plan:
+    """The plan of a shipped backbone, with its texts where they lie now."""
+    folder = embedded.asset_folder(name)
+    values = json.loads((folder / "training.json").read_text(encoding="utf8"))["plan"]
+    values |= {"text": tuple(map(str, text)), "validation": str(validation), "tokenizer": str(folder)}
+    values |= {"lengths": tuple(values["lengths"]), "noise": Noise(**values["noise"])}
+    return Plan(**values)
 
 
 def default_objectives(model: str) -> dict[str, float]:
@@ -117,11 +128,14 @@ def unigram(plan: Plan, material: Material, *, batches: int = 100) -> Tensor:
 
 
 def fresh_model(plan: Plan, material: Material) -> Pretrainable:
-    """The model at step 0: MiniLM's layers for mini-bart's decoder, random weights for mini-t5."""
+    """The model at step 0: MiniLM's layers for mini-bart's decoder, random weights for mini-t5, or `plan.init`."""
     if plan.model == "mini-t5":
-        return MiniT5.fresh(mini_t5_config(vocab_size=material.vocab_size), seed=plan.seed)
-    task = MiniBart.fresh(seed=plan.seed)
-    task.set_unigram(unigram(plan, material))
+        task: Pretrainable = MiniT5.fresh(mini_t5_config(vocab_size=material.vocab_size), seed=plan.seed)
+    else:
+        task = MiniBart.fresh(seed=plan.seed)
+        task.set_unigram(unigram(plan, material))
+    if plan.init is not None:
+        task.load(load_file(Path(plan.init) / "model.safetensors"))
     return task
 
 
