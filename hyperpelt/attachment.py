@@ -136,6 +136,8 @@ class _Slot:
 
 def _install(switch: Switch, operation: Operation) -> list[Any]:
     """Put hooks for one operation on its modules; the handles that remove them."""
+    if operation.kind == "embedding":
+        return []  # rows before the embedded input are put there by the model, which also widens the mask
     module = switch.backbone.get_submodule(operation.path)
     last = switch.backbone.get_submodule(operation.exit_path)
     handles: list[Any] = []

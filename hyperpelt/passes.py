@@ -90,7 +90,8 @@ class Pass:
             operation=operation,
             input=read,
             output=output,
-            residual=self.residuals.get(operation.name, read),
+            # Without a norm of its own before it (post-norm models), an operation reads the residual itself.
+            residual=self.residuals.get(operation.name, read) if self.wants_residual(operation) else None,
             mask=self.mask if in_encoder else None,
             special=None if special is None else self.expanded(special, read.shape[0]),
         )

@@ -11,47 +11,15 @@ from jaxtyping import install_import_hook
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
 install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.passes"], "beartype.beartype")
 
-import torch  # noqa: E402
+from small_models import make_bart, make_t5  # noqa: E402
 from transformers import (  # noqa: E402
-    BartConfig,
     BartForConditionalGeneration,
     PreTrainedModel,
-    T5Config,
     T5ForConditionalGeneration,
     T5Tokenizer,
 )
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-VOCABULARY = 128
-
-
-def make_t5(seed: int = 0, **settings: object) -> T5ForConditionalGeneration:
-    """A random T5 of width 32 in evaluation mode."""
-    torch.manual_seed(seed)
-    sizes = {"vocab_size": VOCABULARY, "d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
-    config = T5Config(**(sizes | {"dropout_rate": 0.0, "decoder_start_token_id": 0} | settings))
-    return T5ForConditionalGeneration(config).eval()
-
-
-def make_bart(seed: int = 0, **settings: object) -> BartForConditionalGeneration:
-    """A random BART of width 32 in evaluation mode; weights large enough that differences show."""
-    torch.manual_seed(seed)
-    sizes = {
-        "vocab_size": VOCABULARY,
-        "d_model": 32,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 48,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 4,
-        "max_position_embeddings": 256,
-        "dropout": 0.0,
-        "init_std": 0.2,
-    }
-    return BartForConditionalGeneration(BartConfig(**(sizes | settings))).eval()
-
-
 @pytest.fixture
 def tiny_t5() -> T5ForConditionalGeneration:
     return make_t5()
@@ -77,7 +45,7 @@ def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @pytest.fixture
 def tiny_tokenizer() -> T5Tokenizer:
-    """A real T5 tokenizer over letters, a few words and digits; at most VOCABULARY ids."""
+    """A real T5 tokenizer over letters, a few words and digits; at most 128 ids."""
     words = "yes no true false maybe sentence entailment positive negative the a is not of to and good bad".split()
     pieces = [f"\u2581{word}" for word in words] + ["\u2581", *"abcdefghijklmnopqrstuvwxyz0123456789.,:?!'-_/()"]
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0 - i / 100) for i, piece in enumerate(pieces))]

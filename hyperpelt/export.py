@@ -1,0 +1,134 @@
+"""Out of the hypernetwork: bake one task into static tensors, or write it as a PEFT adapter where PEFT has the type.
+
+A baked model has the same tuners at the same operations; its tensors are those that were made for the task, kept
+flat. It is bit-equal to the model it came from on that task, needs no hypernetwork, and is saved and loaded as every
+tuned model is.
+
+PEFT has LoRA, (IA)^3 and prompts for T5 and BART, but no bottleneck adapter, and its prefixes never reach an encoder:
+what it cannot hold is refused by name, never dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hyperpelt.errors import UserError
+from hyperpelt.methods.base import Source
+from hyperpelt.model import TunedModel
+from hyperpelt.operations import Operation
+from hyperpelt.passes import Placed
+from hyperpelt.tuners import LoRA, Prompt, Scale
+from hyperpelt.weights.base import safe
+
+
+@torch.no_grad()
+def bake(model: TunedModel, task: str) -> TunedModel:
+    """A model of one task with static tensors, bit-equal to `model` on it. Shares the backbone object.
+
+    Raises:
+        UserError: the model does not know the task, or trains the backbone itself.
+    """
+    if model.unfrozen:
+        raise UserError(f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole.")
+    index = torch.tensor([model.task_id(task)], device=model.device)
+    parts = tuple(replace(part, source="baked") for part in model.method.parts)
+    method = replace(
+        model.method, name=f"baked-{model.method.name}", parts=parts, sources={"baked": Source(type="per_task")}
+    )
+    baked = TunedModel(
+        model.backbone, method, [task], tokenizer=model.tokenizer, backbone_name=model.backbone_name, calibrate=False
+    )
+    baked.task_fingerprints = {task: model.task_fingerprints.get(task)}
+    if parts:
+        tensors = baked.sources["baked"].tensors
+        for key, values in model.weights_of(index).items():
+            tensors[safe(key)].copy_(values)
+    return baked.eval()
+
+
+# PEFT adapters
+
+
+def _lora(placed: Placed, operation: Operation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    path = f"base_model.model.{operation.path}"
+    return {f"{path}.lora_A.weight": tensors["down"].T, f"{path}.lora_B.weight": tensors["up"].T}
+
+
+def _ia3(placed: Placed, operation: Operation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # PEFT scales the input of a "feedforward" module (kept as a row) and the output of others (kept as a column).
+    shape = (1, -1) if operation.kind == "hidden" else (-1, 1)
+    return {f"base_model.model.{operation.path}.ia3_l": tensors["scale"].reshape(shape)}
+
+
+def _lora_config(model: TunedModel) -> dict[str, Any]:
+    tuners = {placed.tuner for there in model.assembly.plan.values() for placed in there}
+    if len(tuners) != 1:
+        raise UserError("PEFT's LoRA export needs one rank and alpha for the whole model.")
+    (tuner,) = tuners
+    alpha = tuner.rank if tuner.alpha is None else tuner.alpha
+    paths = sorted(op.path for op in model.assembly.operations)
+    return {"peft_type": "LORA", "r": tuner.rank, "lora_alpha": alpha, "lora_dropout": 0.0, "target_modules": paths}
+
+
+def _ia3_config(model: TunedModel) -> dict[str, Any]:
+    operations = model.assembly.operations
+    return {
+        "peft_type": "IA3",
+        "target_modules": sorted(op.path for op in operations),
+        "feedforward_modules": sorted(op.path for op in operations if op.kind == "hidden"),
+    }
+
+
+_PEFT: dict[type, tuple[Callable[..., dict[str, Tensor]], Callable[[TunedModel], dict[str, Any]]]] = {
+    LoRA: (_lora, _lora_config),
+    Scale: (_ia3, _ia3_config),
+}
+
+
+def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
+    """Write one task as a PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`); returns the folder.
+
+    Raises:
+        UserError: the method is not of one type that PEFT has.
+    """
+    baked = bake(model, task)
+    kinds = {type(placed.tuner) for there in baked.assembly.plan.values() for placed in there}
+    if len(kinds) != 1 or not kinds <= {*_PEFT, Prompt}:
+        names = ", ".join(sorted(kind.type_name for kind in kinds)) or "no tuner"
+        raise UserError(
+            f"PEFT cannot hold method {model.method.name!r} ({names}): it has types for LoRA, (IA)^3 and prompts alone, one "
+            "at a time. Use `--to baked`, which keeps every method."
+        )
+    (kind,) = kinds
+    weights = {name: values[0].detach().float() for name, values in baked.weights_of(torch.zeros(1, dtype=torch.long)).items()}
+    if kind is Prompt:
+        ((key, rows),) = weights.items()
+        state = {"prompt_embeddings": rows[0]}
+        config: dict[str, Any] = {
+            "peft_type": "PROMPT_TUNING",
+            "num_virtual_tokens": rows.shape[1],
+            "token_dim": rows.shape[2],
+            "num_transformer_submodules": 1,
+        }
+    else:
+        write, configure = _PEFT[kind]
+        state = {}
+        for operation in baked.assembly.operations:
+            for placed in baked.assembly.plan[operation.name]:
+                tensors = {name: weights[key][index] for name, (key, index) in placed.tensors.items()}
+                state |= write(placed, operation, tensors)
+        config = configure(baked)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config |= {"task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": model.backbone_name, "inference_mode": True}
+    save_file({name: t.contiguous() for name, t in state.items()}, str(folder / "adapter_model.safetensors"))
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
+    return folder

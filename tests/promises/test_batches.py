@@ -1,0 +1,95 @@
+"""Promises 3 and 4: a row gets in a mixed batch what it gets alone; every way of decoding gives the same answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support import METHODS, batch, small, tuned
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_mixed_task_batch_gives_each_row_what_it_gets_alone(backbone, method):
+    rows = batch()
+    model = tuned(backbone, small(method))
+    with torch.no_grad():
+        mixed = model(**rows)
+        for i in range(len(rows["task_ids"])):
+            length = int(rows["attention_mask"][i].sum())
+            alone = model(
+                rows["input_ids"][i : i + 1, :length],
+                rows["attention_mask"][i : i + 1, :length],
+                rows["labels"][i : i + 1],
+                rows["task_ids"][i : i + 1],
+            )
+            torch.testing.assert_close(mixed.logits[i : i + 1], alone.logits, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(mixed.row_loss[i : i + 1], alone.row_loss, atol=1e-4, rtol=1e-4)
+        other = model(**{**rows, "task_ids": (rows["task_ids"] + 1) % 3})
+    assert (other.logits - mixed.logits).abs().amax(dim=(1, 2)).min() > 1e-4, "the task id of some row plays no part"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_never_changes_a_row(backbone, method):
+    rows = batch()
+    model = tuned(backbone, small(method))
+    wider = {
+        **rows,
+        "input_ids": torch.nn.functional.pad(rows["input_ids"], (0, 7), value=0),
+        "attention_mask": torch.nn.functional.pad(rows["attention_mask"], (0, 7), value=0),
+        "labels": torch.nn.functional.pad(rows["labels"], (0, 3), value=-100),
+    }
+    with torch.no_grad():
+        narrow, padded = model(**rows), model(**wider)
+    torch.testing.assert_close(padded.logits[:, : narrow.logits.shape[1]], narrow.logits, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(padded.row_loss, narrow.row_loss, atol=1e-4, rtol=1e-4)
+
+
+def decode_step_by_step(model, rows, steps):
+    """Greedy decoding by whole forward passes: no cache, no generate."""
+    config = model.backbone.config
+    ids = torch.full((len(rows["task_ids"]), 1), config.decoder_start_token_id)
+    for _ in range(steps):
+        inputs = {key: rows[key] for key in ("input_ids", "attention_mask", "task_ids")}
+        logits = model(**inputs, decoder_input_ids=ids).logits[:, -1]
+        logits[:, config.eos_token_id] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cached_beam_and_batched_generation_equal_uncached_decoding(backbone, method):
+    rows = batch()
+    model = tuned(backbone, small(method))
+    inputs = {"attention_mask": rows["attention_mask"], "task_ids": rows["task_ids"]}
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "forced_eos_token_id": None, "forced_bos_token_id": None}
+    with torch.no_grad():
+        expected = decode_step_by_step(model, rows, 6)
+        cached = model.generate(rows["input_ids"], **inputs, **options)
+        uncached = model.generate(rows["input_ids"], **inputs, **options, use_cache=False)
+        beams = model.generate(rows["input_ids"], **inputs, **options, num_beams=3)
+        slow_beams = model.generate(rows["input_ids"], **inputs, **options, num_beams=3, use_cache=False)
+        assert torch.equal(cached, expected)
+        assert torch.equal(uncached, expected)
+        assert torch.equal(beams, slow_beams)
+        for i in range(len(expected)):
+            length = int(rows["attention_mask"][i].sum())
+            row = {"attention_mask": rows["attention_mask"][i : i + 1, :length], "task_ids": rows["task_ids"][i : i + 1]}
+            for width, together in ((1, cached), (3, beams)):
+                alone = model.generate(rows["input_ids"][i : i + 1, :length], **row, **options, num_beams=width)
+                assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("method", ["hyperpelt", "prompt-tuning", "unipelt"])
+def test_candidates_scored_together_equal_forward_losses(backbone, method):
+    rows = batch()
+    model = tuned(backbone, small(method))
+    candidates = torch.tensor([[4, 5, 1], [6, 1, -100], [7, 8, 1], [9, 1, -100], [4, 5, 1], [6, 1, -100]])
+    owners = torch.tensor([0, 0, 1, 2, 3, 3])
+    scored = model.token_log_probs(
+        rows["input_ids"], rows["attention_mask"], rows["task_ids"], candidates, owners
+    ).sum(1)
+    with torch.no_grad():
+        each = model(
+            rows["input_ids"][owners], rows["attention_mask"][owners], candidates, rows["task_ids"][owners]
+        ).row_loss
+    torch.testing.assert_close(scored, -each, atol=1e-4, rtol=1e-4)

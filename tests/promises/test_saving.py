@@ -1,0 +1,134 @@
+"""Promise 8: saved and loaded in a fresh process a model gives bit-equal outputs; so does a baked task. And bad files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hyperpelt.errors import UserError
+from hyperpelt.export import bake
+from hyperpelt.model import TunedModel
+from small_models import make_bart, make_t5
+from support import TASKS, batch, disturb, small
+
+FRESH = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from hyperpelt.model import TunedModel
+
+model = TunedModel.from_pretrained(sys.argv[1])
+rows = load_file(sys.argv[2])
+with torch.no_grad():
+    save_file({"logits": model(**rows).logits}, sys.argv[3])
+"""
+
+
+def saved_backbone(folder: Path, family: str) -> Path:
+    make = make_bart if family == "bart" else make_t5
+    make(seed=4).save_pretrained(folder / "backbone")
+    from transformers import T5Tokenizer
+
+    T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("a", -1.0)]).save_pretrained(folder / "backbone")
+    return folder / "backbone"
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_a_fresh_process_gives_bit_equal_outputs_of_the_model_and_of_a_baked_task(tmp_path, family):
+    backbone = saved_backbone(tmp_path, family)
+    model = TunedModel.build(backbone, method=small("hyperpelt"), tasks=TASKS).eval()
+    disturb(model)
+    baked = bake(model, "b")
+    for name, which, task_ids in (("whole", model, [0, 1, 2, 1]), ("baked", baked, [0, 0, 0, 0])):
+        rows = {**batch(), "task_ids": torch.tensor(task_ids)}
+        which.save_pretrained(tmp_path / name)
+        save_file(rows, tmp_path / "rows.safetensors")
+        files = [str(tmp_path / name), str(tmp_path / "rows.safetensors"), str(tmp_path / "out.safetensors")]
+        done = subprocess.run([sys.executable, "-c", FRESH, *files], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        from safetensors.torch import load_file
+
+        with torch.no_grad():
+            here = which(**rows).logits
+            assert torch.equal(load_file(tmp_path / "out.safetensors")["logits"], here)
+            if name == "baked":
+                live = model(**{**rows, "task_ids": torch.full((4,), 1)}).logits
+                assert torch.equal(live, here)
+    assert not [file for file in tmp_path.rglob("*") if file.suffix in {".bin", ".pt", ".pkl"}]
+
+
+@pytest.mark.parametrize("method", ["unipelt", "prefix-tuning-mlp", "hyper-lora", "full"])
+def test_every_kind_of_source_comes_back_bit_equal(tmp_path, method):
+    backbone = saved_backbone(tmp_path, "t5")
+    model = TunedModel.build(backbone, method=small(method), tasks=TASKS).eval()
+    disturb(model)
+    model.save_pretrained(tmp_path / "run")
+    loaded = TunedModel.from_pretrained(tmp_path / "run")
+    assert loaded.method == model.method
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch()).logits, model(**batch()).logits)
+
+
+@pytest.fixture
+def run(tmp_path):
+    backbone = saved_backbone(tmp_path, "t5")
+    TunedModel.build(backbone, method="lora", tasks=TASKS).save_pretrained(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_truncated_tensors_are_refused(run):
+    file = run / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors is truncated or was changed"):
+        TunedModel.from_pretrained(run)
+
+
+def test_edited_configuration_is_refused(run):
+    config = json.loads((run / "config.json").read_text())
+    config["tasks"].reverse()
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="changed after it was saved"):
+        TunedModel.from_pretrained(run)
+
+
+def test_cut_configuration_is_refused(run):
+    (run / "config.json").write_text((run / "config.json").read_text()[:200])
+    with pytest.raises(UserError, match="not valid JSON"):
+        TunedModel.from_pretrained(run)
+
+
+def test_a_killed_write_leaves_the_old_model_whole(run, monkeypatch):
+    import os
+
+    from hyperpelt import saving
+
+    model = TunedModel.from_pretrained(run)
+    disturb(model)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            model.save_pretrained(run)
+    assert os.listdir(run) and not list(run.glob(".*.tmp"))
+    TunedModel.from_pretrained(run)
+
+
+def test_another_backbone_is_refused(run, tmp_path):
+    make_t5(d_ff=96).save_pretrained(tmp_path / "wider")
+    with pytest.raises(UserError, match="has configuration"):
+        TunedModel.from_pretrained(run, backbone=make_t5(d_ff=96))
+    with pytest.raises(UserError, match="other weights"):
+        TunedModel.from_pretrained(run, backbone=make_t5(seed=77))
+
+
+def test_float16_is_refused_with_the_reason():
+    with pytest.raises(UserError, match="overflow"):
+        TunedModel.build(make_t5(), method="lora", tasks=TASKS, dtype=torch.float16)
