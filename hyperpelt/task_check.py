@@ -144,7 +144,8 @@ def _render(
             shown.append(_shown(number, example))
         yield number, replace(example, images=tuple(map(_digest, example.images)))
     report.findings += _failures(split, failures, len(examples))
-    report.findings += _unanswered(task, split, examples)
+    if split == task.splits.names()[-1]:
+        report.findings += _unanswered(task, split, examples)
 
 
 def _shown(number: int, example: Example) -> dict[str, Any]:

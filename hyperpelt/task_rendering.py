@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -50,6 +50,18 @@ class Columns(dict[str, Any]):
         near = get_close_matches(str(column), self, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         raise _MissingColumn(f"expected column {column!r}, the row has {', '.join(map(repr, self))}{hint}")
+
+
+def reach(row: Row, path: str) -> Any:
+    """The value of a column, or of a field inside a struct ('idx.paragraph'); look-ups by key and nothing else."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for name in path.split("."):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{path!r} reaches into a column that is no struct but {value!r}")
+        value = Columns(value)[name]
+    return value
 
 
 class Naming:

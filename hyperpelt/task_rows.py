@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_rendering import Columns
+from hyperpelt.task_rendering import reach
 from hyperpelt.task_sources import Row, Rows, Source, read_rows
 from hyperpelt.task_splits import Splits
 
@@ -47,7 +47,7 @@ def keys_of(rows: Rows, by: Sequence[str]) -> list[Hashable] | range:
     if not by:
         return range(len(rows))
     narrow = _narrow(rows, [path.split(".")[0] for path in by])
-    return [tuple(_even(_reach(row, path)) for path in by) for row in iterate(narrow)]
+    return [tuple(_even(reach(row, path)) for path in by) for row in iterate(narrow)]
 
 
 @cache
@@ -76,7 +76,7 @@ def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
         return None
     narrow = _narrow(rows, list(dropped))
     kept = [
-        i for i, row in enumerate(iterate(narrow)) if all(_reach(row, column) != bad for column, bad in dropped.items())
+        i for i, row in enumerate(iterate(narrow)) if all(reach(row, column) != bad for column, bad in dropped.items())
     ]
     return None if len(kept) == len(rows) else kept
 
@@ -90,13 +90,6 @@ def _narrow(rows: Rows, columns: Sequence[str]) -> Rows:
     columns = list(dict.fromkeys(columns))
     there = set(getattr(rows, "column_names", None) or ())
     return rows.select_columns(columns) if there.issuperset(columns) and hasattr(rows, "select_columns") else rows
-
-
-def _reach(row: Row, path: str) -> Any:
-    value: Any = row
-    for name in path.split("."):
-        value = Columns(value)[name]
-    return value
 
 
 def evened(text: str) -> str:

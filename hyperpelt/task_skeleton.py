@@ -21,7 +21,7 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _HOT = ("hot", "warm", "sunny", "dry")
 _COLD = ("cold", "snowy", "frosty", "icy")
 _PLACES = ("Rome", "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Paris", "Tokyo")
-_FRAMES = ("It is {} in {} today.", "{1} has a {0} morning.", "They say {1} stays {0} all week.")
+_FRAMES = ("It is {} in {} today.", "The morning in {1} is {0}.", "They say {1} stays {0} all week.")
 _COUNTS = {"train": 36, "validation": 12, "test": 12}
 
 

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_rendering import Columns, Example
+from hyperpelt.task_rendering import Example, reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +79,3 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
         if name is not None:
             parts.append(format(reach(row, name), spec or ""))
     return "".join(parts)
-
-
-def reach(row: Mapping[str, Any], path: str) -> Any:
-    """The value of a column, or of a field inside a struct ('idx.paragraph'); a column may itself have a dot."""
-    if path in row or "." not in path:
-        return row[path]
-    value: Any = row
-    for name in path.split("."):
-        value = Columns(value)[name]
-    return value

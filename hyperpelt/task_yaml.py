@@ -243,9 +243,9 @@ def _loader() -> type:
         return lambda loader, node: value if str(value := kind(node.value)) == node.value else node.value
 
     null, integer, decimal = (f"tag:yaml.org,2002:{name}" for name in ("null", "int", "float"))
-    Loader.add_implicit_resolver(null, re.compile(r"~|null|Null|NULL|"), ["~", "n", "N", ""])
-    Loader.add_implicit_resolver(integer, re.compile(r"[-+]?\d+"), list("-+0123456789"))
-    Loader.add_implicit_resolver(decimal, re.compile(r"[-+]?\d+\.\d+"), list("-+0123456789"))
+    Loader.add_implicit_resolver(null, re.compile(r"(~|null|)$"), ["~", "n", ""])
+    Loader.add_implicit_resolver(integer, re.compile(r"[-+]?\d+$"), list("-+0123456789"))
+    Loader.add_implicit_resolver(decimal, re.compile(r"[-+]?\d+\.\d+$"), list("-+0123456789"))
     Loader.add_constructor(integer, number(int))
     Loader.add_constructor(decimal, number(float))
     return Loader
