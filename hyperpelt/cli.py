@@ -1,0 +1,113 @@
+"""The `hyperpelt` command: its verbs, and what an error or an interruption means to the shell.
+
+Exit status: 0 done, 2 the user's input was at fault (one sentence says what and what to do), 1 a defect of ours, 130
+interrupted by Ctrl-C, 143 by SIGTERM. `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from hyperpelt.commands import common, evaluate, methods, predict, report, tasks, train
+from hyperpelt.errors import UserError
+from hyperpelt.interrupts import TrainingInterrupted
+
+DONE, DEFECT, AT_FAULT = 0, 1, 2
+INTERRUPTED = 128 + signal.SIGINT
+# Typer brings its own copy of click or imports the installed one, by version; its public name reaches either.
+UsageError, ClickException = typer.BadParameter.__mro__[1:3]
+
+app = typer.Typer(
+    name="hyperpelt",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Multi-task hypernetwork tuning of frozen T5 and BART: train jointly on many tasks, evaluate, use the result.",
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(methods.app, name="methods")
+app.command("report")(report.report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hyperpelt import __version__
+
+        print(f"hyperpelt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: common.Debug = False,
+) -> None:
+    """Multi-task hypernetwork tuning of frozen T5 and BART: train jointly on many tasks, evaluate, use the result."""
+
+
+def main() -> NoReturn:
+    """The console script."""
+    status = run(sys.argv[1:])
+    _close_stdout()
+    sys.exit(status)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit status; errors are printed to stderr."""
+    debug = "--debug" in arguments
+    try:
+        return app(list(arguments), prog_name="hyperpelt", standalone_mode=False) or DONE
+    except UsageError as error:
+        message = error.format_message().replace("Value error, ", "")
+        return _failed(f"{message} (see {_help_of(error)})", AT_FAULT, debug)
+    except ClickException as error:
+        return _failed(error.format_message(), AT_FAULT, debug)
+    except UserError as error:
+        return _failed(str(error), AT_FAULT, debug)
+    except TrainingInterrupted as stopped:
+        return _failed(str(stopped), stopped.exit_status, debug)
+    except (KeyboardInterrupt, typer.Abort):
+        return _failed("interrupted.", INTERRUPTED, debug)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone: nothing is left to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        hint = "" if debug else " (--debug shows where)"
+        return _failed(f"this is a defect of hyperpelt: {type(error).__name__}: {error}{hint}", DEFECT, debug)
+
+
+def _failed(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"hyperpelt: {message}", file=sys.stderr)
+    return status
+
+
+def _help_of(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'hyperpelt'} --help"
+
+
+def _close_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

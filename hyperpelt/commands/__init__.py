@@ -1,0 +1,1 @@
+"""The commands of `hyperpelt`, one module a verb. Heavy imports stand inside the functions: help must be quick."""

@@ -1,0 +1,133 @@
+"""What the commands share: their common options, and how they print for people and for machines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hyperpelt.config import RunConfig
+
+# `--debug` is read by `cli.run`, before and whatever else goes wrong; here it is only declared, for the help.
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="FILE|MODULE", help="Load tasks from a .py or .yaml file or a module; repeatable."
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", metavar="FOLDER", help="Local mirror of the data sets; default: HYPERPELT_DATA."),
+]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows read at once; default: the run's.")]
+
+
+class Rule(StrEnum):
+    """Length rules of choice scoring, as `hyperpelt.scoring` knows them (that needs PyTorch, and help is quick)."""
+
+    sum = "sum"
+    token = "token"
+    character = "character"
+
+
+class Number(StrEnum):
+    """How a regression's number comes out of its choices, as `hyperpelt.answers` knows it."""
+
+    expected = "expected"
+    argmax = "argmax"
+
+
+Normalisation = Annotated[
+    Rule | None, typer.Option("--normalisation", help="Length rule of choice scoring; default: the run's.")
+]
+Regression = Annotated[
+    Number, typer.Option("--regression", help="Numbers: the probability-weighted mean of the choices, or the best one.")
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, or a hub id.")]
+
+
+def console() -> Console:
+    """Stdout for people. Tables keep their width when they are piped into a file."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def note(message: str) -> None:
+    """One line on stderr, beside the result."""
+    print(message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def stdout_for_json(wanted: bool) -> Iterator[None]:
+    """While inside, whatever libraries print goes to stderr, so that stdout holds JSON alone."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
+
+
+def quiet_transformers() -> None:
+    """No bars for reading and writing files that take a moment; downloads keep theirs."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def print_json(content: Any) -> None:
+    """JSON on stdout; nan and infinities, which JSON lacks, become null."""
+    print(json.dumps(_finite(content), indent=2, ensure_ascii=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not abs(content) < float("inf"):
+        return None
+    return content if isinstance(content, str | int | float | None) else str(content)
+
+
+def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, right: Iterable[str] = ()) -> None:
+    """Rows as a table of the named columns."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_cell(row[column])) for column in columns))
+    console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def load_named_plugins(plugins: Iterable[str] | None) -> None:
+    """Load the plugins that the user named."""
+    from hyperpelt import tasks
+
+    for plugin in plugins or ():
+        tasks.load_plugin(plugin)
+
+
+def settings_of(run: str) -> RunConfig | None:
+    """The `run.yaml` of a run folder, whose settings evaluation and prediction take over; None if it has none."""
+    from hyperpelt.config import load_run
+
+    path = Path(run) / "run.yaml"
+    return load_run(path) if path.is_file() else None

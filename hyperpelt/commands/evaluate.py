@@ -1,0 +1,107 @@
+"""`hyperpelt evaluate`: the metrics of a trained run, beside the majority baseline and the frozen backbone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpelt.commands import common
+
+if TYPE_CHECKING:
+    from hyperpelt.config import RunConfig
+    from hyperpelt.model import TunedModel
+
+
+def evaluate(
+    run: common.Run,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures; repeatable. Default: the run's tasks."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many rows of each task, a fixed random sample.")
+    ] = None,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Also measure the backbone without the method.")] = False,
+    normalisation: common.Normalisation = None,
+    regression: common.Regression = common.Number.expected,
+    batch_size: common.BatchSize = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")
+    ] = None,
+    data_root: common.DataRoot = None,
+    plugin: common.Plugins = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Measure a run on its tasks: per-task metrics, the average, and the majority baseline beside them.
+
+    Settings that are not given are those of the run (its run.yaml), so the numbers are those that training printed.
+    Works under `accelerate launch` with several processes.
+    """
+    with common.stdout_for_json(as_json):
+        from accelerate import PartialState
+
+        from hyperpelt.evaluation import evaluate as measure
+
+        model, settings = load(run, plugin)
+        state = PartialState()
+        results = measure(
+            model,
+            tasks or list(model.tasks),
+            split=split,
+            limit=limit,
+            frozen=frozen,
+            data_root=data_root or (settings.data_root if settings else None),
+            regression=regression.value,
+            accelerator=state,
+            **scoring_settings(settings, normalisation, batch_size),
+        )
+    if not state.is_main_process:
+        return
+    if settings is not None:
+        results = replace(results, model={**results.model, "seed": settings.seed})
+    content = results.as_dict()
+    if output is not None:
+        output.write_text(json.dumps(content, indent=2), encoding="utf8")
+    if as_json:
+        common.print_json(content)
+        return
+    common.console().print(results.table(title=f"{run}, {split} split"))
+    for name, result in results.tasks.items():
+        for note in result.notes:
+            common.note(f"{name}: {note}")
+
+
+def load(run: str, plugins: list[str] | None) -> tuple[TunedModel, RunConfig | None]:
+    """The run's model on the best device there is, with the tasks of its plugins and of those named now."""
+    settings = common.settings_of(run)
+    common.load_named_plugins([*(settings.plugins if settings else ()), *(plugins or ())])
+    from accelerate import PartialState
+
+    from hyperpelt.backbones import resolve_dtype
+    from hyperpelt.model import TunedModel
+
+    common.quiet_transformers()
+    dtype = resolve_dtype(settings.precision if settings else None)
+    return TunedModel.from_pretrained(run, device=PartialState().device, dtype=dtype), settings
+
+
+def scoring_settings(
+    settings: RunConfig | None, normalisation: common.Rule | None, batch_size: int | None
+) -> dict[str, Any]:
+    """How to answer: what the user says, else what the run's settings say, else the defaults."""
+    found: dict[str, Any] = {}
+    if settings is not None:
+        found = {
+            "normalisation": settings.scoring,
+            "batch_size": settings.per_device_eval_batch_size,
+            "max_source_length": settings.max_source_length,
+            "max_target_length": settings.max_target_length,
+        }
+    given = {"normalisation": normalisation and normalisation.value, "batch_size": batch_size}
+    return found | {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,222 @@
+"""One self-contained HTML page about one or several runs: tables, curves, task similarity, settings.
+
+    write_report(["runs/glue"], "runs/glue/report.html")
+
+The page needs no network and no script: plots are SVG pictures inside it. Runs that share a method and a backbone and
+differ in their seed are averaged (mean and standard deviation) in the comparison.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from hyperpelt import __version__
+from hyperpelt.results import Results, joined, mean
+from hyperpelt.run_records import Curve, RunRecord, read_runs
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-size: 1rem }
+table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .9rem }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child, .text { text-align: left } tr.total td { font-weight: 600; border-top: 2px solid #999 }
+.scroll { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
+.note { color: #666; font-size: .85rem }
+"""
+
+
+def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
+    """Write the page about `runs` (run folders, or folders of them) and return its path.
+
+    Raises UserError where there is no run, or a file of it is damaged.
+    """
+    output = Path(output)
+    page = render(read_runs(runs))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf8")
+    os.replace(temporary, output)
+    return output
+
+
+def render(runs: Sequence[RunRecord]) -> str:
+    """The page as HTML."""
+    title = f"hyperpelt: {runs[0].name}" if len(runs) == 1 else f"hyperpelt: {len(runs)} runs"
+    body = "\n".join([*_overview(runs), *_comparison(runs), *(part for run in runs for part in _details(run, runs))])
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
+        f'<body><h1>{escape(title)}</h1>\n{body}\n<p class="note">Made by hyperpelt {__version__}.</p></body></html>\n'
+    )
+
+
+# Sections ------------------------------------------------------------------------------------------------------------
+
+
+def _overview(runs: Sequence[RunRecord]) -> Iterator[str]:
+    rows = []
+    for run in runs:
+        model, how = (run.results.model, run.training) if run.results else ({}, {})
+        average = f"{run.results.average:.2f}" if run.results else "not finished"
+        cells = [model.get("method"), model.get("backbone"), model.get("trainable"), how.get("seed")]
+        cells += [how.get("steps"), how.get("tokens"), _duration(how.get("seconds")), average]
+        rows.append([run.name, *map(_cell, cells)])
+    heads = ["run", "method", "backbone", "trained values", "seed", "steps", "tokens", "training time", "average"]
+    yield _table(heads, rows)
+
+
+def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Task by task, methods side by side."""
+    groups = _grouped(runs)
+    if not groups:
+        return
+    from hyperpelt.report_plots import bars
+
+    scores = {label: _task_scores(results) for label, results in groups.items()}
+    baseline = _baseline([results for group in groups.values() for results in group])
+    shown = {"majority": baseline, **scores} if baseline else scores
+    if len(groups) > 1:
+        yield "<h2>Comparison</h2>"
+        yield _comparison_table(groups, shown)
+    yield _picture(bars(shown, title="mean metric of each task"), "Bar chart of each task's mean metric.")
+
+
+def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, Mapping[str, float | None]]) -> str:
+    tasks = list(dict.fromkeys(task for scores in shown.values() for task in scores))
+    rows = []
+    for task in tasks:
+        row = [task]
+        for label, scores in shown.items():
+            found = [r.tasks[task].score for r in groups.get(label, ()) if task in r.tasks] or [scores.get(task)]
+            row.append(_spread(found))
+        rows.append(row)
+    averages = [_spread([results.average for results in groups[label]]) if label in groups else "" for label in shown]
+    heads = [label if len(groups.get(label, [1])) == 1 else f"{label} (n={len(groups[label])})" for label in shown]
+    return _table(["task", *heads], rows, total=["average of all metrics", *averages])
+
+
+def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
+    if len(runs) > 1:
+        yield f"<h2>{escape(run.name)}</h2>"
+    if run.results is not None:
+        yield _results_table(run.results)
+        yield from (f'<p class="note">{escape(text)}</p>' for text in _notes(run.results))
+    yield from _curves(run.curves)
+    if run.similarity is not None:
+        from hyperpelt.report_plots import heatmap
+
+        text = "Cosine similarity of the tasks as the hypernetwork reads them."
+        yield _picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
+        yield f'<p class="note">{text}</p>'
+    if run.settings:
+        yield f"<details><summary>Settings (run.yaml)</summary><pre>{escape(run.settings)}</pre></details>"
+
+
+def _results_table(results: Results) -> str:
+    columns = [("majority", "majority"), ("frozen backbone", "frozen"), (str(results.model.get("method")), "metrics")]
+    columns = [(head, of) for head, of in columns if any(getattr(task, of) for task in results.tasks.values())]
+    rows = [
+        [name, " / ".join(task.metrics), *(joined(getattr(task, of)) for _, of in columns), f"{task.rows:,}"]
+        for name, task in results.tasks.items()
+    ]
+    found = [results.averages(of) for _, of in columns]
+    averages = ["-" if average is None else f"{average['average']:.2f}" for average in found]
+    total = ["average", f"{results.num_columns} columns", *averages, ""]
+    return _table(["task", "metric", *(head for head, _ in columns), "rows"], rows, total=total)
+
+
+def _notes(results: Results) -> Iterator[str]:
+    how = results.settings
+    yield (
+        f"{how.get('split')} split; choices ranked by the length rule '{how.get('normalisation')}'; numbers answered "
+        f"by '{how.get('regression')}'; " + ", ".join(" ".join(pair) for pair in results.versions.items()) + "."
+    )
+    for name, task in results.tasks.items():
+        yield from (f"{name}: {note}" for note in task.notes)
+
+
+def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
+    from hyperpelt.report_plots import curves as plot
+
+    def below(prefix: str) -> dict[str, Curve]:
+        return {tag.removeprefix(prefix): curve for tag, curve in curves.items() if tag.startswith(prefix)}
+
+    loss = {name: curves[tag] for name, tag in (("all tasks", "train/loss"),) if tag in curves}
+    if loss:
+        yield _picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss a token"), "Loss.")
+    if below("eval/"):
+        yield _picture(plot(below("eval/"), title="evaluation while training", ylabel="points"), "Metrics over steps.")
+    small = (("train/learning_rate", "learning rate"), ("train/grad_norm", "gradient norm, before clipping"))
+    yield from (
+        _picture(plot({name: curves[tag]}, title=name, ylabel=""), name) for tag, name in small if tag in curves
+    )
+
+
+# Figures and HTML ----------------------------------------------------------------------------------------------------
+
+
+def _grouped(runs: Sequence[RunRecord]) -> dict[str, list[Results]]:
+    """Finished runs by method, and backbone where it differs; runs that differ in their seed alone stand together."""
+    done = [run for run in runs if run.results is not None]
+    several = len({run.results.model.get("backbone") for run in done}) > 1
+    groups: dict[str, list[RunRecord]] = {}
+    for run in done:
+        label = f"{run.method} on {run.results.model.get('backbone')}" if several else run.method
+        groups.setdefault(label, []).append(run)
+    found: dict[str, list[Results]] = {}
+    for label, members in groups.items():
+        seeds = [run.training.get("seed") for run in members]
+        if len(set(seeds)) == len(seeds):  # repetitions
+            found[label] = [run.results for run in members]
+        else:  # the same method with other settings: each by its own name
+            found |= {run.name: [run.results] for run in members}
+    return found
+
+
+def _task_scores(results: Sequence[Results]) -> dict[str, float | None]:
+    tasks = dict.fromkeys(task for one in results for task in one.tasks)
+    return {task: mean(one.tasks[task].score for one in results if task in one.tasks) for task in tasks}
+
+
+def _baseline(results: Iterable[Results]) -> dict[str, float | None]:
+    return {name: mean(task.majority.values()) for one in results for name, task in one.tasks.items() if task.majority}
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{mean(known):.2f}{deviation}"
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, total: Sequence[str] | None = None) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
+
+    lines = [f"<tr>{line(row, 'td')}</tr>" for row in rows]
+    lines += [f'<tr class="total">{line(total, "td")}</tr>'] if total else []
+    return f'<div class="scroll"><table><tr>{line(heads, "th")}</tr>\n' + "\n".join(lines) + "</table></div>"
+
+
+def _picture(svg: str, description: str) -> str:
+    data = base64.b64encode(svg.encode()).decode()
+    return f'<p><img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}"></p>'

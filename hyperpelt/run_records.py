@@ -1,0 +1,147 @@
+"""A run folder as reports read it: settings, results, logged curves, and how near the tasks are to each other.
+
+Everything is read as files; no model is built. What a run has not written yet is simply absent.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from hyperpelt.errors import UserError
+from hyperpelt.results import Results, load_results
+
+_TASK_EMBEDDINGS = re.compile(r"(?P<source>.+)\.task_embeddings")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged number over optimiser steps."""
+
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a run folder holds."""
+
+    name: str
+    folder: Path
+    results: Results | None = None
+    settings: str = ""  # run.yaml as text
+    curves: dict[str, Curve] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    similarity: Float[np.ndarray, "T T"] | None = None
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained: steps, tokens, seconds, seed, ...; empty if it has not finished."""
+        return dict(self.results.settings.get("training") or {}) if self.results else {}
+
+    @property
+    def method(self) -> str:
+        """The method's name; the run's own name if it is not known yet."""
+        return str(self.results.model.get("method")) if self.results else self.name
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunRecord]:
+    """All runs in `folders`: run folders, or folders of run folders. UserError where there is none."""
+    found: list[Path] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"No run folder {folder}.")
+        inside = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
+        if not inside:
+            raise UserError(f"{folder} is no run folder and holds none: expected a run.yaml or results.json in it.")
+        found += inside
+    return [read_run(path, name) for path, name in zip(found, _short_names(found), strict=True)]
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("run.yaml", "results.json"))
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path; as many parts as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def read_run(folder: Path, name: str) -> RunRecord:
+    """One run folder."""
+    settings = folder / "run.yaml"
+    config = _read_json(folder / "config.json")
+    tasks = tuple(task["name"] for task in config.get("tasks", ()))
+    return RunRecord(
+        name=name,
+        folder=folder,
+        results=load_results(folder) if (folder / "results.json").is_file() else None,
+        settings=settings.read_text(encoding="utf8") if settings.is_file() else "",
+        curves=read_curves(folder / "tensorboard"),
+        tasks=tasks,
+        similarity=task_similarity(folder / "model.safetensors", len(tasks)),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as problem:
+        raise UserError(f"{path} is not valid JSON ({problem}): truncated or edited.") from None
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Every scalar in a folder of TensorBoard events, by tag; a resumed run's repeated steps count once."""
+    if not folder.is_dir():
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    curves = {}
+    for tag in events.Tags()["scalars"]:
+        last = {event.step: event.value for event in events.Scalars(tag)}
+        steps = sorted(last)
+        curves[tag] = Curve(steps, [last[step] for step in steps])
+    return curves
+
+
+def task_similarity(path: Path, num_tasks: int) -> Float[np.ndarray, "T T"] | None:
+    """Cosine similarity of what the hypernetwork's first layer reads of each task; None without a hypernetwork.
+
+    Embeddings alone would mostly show their random start; the first layer keeps the directions that training uses.
+    """
+    if not path.is_file():
+        return None
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(path)
+    except SafetensorError as problem:
+        raise UserError(f"{path} cannot be read as safetensors: {problem}.") from None
+    read = []
+    for name, embeddings in tensors.items():
+        match = _TASK_EMBEDDINGS.fullmatch(name)
+        if match and embeddings.shape[0] == num_tasks:
+            trunk = re.compile(re.escape(match["source"]) + r"\.trunks\.[^.]+\.inner\.task")
+            read += [embeddings @ inner for key, inner in tensors.items() if trunk.fullmatch(key)]
+    if not read or num_tasks < 2:
+        return None
+    flat = np.concatenate([part.reshape(num_tasks, -1) for part in read], axis=1).astype(np.float64)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-12)
+    return flat @ flat.T
