@@ -32,6 +32,7 @@ from pretraining.objectives import Batch
 from pretraining.runs import Material, Plan, held_out_loss, unigram
 
 Report = Callable[[str], None]
+SHIPPED = "shipped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def random_decoder_backbone(*, seed: int) -> PreTrainedModel:
 
 def backbones(name: str, *, seed: int) -> dict[str, Callable[[], PreTrainedModel]]:
     """Who is compared, by the name of its column."""
-    compared = {"shipped": lambda: load_backbone(name), "random": lambda: random_backbone(name, seed=seed)}
+    compared = {SHIPPED: lambda: load_backbone(name), "random": lambda: random_backbone(name, seed=seed)}
     if name == "mini-bart":
         compared["random decoder"] = lambda: random_decoder_backbone(seed=seed)
     return compared
@@ -213,13 +214,18 @@ def evaluate(
 
 
 def _resumed(output: Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """An earlier file's cells if they were measured alike, else none."""
+    """An earlier file's cells if they were measured alike; those of other weights than the present ones are dropped."""
     fresh = {**header, "tuned": {}}
     if not output.is_file():
         return fresh
     old = json.loads(output.read_text(encoding="utf8"))
-    alike = all(old.get(key) == header[key] for key in ("weights_sha256", "tuning", "held_out_batches"))
-    return {**old, **header} if alike else fresh
+    if any(old.get(key) != header[key] for key in ("tuning", "held_out_batches")):
+        return fresh
+    if old["weights_sha256"] != header["weights_sha256"]:
+        old.pop("held_out", None)
+        for cells in old["tuned"].values():
+            cells.pop(SHIPPED, None)
+    return {**old, **header}
 
 
 def _write(output: Path, result: Mapping[str, Any]) -> None:

@@ -3,8 +3,8 @@
 * `infill`: text infilling as in BART (Lewis et al. 2020, section 2.2: a whole span becomes one mask), with T5's idea
   of a target (Raffel et al. 2020, section 3.1.4): only what is missing is written, the spans separated by masks. It
   costs a fraction of rewriting the whole text, and the output softmax is the dearest part of a small model. No mask
-  stands before the first span, so that the decoder's very first token already has to be read out of the encoder:
-  that is where an answer of one word will stand.
+  stands before the first span (unless `announce_first`), so that the decoder's very first token already has to be
+  read out of the encoder: that is where an answer of one word will stand.
 * `continuation`: prefix language modelling (Raffel et al. 2020, section 3.2.2): read a piece, write what follows.
 * `judge`: a question about the text, answered by one word. The answers come from the text's own order: are these two
   pieces from the same article (next sentence prediction, Devlin et al. 2019), in their right order (Lan et al. 2020),
@@ -51,8 +51,13 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """`density`: share of the tokens that is masked; `mean_span`: tokens; `tail`: tokens of continuation that half of
-    the infilling rows write after their spans; `judge_weight`: weight of one token of a one-word answer.
+    """How text is made into examples.
+
+    - **density**, **mean_span**: share of the tokens that is masked, and tokens of a span
+    - **continuation**: tokens that `continuation` writes
+    - **tail**: tokens of continuation that half of the `infill` rows write after their spans
+    - **judge_weight**: weight in the loss of one token of a one-word answer
+    - **announce_first**: `infill` writes a mask before the first span too
     """
 
     density: float = 0.3
@@ -60,6 +65,7 @@ class Noise:
     continuation: int = 32
     tail: int = 16
     judge_weight: float = 4.0
+    announce_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ def infill(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vo
         source += [*tokens[position:start], vocabulary.mask]
         target += [vocabulary.mask, *tokens[start:end]]
         position = end
-    source, target = source + tokens[position:length], target[1:]
+    source += tokens[position:length]
+    target = target if noise.announce_first else target[1:]
     if tail:
         return [*source, vocabulary.mask, vocabulary.end], [*target, vocabulary.mask, *tokens[length:]], 1.0
     return [*source, vocabulary.end], [*target, vocabulary.end], 1.0

@@ -67,6 +67,11 @@ def default_objectives(model: str) -> dict[str, float]:
     return {"corruption": 1.0} if model == "mini-t5" else {"infill": 0.75, "judge": 0.25}
 
 
+def default_noise(model: str, *, announce_first: bool = False) -> Noise:
+    """T5's 15 % for mini-t5; twice as much for mini-bart, whose encoder costs the same however much is masked."""
+    return Noise(density=0.15 if model == "mini-t5" else 0.3, announce_first=announce_first)
+
+
 @dataclass(frozen=True)
 class Material:
     """Texts as tokens, and how examples are made of them."""

@@ -39,8 +39,8 @@ def _section(result: Mapping[str, Any]) -> list[str]:
         "",
     ]
     if result["tuned"]:
-        columns = list(next(iter(result["tuned"].values())))
-        rows = [(task, [*(_accuracy(cells[c]) for c in columns if c in cells), _majority(cells)])
+        columns = [column for column in columns if column != "unigram"]
+        rows = [(task, [*(_accuracy(cells.get(c, {})) for c in columns), _majority(cells)])
                 for task, cells in result["tuned"].items()]  # fmt: skip
         lines += _table("task", [*columns, "majority"], rows)
     return [*lines, ""]
