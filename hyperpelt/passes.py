@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Site, Tuner
 from hyperpelt.tuners.prefix import PrefixRows
@@ -128,7 +129,11 @@ class Pass:
         parts = [placed.tuner(self._site(operation, read, None), self.tensors(placed, num_rows)) for placed in found]
         if len(parts) == 1:
             return parts[0]
-        assert all(part.gate is None for part in parts), "several prefixes of which one is gated per query"
+        if any(part.gate is not None for part in parts):
+            raise UserError(
+                f"Two prefixes meet at {operation.name!r} and one is gated: in a decoder a gated prefix must be the only "
+                "one of its attention. Change the `at` of one of the parts, or make them one prefix."
+            )
         keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
         return PrefixRows(keys=_join(keys), values=_join(values))
 
