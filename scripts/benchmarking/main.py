@@ -1,0 +1,76 @@
+"""The command line of `scripts/benchmark`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+
+@app.callback()
+def parts() -> None:
+    """Measure hyperpelt against named peers and limits, in one run."""
+
+
+def machine() -> dict[str, Any]:
+    """What a figure must be read with."""
+    import torch
+    import transformers
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+
+
+def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
+    """JSON alone on standard output, or a table for people."""
+    if as_json:
+        print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=" ".join(f"{key}={value}" for key, value in machine().items()))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in rows:
+        table.add_row(*[f"{row[c]:.3f}" if isinstance(row[c], float) else f"{row[c]}" for c in columns])
+    Console(file=sys.stdout).print(table)
+
+
+@app.command()
+def step(
+    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    methods: Annotated[str, typer.Option(help="names of methods, and peers: peft-lora, peft-lora-all, peft-ia3, peft-prefix")] = (
+        "hyperpelt,hyperformer++,prefix-tuning,lora,ia3,full,peft-lora,peft-lora-all,peft-ia3,peft-prefix"
+    ),
+    rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
+    source: Annotated[int, typer.Option(help="source tokens a row")] = 128,
+    target: Annotated[int, typer.Option(help="target tokens a row")] = 8,
+    tasks: Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")] = 8,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile our step")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """A training step against the frozen backbone's forward and input-gradient backward (the limit)."""
+    from benchmarking.step import measure
+
+    result = measure(
+        shape=shape,
+        methods=[name.strip() for name in methods.split(",")],
+        rows=rows,
+        source=source,
+        target=target,
+        num_tasks=tasks,
+        repeats=repeats,
+        precision=precision,
+        compiled=compiled,
+    )
+    show(result, as_json, ["method", "trainable", "seconds", "ratio_to_limit", "peak_mb"])

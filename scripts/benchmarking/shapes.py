@@ -1,0 +1,52 @@
+"""Backbones of published shapes with random weights: speed does not depend on what they learned."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+T5 = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
+SHAPES = {
+    "t5-tiny": (T5Config, {**T5, "d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 2, "vocab_size": 512, "d_kv": 32}),
+    "t5-small": (T5Config, {**T5, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8}),
+    "t5-base": (T5Config, {**T5, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}),
+    "t5-large": (T5Config, {**T5, "d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16}),
+    "bart-base": (
+        BartConfig,
+        {
+            "d_model": 768,
+            "encoder_layers": 6,
+            "decoder_layers": 6,
+            "encoder_ffn_dim": 3072,
+            "decoder_ffn_dim": 3072,
+            "encoder_attention_heads": 12,
+            "decoder_attention_heads": 12,
+        },
+    ),
+}
+
+
+def make(shape: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
+    """A randomly initialised backbone of a published shape, in training mode (dropout as configured)."""
+    config_type, settings = SHAPES[shape]
+    torch.manual_seed(seed)
+    model_type = T5ForConditionalGeneration if config_type is T5Config else BartForConditionalGeneration
+    return model_type(config_type(**settings)).to(device, dtype).train()
+
+
+def batch(
+    *, rows: int, source: int, target: int, num_tasks: int, vocabulary: int, device: str, seed: int = 0
+) -> dict[str, torch.Tensor]:
+    """Full-length rows; tasks go round, so that a batch mixes as many as it can."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def ids(length: int) -> torch.Tensor:
+        return torch.randint(3, vocabulary, (rows, length), generator=generator).to(device)
+
+    inputs = ids(source)
+    return {
+        "input_ids": inputs,
+        "attention_mask": torch.ones_like(inputs),
+        "labels": ids(target),
+        "task_ids": (torch.arange(rows) % num_tasks).to(device),
+    }

@@ -1,0 +1,121 @@
+"""One training step: ours, peers and the limit, on the same batch.
+
+The limit is the frozen backbone's forward plus the backward of its activations down to the embedded input (SDPA, same
+batch): what any method must pay that tunes the first layer of a frozen backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarking import shapes
+from benchmarking.timing import Step, interleaved, peak_megabytes
+from hyperpelt.errors import unknown
+from hyperpelt.model import TunedModel
+
+OURS = ("hyperpelt", "hyperformer++", "hyperprefix", "prefix-tuning", "parallel-adapter", "lora", "ia3", "full")
+PEERS = ("limit", "peft-lora", "peft-lora-all", "peft-ia3", "peft-prefix")
+# Widths of the comparison that the limit's ratios were first measured with: 20 prefix rows.
+SETTINGS: dict[str, dict[str, Any]] = {"hyperpelt": {"prefix_length": 24}, "hyperprefix": {"prefix_length": 24}}
+
+
+def _limit(shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor]) -> tuple[Step, torch.nn.Module]:
+    model = shapes.make(shape, **options)
+    model.requires_grad_(False)
+    inputs = {key: batch[key] for key in ("attention_mask", "labels")}
+
+    def step() -> None:
+        embedded = model.get_input_embeddings()(batch["input_ids"]).requires_grad_(True)
+        model(inputs_embeds=embedded, **inputs, use_cache=False).loss.backward()
+
+    return step, model
+
+
+def _ours(
+    name: str, shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor], num_tasks: int, compiled: bool
+) -> tuple[Step, torch.nn.Module]:
+    tasks = [f"task-{i}" for i in range(num_tasks)]
+    method = {"name": name, **SETTINGS.get(name, {})}
+    model = TunedModel.build(shapes.make(shape, **options), method=method, tasks=tasks).train()
+    run: Callable[..., Any] = torch.compile(model, fullgraph=True) if compiled else model
+
+    def step() -> None:
+        run(**batch).loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step, model
+
+
+def _peft(
+    name: str, shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor]
+) -> tuple[Step, torch.nn.Module]:
+    from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+
+    names = ["q", "v"] if shape.startswith("t5") else ["q_proj", "v_proj"]
+    kind = {"task_type": "SEQ_2_SEQ_LM"}
+    config = {
+        "peft-lora": lambda: LoraConfig(r=8, target_modules=names, **kind),
+        "peft-lora-all": lambda: LoraConfig(r=8, target_modules="all-linear", **kind),
+        "peft-ia3": lambda: IA3Config(**kind),
+        "peft-prefix": lambda: PrefixTuningConfig(num_virtual_tokens=24, **kind),
+    }[name]()
+    model = get_peft_model(shapes.make(shape, **options), config).train()
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
+
+    def step() -> None:
+        model(**inputs).loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return step, model
+
+
+def measure(
+    *,
+    shape: str,
+    methods: Sequence[str],
+    rows: int,
+    source: int,
+    target: int,
+    num_tasks: int,
+    repeats: int,
+    precision: str,
+    compiled: bool,
+) -> list[dict[str, Any]]:
+    """One row a contestant: `method`, `seconds`, `ratio_to_limit`, `peak_mb`, `trainable`, and the setting."""
+    if shape not in shapes.SHAPES:
+        raise unknown("shape", shape, shapes.SHAPES)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = {"device": device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
+    vocabulary = shapes.SHAPES[shape][1].get("vocab_size", 50265)
+    batch = shapes.batch(
+        rows=rows, source=source, target=target, num_tasks=num_tasks, vocabulary=vocabulary, device=device
+    )
+    made: dict[str, tuple[Step, torch.nn.Module]] = {}
+    for name in dict.fromkeys(["limit", *methods]):
+        if name == "limit":
+            made[name] = _limit(shape, options, batch)
+        elif name in PEERS:
+            made[name] = _peft(name, shape, options, batch)
+        else:
+            made[name] = _ours(name, shape, options, batch, num_tasks, compiled)
+    seconds = interleaved({name: step for name, (step, _) in made.items()}, repeats=repeats)
+    setting = {"shape": shape, "rows": rows, "source": source, "target": target, "tasks": num_tasks, "device": device}
+    result = []
+    for name, (step, model) in made.items():
+        own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+        result.append(
+            {
+                "method": name,
+                "seconds": seconds[name],
+                "ratio_to_limit": seconds[name] / seconds["limit"],
+                "peak_mb": peak_megabytes(step, own),
+                "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "precision": precision,
+                "compiled": compiled and name not in PEERS,
+                **setting,
+            }
+        )
+    return result

@@ -1,0 +1,52 @@
+"""Timing of several contestants in one run: interleaved repeats, medians, and what is kept for backward."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+Step = Callable[[], None]
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each step. Every round runs all of them, so that a slow minute of the machine hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in range(warmup + repeats):
+        for name, step in steps.items():
+            synchronise()
+            start = time.perf_counter()
+            step()
+            synchronise()
+            if round_number >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_megabytes(step: Step, parameters: set[int]) -> float:
+    """Memory of one step: on a GPU the allocator's peak, on a CPU the distinct tensors kept for backward.
+
+    **parameters**: storage addresses that belong to the model itself and are not counted on a CPU.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() / 2**20
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step()
+    return sum(kept.values()) / 2**20
