@@ -256,6 +256,12 @@ class TunedModel(Inference, Persistence, nn.Module):
         if prompt is None:
             return {"input_ids": input_ids}, attention_mask
         mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
+        limit = getattr(self.backbone.config, "max_position_embeddings", None)
+        if limit is not None and mask.shape[1] > limit:
+            raise UserError(
+                f"A prompt of {prompt.shape[1]} rows before {input_ids.shape[1]} tokens exceeds this backbone's {limit} "
+                "positions: use a shorter prompt or lower max_source_length."
+            )
         running.mask = mask.bool()
         length = prompt.shape[1]
         running.special = {s: torch.nn.functional.pad(t, (length, 0)) for s, t in running.special.items()}
