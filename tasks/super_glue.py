@@ -100,11 +100,11 @@ def answer_of_paragraph(row: ROW) -> Example:
 
 
 def pronoun(row: ROW) -> Example:
-    """WSC: the pronoun (span2) is set between asterisks; spans count words."""
-    words = row["text"].split(" ")
-    start, length = row["span2_index"], len(row["span2_text"].split())
-    words[start : start + length] = [f"*{' '.join(words[start : start + length])}*"]
-    return Example(input=write({"noun": row["span1_text"], "text": " ".join(words)}), label=row["label"])
+    """WSC: the pronoun (span2, whose index counts words) is set between asterisks where it stands."""
+    before = rf"^((?:\S+\s+){{{row['span2_index']}}})"
+    text = re.sub(before + f"({re.escape(row['span2_text'])})", r"\1*\2*", row["text"])
+    fields = {"noun": row["span1_text"], "pronoun": row["span2_text"], "text": text}
+    return Example(input=write(fields), label=row["label"])
 
 
 def entity_of_passage(row: ROW) -> Example:
