@@ -50,10 +50,10 @@ def make_batch(rows: int = 4, source: int = 9, target: int = 6, seed: int = 1) -
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 128, (rows, source), generator=generator)
     mask = torch.ones_like(ids)
+    ids[1, :3], ids[2, :3] = 2, 1
     for row in range(rows):
         length = source - 2 * row
         ids[row, [length // 2, length - 1]] = torch.tensor([1, 2])
-        ids[row, : row // 2] = 1 + row % 2
         mask[row, length:] = 0
     targets = torch.randint(3, 128, (rows, target), generator=generator)
     tasks = torch.arange(rows) % len(TASKS)
