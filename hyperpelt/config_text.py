@@ -193,7 +193,7 @@ def _unknown_key(key: str, model: type[BaseModel]) -> str:
     options = list(model.model_fields)
     if not outer and name in FAMILIAR:
         return f"Unknown key {key!r}. Did you mean {FAMILIAR[name]}?"
-    near = get_close_matches(name, options, n=2, cutoff=0.55)
+    near = get_close_matches(name, options, n=1, cutoff=0.85) or get_close_matches(name, options, n=2, cutoff=0.55)
     if near:
         return f"Unknown key {key!r}. Did you mean {' or '.join(repr('.'.join([*outer, match])) for match in near)}?"
     return f"Unknown key {key!r}. Known: {', '.join(options)}."

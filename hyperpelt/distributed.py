@@ -5,15 +5,15 @@ Every process holds all trained tensors (they are small) and computes its slice 
 - **DDP** (the default with several processes): Accelerate wraps the model; gradients are averaged during backward.
 - **FSDP** (`accelerate launch --use_fsdp`): the layers of the frozen backbone, which is where the memory is, are
   sharded with PyTorch's `fully_shard`; trained tensors stay whole and their gradients are summed once a step.
-  Accelerate 1.15 runs its own FSDP on accelerators only (on CPUs it silently leaves the model unsharded), and would
+  Accelerate 1.15 offers its own FSDP on accelerators only (its plugin raises on a machine without one), and would
   shard trained tensors too, which evaluation reads outside of forward; so the sharding is done here, alike everywhere.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,10 @@ class Processes:
         if self.sharded:
             model.to(self.device)
             return _shard_backbone(model, self.device)
-        return self.accelerator.prepare_model(model)
+        prepared = self.accelerator.prepare_model(model)
+        if prepared is not model:
+            prepared.broadcast_buffers = False  # they never change
+        return prepared
 
     @property
     def loss_scale(self) -> float:
@@ -131,15 +134,27 @@ def start_processes(*, use_cpu: bool = False) -> Processes:
     _check_launcher()
     use_cpu = use_cpu or not torch.accelerator.is_available()
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    accelerator = Accelerator(
-        mixed_precision="no",  # the backbone is cast as a whole, trained tensors stay fp32: nothing to autocast
-        cpu=use_cpu or None,
-        # Accumulation is the training loop's own: its loss is normalised over the global batch.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-    )
+    sharded = launched and _flag("ACCELERATE_USE_FSDP")
+    with _without("ACCELERATE_USE_FSDP"):  # the sharding is ours, see above
+        accelerator = Accelerator(
+            mixed_precision="no",  # the backbone is cast as a whole, trained tensors stay fp32: nothing to autocast
+            cpu=use_cpu,
+            # Accumulation is the training loop's own: its loss is normalised over the global batch.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
     control = dist.new_group(backend="gloo") if launched else None
-    return Processes(accelerator, sharded=launched and _flag("ACCELERATE_USE_FSDP"), _control=control)
+    return Processes(accelerator, sharded=sharded, _control=control)
+
+
+@contextmanager
+def _without(*names: str) -> Iterator[None]:
+    """The environment without some variables."""
+    taken = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def _check_launcher() -> None:

@@ -52,7 +52,7 @@ def task_names(trees: Sequence[RateTree]) -> list[str]:
 # ------------------------------------------------------------------------------------------- entries -> trees -> rates
 
 
-def rate_trees(entries: Mapping[str, Any], *, _inside: tuple[str, ...] = ()) -> list[RateTree]:
+def rate_trees(entries: Mapping[str, Any]) -> list[RateTree]:
     """Look up `{name, wildcard or mixture: rate}` in the task registry; '!name' takes tasks out.
 
     An exact name wins over a wildcard, a longer wildcard over a shorter one. Raises UserError for a name that the
@@ -61,20 +61,25 @@ def rate_trees(entries: Mapping[str, Any], *, _inside: tuple[str, ...] = ()) -> 
     from hyperpelt import tasks as registry
 
     removed = {task.name for name in entries if name.startswith("!") for task in registry.select([name[1:]])}
-    wanted = {name: rate for name, rate in entries.items() if not name.startswith("!")}
+    trees = _trees({name: rate for name, rate in entries.items() if not name.startswith("!")}, removed, inside=())
+    if not trees:
+        raise UserError(f"No task is left by the selection {', '.join(entries)}.")
+    return trees
+
+
+def _trees(entries: Mapping[str, Any], removed: set[str], inside: tuple[str, ...]) -> list[RateTree]:
+    from hyperpelt import tasks as registry
+
     mixtures = {mixture.name: mixture for mixture in registry.mixtures()}
     trees = []
-    for name, rate in _expand_wildcards(wanted, lambda pattern: [t.name for t in registry.select([pattern])]).items():
-        if name in _inside:
-            raise UserError(f"Mixture {name!r} contains itself: {' -> '.join([*_inside, name])}.")
+    for name, rate in _expand_wildcards(entries, lambda pattern: [t.name for t in registry.select([pattern])]).items():
+        if name in inside:
+            raise UserError(f"Mixture {name!r} contains itself: {' -> '.join([*inside, name])}.")
         if name in mixtures:
-            children = rate_trees(mixtures[name].rates, _inside=(*_inside, name))
-            children = [child for child in children if child.name not in removed]
+            children = _trees(mixtures[name].rates, removed, inside=(*inside, name))
             trees += [RateTree(name, _by_name(rate), tuple(children))] if children else []
         elif name not in removed:
             trees.append(RateTree(registry.get(name).name, _by_name(rate)))
-    if not trees:
-        raise UserError(f"No task is left by the selection {', '.join(entries)}.")
     return trees
 
 

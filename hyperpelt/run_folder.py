@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperpelt.checkpoints import MANIFEST, list_checkpoints
 from hyperpelt.config import RunConfig
 from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    from hyperpelt.training_setup import Setup
 
 # Everything a run writes; `overwrite` removes these and nothing else.
 FINISHED = ("results.json", "model.safetensors")
@@ -107,15 +110,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def settings_that_differ(config: RunConfig, saved: Mapping[str, Any]) -> list[str]:
-    """Notes on settings that a resumed run changes. UserError for those that its checkpoint does not allow."""
-    mine = config.model_dump(mode="json")
+def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
+    """Notes on settings that a resumed run changes. UserError for settings and data that its checkpoint rules out."""
+    saved, mine = trainer["config"], setup.config.model_dump(mode="json")
     for key in FIXED:
         if mine[key] != saved.get(key):
             raise UserError(
                 f"Cannot resume: the stopped run had {key}={saved.get(key)!r}, this one has {mine[key]!r}. Resume with "
                 "the settings of its run.yaml, or start a new run."
             )
+    other = [name for name, fingerprint in setup.fingerprints.items() if trainer["data"].get(name) != fingerprint]
+    if other:
+        raise UserError(
+            f"Cannot resume: the training rows of {', '.join(other)} are not those of the stopped run (its definition, "
+            "data or tokenizer changed). Restore them, or start a new run."
+        )
     changed = [key for key in mine if key not in IRRELEVANT and mine[key] != saved.get(key)]
     if not changed:
         return []

@@ -7,8 +7,8 @@ The run folder: `config.json` and `model.safetensors` (what `TunedModel.from_pre
 `run.yaml` (every setting), `tensorboard/`, `checkpoints/step-N/` (for `resume`). The same call trains with one process
 or with many, under `accelerate launch` or torchrun.
 
-The walls of this room: training_loop.py (steps, saving), run_folder.py (what is there already), checkpoints.py,
-optimisation.py, distributed.py, step_records.py, progress.py, interrupts.py.
+The walls of this room: training_setup.py (all before the first step), training_loop.py (steps, saving), run_folder.py
+(what is there already), checkpoints.py, optimisation.py, distributed.py, step_records.py, progress.py, interrupts.py.
 """
 
 from __future__ import annotations
@@ -18,42 +18,24 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hyperpelt import checkpoints
 from hyperpelt.config import RunConfig, to_yaml
-from hyperpelt.data import (
-    Batch,
-    MicroBatches,
-    MixtureSampler,
-    RateTree,
-    TokenizedSet,
-    batches,
-    lengths_of,
-    mixing_rates,
-    rate_trees,
-    rates_table,
-    task_names,
-)
-from hyperpelt.distributed import Processes, start_processes
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.distributed import start_processes
 from hyperpelt.interrupts import Stop, StopNow, noticing_signals
-from hyperpelt.model import TunedModel
 from hyperpelt.optimisation import make_optimizer
 from hyperpelt.progress import Reporter, rates_as_table
-from hyperpelt.run_folder import RunFolder, settings_that_differ
+from hyperpelt.run_folder import settings_that_differ
 from hyperpelt.training_loop import Loop, State
+from hyperpelt.training_setup import Setup, build_model, prepare
 
 if TYPE_CHECKING:
+    from hyperpelt.model import TunedModel
     from hyperpelt.results import Results
-    from hyperpelt.tasks import Task
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(config: RunConfig, *, progress: bool = True) -> dict[str, Any]:
@@ -64,159 +46,71 @@ def train(config: RunConfig, *, progress: bool = True) -> dict[str, Any]:
     """
     processes = start_processes(use_cpu=config.use_cpu)
     with noticing_signals() as stop:
-        results = _Run(config, processes, stop, progress and processes.is_main).train()
+        results = _Run(prepare(config, processes), stop, show=progress and processes.is_main).train()
     processes.close()
     return results
 
 
 class _Run:
-    """One call of `train`: what it prepares, in the order in which mistakes are cheapest to report."""
+    """One call of `train`, from a set-up to its results."""
 
-    def __init__(self, config: RunConfig, processes: Processes, stop: Stop, show: bool) -> None:
-        self.config, self.processes, self.stop, self.show = config, processes, stop, show
-        self.trees = _find_tasks(config)
-        self.names = task_names(self.trees)
-        self.folder = RunFolder.claim(config)
-        self.tasks = _registered(self.names)
-        _check_splits(config, self.tasks)
-        self.model = self._build_model()
-        self.sets = self._tokenise()
-        self.sampler = self._make_sampler()
-        self.total = num_steps(config, self.sampler)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows of a global batch: of all processes and accumulation steps together."""
-        config = self.config
-        return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.processes.world
-
-    # --------------------------------------------------------------------------------------------------- preparation
-
-    def _build_model(self) -> TunedModel:
-        config = self.config
-        with self.processes.accelerator.main_process_first():  # one process fetches what is not here yet
-            model = TunedModel.build(
-                config.backbone,
-                method=config.method,
-                tasks=self.names,
-                seed=config.seed,
-                dtype=DTYPES[config.precision],
-            )
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-        return model
-
-    def _tokenise(self) -> dict[str, TokenizedSet]:
-        config = self.config
-        make = partial(
-            TokenizedSet.load_or_build,
-            split="train",
-            tokenizer=self.model.tokenizer,
-            max_source_length=config.max_source_length,
-            max_target_length=config.max_target_length,
-            data_root=config.data_root,
-            limit=config.train_limit,
-        )
-        return {task.name: make(task) for task in self.tasks}
-
-    def _make_sampler(self) -> MixtureSampler:
-        config, sizes = self.config, {name: len(tokens) for name, tokens in self.sets.items()}
-        mixing = config.mixing
-        rates = mixing_rates(sizes, mixing.strategy, temperature=mixing.temperature, cap=mixing.cap, trees=self.trees)
-        return MixtureSampler(
-            rates,
-            lengths_of(self.sets),
-            batch_size=self.batch_size,
-            seed=config.seed,
-            batching=config.batching,
-            window=config.length_window,
-        )
-
-    def _steps(self, start: int) -> Iterator[list[Batch]]:
-        rows = MicroBatches(
-            self.sampler,
-            self.sets,
-            task_ids={name: self.model.task_id(name) for name in self.names},
-            pad_token_id=self.model.backbone.config.pad_token_id,
-            num_micro=self.config.gradient_accumulation_steps,
-            rank=self.processes.rank,
-            world=self.processes.world,
-        )
-        on_cuda = self.processes.device.type == "cuda"
-        workers = self.config.dataloader_num_workers
-        return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=on_cuda)
-
-    # -------------------------------------------------------------------------------------------------------- running
+    def __init__(self, setup: Setup, stop: Stop, *, show: bool) -> None:
+        self.setup, self.config, self.processes = setup, setup.config, setup.processes
+        self.model, self.folder = setup.model, setup.folder
+        self.stop, self.show = stop, show
 
     def train(self) -> dict[str, Any]:
-        """Prepare, loop, evaluate the best, write."""
+        """Loop, then measure the best and write."""
         checkpoint = checkpoints.load_checkpoint(self.folder.resume_from) if self.folder.resume_from else None
-        notes = settings_that_differ(self.config, checkpoint.trainer["config"]) if checkpoint else []
-        forward, optimizer = self._prepare()
-        _seed(self.config.seed + self.processes.rank)
+        notes = settings_that_differ(self.setup, checkpoint.trainer) if checkpoint else []
         start = checkpoint.step if checkpoint else 0
-        with self._open_folder(start) as reporter:
-            loop = self._make_loop(forward, optimizer, reporter)
-            if checkpoint is not None:
-                loop.restore(checkpoint)
-            self._introduce(reporter, start, notes)
-            loop.run(self._steps(start))
-            return self._finish(loop, reporter)
+        loop = self._make_loop()
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+        with self._reporting(start) as loop.reporter:
+            self._introduce(loop.reporter, start, notes)
+            loop.run(self.setup.steps(start))
+            return self._finish(loop)
 
-    def _prepare(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def _make_loop(self) -> Loop:
         forward = self.processes.prepare(self.model)
         optimizer = make_optimizer(self.config, self.model.trainable_parameters())
-        return torch.compile(forward) if self.config.torch_compile else forward, optimizer
-
-    @contextmanager
-    def _open_folder(self, start: int) -> Iterator[Reporter]:
-        """The run folder cleared of what it may replace, and whoever reports on the run."""
-        if self.processes.is_main:
-            self.folder.prepare(to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False})))
-        self.processes.wait()
-        main = self.processes.is_main
-        with Reporter(self.folder.tensorboard, total=self.total, start=start, show=self.show, write=main) as reporter:
-            yield reporter
-
-    def _make_loop(self, forward: nn.Module, optimizer: torch.optim.Optimizer, reporter: Reporter) -> Loop:
+        _seed(self.config.seed + self.processes.rank)
         return Loop(
             config=self.config,
             processes=self.processes,
             model=self.model,
-            forward=forward,
+            forward=torch.compile(forward) if self.config.torch_compile else forward,
             optimizer=optimizer,
-            sampler=self.sampler,
-            total=self.total,
+            sampler=self.setup.sampler,
+            total=self.setup.total,
             folder=self.folder.checkpoints,
-            reporter=reporter,
             stop=self.stop,
             evaluate=partial(self._evaluate, self.config.eval_split, self.config.eval_limit, majority=False),
-            about={"config": self.config.model_dump(mode="json"), "data": self._fingerprints()},
+            about={"config": self.config.model_dump(mode="json"), "data": self.setup.fingerprints},
         )
 
-    def _fingerprints(self) -> dict[str, str]:
-        return {name: tokens.fingerprint for name, tokens in self.sets.items()}
+    @contextmanager
+    def _reporting(self, start: int) -> Iterator[Reporter]:
+        """From here on the run folder is ours: cleared of what it may replace, and written to."""
+        if self.processes.is_main:
+            self.folder.prepare(to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False})))
+        self.processes.wait()
+        folder, main = self.folder.tensorboard, self.processes.is_main
+        with Reporter(folder, total=self.setup.total, start=start, show=self.show, write=main) as reporter:
+            yield reporter
 
     def _introduce(self, reporter: Reporter, start: int, notes: Sequence[str]) -> None:
-        model, config = self.model, self.config
-        share = model.num_trainable() / sum(p.numel() for p in model.backbone.parameters())
+        config, trained = self.config, self.model.num_trainable()
+        share = trained / sum(p.numel() for p in self.model.backbone.parameters())
         reporter.say(
-            f"{config.method if isinstance(config.method, str) else 'method'} on {config.backbone}: "
-            f"{model.num_trainable():,} trained values ({share:.2%} of the backbone), {len(self.names)} tasks, "
-            f"{self.total:,} steps of {self.batch_size} rows, {self.processes.world} process(es) on "
-            f"{self.processes.device.type}, {config.precision}"
+            f"{self.model.method.name} on {config.backbone}: {trained:,} trained values ({share:.2%} of the backbone), "
+            f"{len(self.setup.tasks)} tasks, {self.setup.total:,} steps of {self.setup.sampler.batch_size} rows, "
+            f"{self.processes.world} x {self.processes.device.type}, {config.precision}"
         )
-        reporter.say(rates_as_table(self._rates()))
-        if start:
-            reporter.say(f"Resumed from {self.folder.resume_from}.")
-        for note in notes:
+        reporter.say(rates_as_table(self.setup.mixture()))
+        for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
             reporter.say(note)
-
-    def _rates(self) -> list[dict[str, Any]]:
-        sizes = {name: len(tokens) for name, tokens in self.sets.items()}
-        rows = rates_table(self.sampler.rates, sizes, self.total * self.batch_size)
-        cut = ("num_cut_sources", "num_cut_targets")
-        return [{**row, **{key: getattr(self.sets[row["task"]], key) for key in cut}} for row in rows]
 
     def _evaluate(self, split: str, limit: int | None, *, majority: bool = True, frozen: bool = False) -> Results:
         from hyperpelt.evaluation import evaluate
@@ -224,7 +118,7 @@ class _Run:
         config = self.config
         return evaluate(
             self.model,
-            self.tasks,
+            self.setup.tasks,
             split=split,
             data_root=config.data_root,
             batch_size=config.per_device_eval_batch_size,
@@ -241,92 +135,57 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------ finishing
 
-    def _finish(self, loop: Loop, reporter: Reporter) -> dict[str, Any]:
+    def _finish(self, loop: Loop) -> dict[str, Any]:
         """Load the best checkpoint, save the model, measure it, and write results.json."""
         state = loop.state
         if state.best_step is not None and state.best_step != state.step:
             best = checkpoints.load_trained(self.folder.checkpoints / f"step-{state.best_step}")
             self.model.load_method_state(best)
         if self.processes.is_main:
-            self._saved_model().save_pretrained(self.folder.path)
+            self._writable_model().save_pretrained(self.folder.path)
         self.processes.wait()
         try:
-            with reporter.paused(), self.stop.at_once(self.processes.world == 1):
+            with loop.reporter.paused(), self.stop.at_once(self.processes.world == 1):
                 results = self._evaluate(self.config.test_split, self.config.test_limit, frozen=self.config.frozen_row)
         except StopNow:
             loop.interrupt(self.stop.signum)
-        content = {**results.as_dict(), "training": self._summary(state)}
+        content = _plain({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
-            checkpoints.write_json(self.folder.results, _plain(content))
+            checkpoints.write_json(self.folder.results, content)
         self.processes.wait()
-        return _plain(content)
+        return content
 
-    def _saved_model(self) -> TunedModel:
+    def _writable_model(self) -> TunedModel:
         """The model as it is written; one whose backbone is sharded is put together anew."""
         if not self.processes.sharded:
             return self.model
-        model = TunedModel.build(
-            self.config.backbone, method=self.config.method, tasks=self.names, seed=self.config.seed
-        )
+        model = build_model(self.config, self.setup.tasks)
         model.load_method_state(self.model.method_state())
         return model
 
     def _summary(self, state: State) -> dict[str, Any]:
+        config = self.config
         return {
-            "backbone": self.config.backbone,
-            "method": self.config.method,
+            "backbone": config.backbone,
+            "method": config.method,
             "trainable": self.model.num_trainable(),
-            "seed": self.config.seed,
+            "seed": config.seed,
             "steps": state.step,
-            "batch_size": self.batch_size,
+            "batch_size": self.setup.sampler.batch_size,
             "tokens": state.tokens,
             "seconds": round(state.seconds, 3),
+            "loss": state.loss,
             "processes": self.processes.world,
             "device": self.processes.device.type,
-            "precision": self.config.precision,
+            "precision": config.precision,
             "stopped_early": state.stopped_early,
             "best_step": state.best_step,
             "best_value": state.best_value,
-            "metric_for_best": self.config.metric_for_best,
-            "eval_split": self.config.eval_split,
-            "mixture": self._rates(),
+            "metric_for_best": config.metric_for_best,
+            "eval_split": config.eval_split,
+            "mixture": self.setup.mixture(),
             "history": state.history,
         }
-
-
-def num_steps(config: RunConfig, sampler: MixtureSampler) -> int:
-    """Optimiser steps of the run: `max_steps`, or so many that `num_train_epochs` times all rows are drawn."""
-    if config.max_steps is not None:
-        return config.max_steps
-    rows = sum(len(lengths) for lengths in sampler.lengths.values())
-    return max(1, ceil(config.num_train_epochs * rows / sampler.batch_size))
-
-
-def _find_tasks(config: RunConfig) -> list[RateTree]:
-    from hyperpelt import tasks as registry
-
-    for plugin in config.plugins:
-        registry.load_plugin(plugin)
-    return rate_trees(config.task_rates)
-
-
-def _registered(names: Sequence[str]) -> list[Task]:
-    from hyperpelt import tasks as registry
-
-    return [registry.get(name) for name in names]
-
-
-def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Every split that the run will need is there and has rows, and `metric_for_best` names something."""
-    used = ["train", config.test_split, *([config.eval_split] if config.eval_steps is not None else [])]
-    for task in tasks:
-        for split in dict.fromkeys(used):
-            if not len(task.rows(split, data_root=config.data_root)):
-                raise UserError(f"{task.name}: its split {split!r} has no rows.")
-    known = ["average", *(task.name for task in tasks)]
-    known += [f"{task.name}/{metric}" for task in tasks for metric in task.metrics]
-    if config.metric_for_best not in known:
-        raise unknown("metric_for_best", config.metric_for_best, known)
 
 
 def _seed(seed: int) -> None:

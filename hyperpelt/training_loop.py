@@ -44,6 +44,7 @@ class State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    loss: float | None = None  # of the steps before the last log line
     best_step: int | None = None
     best_value: float | None = None
     worse: int = 0  # evaluations since the best one
@@ -63,11 +64,11 @@ class Loop:
     sampler: MixtureSampler
     total: int
     folder: Path  # of checkpoints
-    reporter: Reporter
     stop: Stop
     evaluate: Callable[[], Results]
     about: Mapping[str, Any]  # settings and data, kept in each checkpoint
     state: State = field(default_factory=State)
+    reporter: Reporter = field(init=False)
     _unseen: list[StepRecord] = field(default_factory=list)
     _saved: int | None = None
 
@@ -158,6 +159,7 @@ class Loop:
             "train/tokens_per_second": (self.state.tokens - self._log_tokens) / max(now - self._logged, 1e-9),
         }
         per_task = {name: float(a / b) for name, (a, b) in zip(self.model.tasks, sums, strict=True) if b}
+        self.state.loss = numbers["train/loss"]
         self.reporter.log(self.state.step, numbers, per_task)
         self._unseen.clear()
         self._logged, self._log_tokens = now, self.state.tokens

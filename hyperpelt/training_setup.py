@@ -1,0 +1,172 @@
+"""Everything a run needs before its first step, prepared in the order in which mistakes are cheapest to report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hyperpelt.config import RunConfig
+from hyperpelt.data import (
+    Batch,
+    MicroBatches,
+    MixtureSampler,
+    TokenizedSet,
+    batches,
+    lengths_of,
+    mixing_rates,
+    rate_trees,
+    rates_table,
+    task_names,
+)
+from hyperpelt.distributed import Processes
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.mixing import RateTree
+from hyperpelt.model import TunedModel
+from hyperpelt.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hyperpelt.tasks import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run, ready to start. `names` are the tasks in the model's order; `total` counts optimiser steps."""
+
+    config: RunConfig
+    processes: Processes
+    folder: RunFolder
+    tasks: list[Task]
+    model: TunedModel
+    sets: dict[str, TokenizedSet]
+    sampler: MixtureSampler
+    total: int
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each task's training tokens are made of."""
+        return {name: tokens.fingerprint for name, tokens in self.sets.items()}
+
+    def steps(self, start: int) -> Iterator[list[Batch]]:
+        """This process's micro-batches of every step from `start` on."""
+        rows = MicroBatches(
+            self.sampler,
+            self.sets,
+            task_ids={name: self.model.task_id(name) for name in self.names},
+            pad_token_id=self.model.backbone.config.pad_token_id,
+            num_micro=self.config.gradient_accumulation_steps,
+            rank=self.processes.rank,
+            world=self.processes.world,
+        )
+        workers, on_cuda = self.config.dataloader_num_workers, self.processes.device.type == "cuda"
+        return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=on_cuda)
+
+    def mixture(self) -> list[dict[str, Any]]:
+        """Per task: rows, rate, expected epochs, and how many inputs and targets were cut."""
+        sizes = {name: len(tokens) for name, tokens in self.sets.items()}
+        rows = rates_table(self.sampler.rates, sizes, self.total * self.sampler.batch_size)
+        cut = ("num_cut_sources", "num_cut_targets")
+        return [{**row, **{key: getattr(self.sets[row["task"]], key) for key in cut}} for row in rows]
+
+
+def prepare(config: RunConfig, processes: Processes) -> Setup:
+    """Find the tasks, claim the run folder, build the model, tokenise, and fix the order of rows.
+
+    Raises UserError for whatever of it is not as the configuration says; nothing is written to the run folder.
+    """
+    trees = _find_tasks(config)
+    tasks = _registered(task_names(trees))
+    folder = RunFolder.claim(config)
+    _check_splits(config, tasks)
+    model = _build_model(config, processes, tasks)
+    sets = _tokenise(config, tasks, model)
+    sampler = _make_sampler(config, processes, trees, sets)
+    return Setup(config, processes, folder, tasks, model, sets, sampler, num_steps(config, sampler))
+
+
+def _find_tasks(config: RunConfig) -> list[RateTree]:
+    from hyperpelt import tasks as registry
+
+    for plugin in config.plugins:
+        registry.load_plugin(plugin)
+    return rate_trees(config.task_rates)
+
+
+def _registered(names: Sequence[str]) -> list[Task]:
+    from hyperpelt import tasks as registry
+
+    return [registry.get(name) for name in names]
+
+
+def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Every split that the run will need is there and has rows, and `metric_for_best` names something."""
+    used = ["train", config.test_split, *([config.eval_split] if config.eval_steps is not None else [])]
+    for task in tasks:
+        for split in dict.fromkeys(used):
+            if not len(task.rows(split, data_root=config.data_root)):
+                raise UserError(f"{task.name}: its split {split!r} has no rows.")
+    known = ["average", *(task.name for task in tasks)]
+    known += [f"{task.name}/{metric}" for task in tasks for metric in task.metrics]
+    if config.metric_for_best not in known:
+        raise unknown("metric_for_best", config.metric_for_best, known)
+
+
+def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task]) -> TunedModel:
+    with processes.accelerator.main_process_first():  # one process fetches what is not here yet
+        model = build_model(config, tasks)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    return model
+
+
+def build_model(config: RunConfig, tasks: Sequence[Task]) -> TunedModel:
+    """The model of a run at its start."""
+    dtype = DTYPES[config.precision]
+    return TunedModel.build(config.backbone, method=config.method, tasks=tasks, seed=config.seed, dtype=dtype)
+
+
+def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel) -> dict[str, TokenizedSet]:
+    make = partial(
+        TokenizedSet.load_or_build,
+        split="train",
+        tokenizer=model.tokenizer,
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_target_length,
+        data_root=config.data_root,
+        limit=config.train_limit,
+    )
+    return {task.name: make(task) for task in tasks}
+
+
+def _make_sampler(
+    config: RunConfig, processes: Processes, trees: Sequence[RateTree], sets: dict[str, TokenizedSet]
+) -> MixtureSampler:
+    mixing, sizes = config.mixing, {name: len(tokens) for name, tokens in sets.items()}
+    rates = mixing_rates(sizes, mixing.strategy, temperature=mixing.temperature, cap=mixing.cap, trees=trees)
+    return MixtureSampler(
+        rates,
+        lengths_of(sets),
+        # Rows of a global batch: of all processes and accumulation steps together.
+        batch_size=config.per_device_train_batch_size * config.gradient_accumulation_steps * processes.world,
+        seed=config.seed,
+        batching=config.batching,
+        window=config.length_window,
+    )
+
+
+def num_steps(config: RunConfig, sampler: MixtureSampler) -> int:
+    """Optimiser steps of the run: `max_steps`, or so many that `num_train_epochs` times all rows are drawn."""
+    if config.max_steps is not None:
+        return config.max_steps
+    rows = sum(len(lengths) for lengths in sampler.lengths.values())
+    return max(1, ceil(config.num_train_epochs * rows / sampler.batch_size))
