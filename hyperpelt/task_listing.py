@@ -13,8 +13,15 @@ from hyperpelt.task_types import Example, Task
 def list_tasks(pattern: str = "*") -> list[dict[str, Any]]:
     """One row a task whose name matches: name, origin, kind, choices, metrics, modalities, splits, source,
     description, mixtures it belongs to. Reads no data."""
-    members = {mixture.name: {task.name for task in select(mixture.name)} for mixture in mixtures()}
+    members = {mixture.name: _members(mixture.name) for mixture in mixtures()}
     return [_row(get(name), members) for name in names(pattern)]
+
+
+def _members(mixture: str) -> set[str]:
+    try:
+        return {task.name for task in select(mixture)}
+    except UserError:  # it names a task that is not there: an error for who uses it, not for who lists tasks
+        return set()
 
 
 def _row(task: Task, members: dict[str, set[str]]) -> dict[str, Any]:

@@ -103,6 +103,13 @@ def test_list_and_show_say_where_a_task_comes_from_and_how_it_is_split() -> None
     assert shown["problem"] is None
 
 
+def test_a_mixture_of_tasks_that_are_not_there_harms_only_who_uses_it() -> None:
+    tasks.register(Mixture(name="wishes", rates=["glue/rte", "no/such"]))
+    assert "glue/rte" in [row["name"] for row in tasks.list_tasks()]
+    with pytest.raises(UserError, match="Unknown task 'no/such'"):
+        tasks.select("wishes")
+
+
 def test_show_without_data_still_shows_the_definition(tmp_path: Path) -> None:
     shown = tasks.show_task("glue/rte", data_root=tmp_path)
     assert shown["choices"] == ["yes", "no"]
