@@ -21,7 +21,7 @@ PHI = {
 
 
 class Adapted(Reference):
-    """OP(x) + s (phi(z D + b_D) U + b_U), where z is x, OP(x), h or OP(x) + h; optionally LN_{gamma,beta} of the whole."""
+    """OP(x) + s (phi(z D + b_D) U + b_U), where z is x, OP(x), h or their sum; with gamma, LN of the whole."""
 
     reads = "output"
     phi = "relu"
