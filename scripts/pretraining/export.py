@@ -33,6 +33,9 @@ def export(run: Path, target: Path, *, step: int | None = None) -> Path:
     partial.mkdir(parents=True)
     state = {n: t.to(torch.bfloat16).contiguous() for n, t in load_file(checkpoint / "model.safetensors").items()}
     save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+    (partial / "model.safetensors").chmod(
+        0o644
+    )  # safetensors writes for its owner alone; an installed file is read by all
     _write_config(plan, partial)
     record = training_record(run, checkpoint)
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
