@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hyperpelt.commands import common, evaluate, methods, predict, report, tasks, train
+from hyperpelt.commands import common, evaluate, export, methods, predict, report, tasks, train
 from hyperpelt.errors import UserError
 from hyperpelt.interrupts import TrainingInterrupted
 
@@ -37,6 +37,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(methods.app, name="methods")
+app.command("export")(export.export)
 app.command("report")(report.report)
 
 
@@ -69,9 +70,17 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; errors are printed to stderr."""
     debug = "--debug" in arguments
     try:
-        return app(list(arguments), prog_name="hyperpelt", standalone_mode=False) or DONE
+        # Not `app(...)`: that has statuses of its own for interruptions and closed pipes.
+        command = typer.main.get_command(app)
+        with command.make_context("hyperpelt", list(arguments)) as context:
+            command.invoke(context)
+        return DONE
+    except typer.Exit as stopped:
+        return stopped.exit_code
     except UsageError as error:
         message = error.format_message().replace("Value error, ", "")
+        if not message:  # no arguments at all: the help has been printed
+            return AT_FAULT
         return _failed(f"{message} (see {_help_of(error)})", AT_FAULT, debug)
     except ClickException as error:
         return _failed(error.format_message(), AT_FAULT, debug)

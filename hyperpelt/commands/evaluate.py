@@ -12,6 +12,8 @@ import typer
 from hyperpelt.commands import common
 
 if TYPE_CHECKING:
+    import torch
+
     from hyperpelt.config import RunConfig
     from hyperpelt.model import TunedModel
 
@@ -44,12 +46,11 @@ def evaluate(
     Works under `accelerate launch` with several processes.
     """
     with common.stdout_for_json(as_json):
-        from accelerate import PartialState
-
+        from hyperpelt.distributed import start_processes
         from hyperpelt.evaluation import evaluate as measure
 
-        model, settings = load(run, plugin)
-        state = PartialState()
+        processes = start_processes()
+        model, settings = load(run, plugin, processes.device)
         results = measure(
             model,
             tasks or list(model.tasks),
@@ -58,10 +59,11 @@ def evaluate(
             frozen=frozen,
             data_root=data_root or (settings.data_root if settings else None),
             regression=regression.value,
-            accelerator=state,
+            accelerator=processes.accelerator,
             **scoring_settings(settings, normalisation, batch_size),
         )
-    if not state.is_main_process:
+        processes.close()
+    if not processes.is_main:
         return
     if settings is not None:
         results = replace(results, model={**results.model, "seed": settings.seed})
@@ -77,18 +79,16 @@ def evaluate(
             common.note(f"{name}: {note}")
 
 
-def load(run: str, plugins: list[str] | None) -> tuple[TunedModel, RunConfig | None]:
-    """The run's model on the best device there is, with the tasks of its plugins and of those named now."""
+def load(run: str, plugins: list[str] | None, device: torch.device) -> tuple[TunedModel, RunConfig | None]:
+    """The run's model, and its settings; its plugins are loaded, and those named now."""
     settings = common.settings_of(run)
     common.load_named_plugins([*(settings.plugins if settings else ()), *(plugins or ())])
-    from accelerate import PartialState
-
     from hyperpelt.backbones import resolve_dtype
     from hyperpelt.model import TunedModel
 
     common.quiet_transformers()
     dtype = resolve_dtype(settings.precision if settings else None)
-    return TunedModel.from_pretrained(run, device=PartialState().device, dtype=dtype), settings
+    return TunedModel.from_pretrained(run, device=device, dtype=dtype), settings
 
 
 def scoring_settings(

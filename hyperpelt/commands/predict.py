@@ -40,8 +40,9 @@ def predict(
     reported with its number and answered by `{"error": ...}`; the others are answered, and the exit status is 2.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
+    from hyperpelt.distributed import start_processes
 
-    model, settings = load(run, plugin)
+    model, settings = load(run, plugin, start_processes().device)
     from hyperpelt import evaluation, tasks
 
     model.task_id(task)

@@ -1,0 +1,51 @@
+"""`hyperpelt export`: one task of a run, without the hypernetwork, or as a PEFT adapter."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperpelt.commands import common
+
+
+class Form(StrEnum):
+    """What can be written."""
+
+    baked = "baked"
+    peft = "peft"
+
+
+def export(
+    run: common.Run,
+    task: Annotated[str, typer.Option("--task", help="A task of the run, such as glue/rte.")],
+    to: Annotated[
+        Form, typer.Option("--to", help="A hyperpelt model of static tensors, or a PEFT adapter.")
+    ] = Form.baked,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/export/TASK-FORM.")
+    ] = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Write one task of a run as static tensors: bit-equal answers, no hypernetwork.
+
+    `baked` loads as every run does; `peft` writes an adapter for the PEFT library, where that has the type.
+    """
+    with common.stdout_for_json(as_json):
+        from hyperpelt.export import bake, export_peft
+        from hyperpelt.model import TunedModel
+
+        common.quiet_transformers()
+        model = TunedModel.from_pretrained(run)
+        folder = output or Path(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
+        if to is Form.baked:
+            bake(model, task).save_pretrained(folder)
+        else:
+            export_peft(model, task, folder)
+    if as_json:
+        common.print_json({"task": task, "form": to.value, "folder": str(folder)})
+    else:
+        print(folder)
