@@ -1,13 +1,15 @@
-"""A plugin written by `tasks new`, truly built, installed elsewhere and found through its entry point."""
+"""A plugin written by `tasks new`, truly built, installed elsewhere and found through its entry point (promise 11)."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_runs import write_run
 from task_support import own_registry
 
 from hyperpelt import UserError, check_task, tasks
@@ -52,6 +54,19 @@ print(task.examples("train")[0].input)
     assert origin.rsplit(":", 1)[0] == str(site / "my_tasks" / "weather.py")
     assert verdict == "True [36, 12, 12] []"
     assert first.startswith("sentence: ")
+
+
+def test_an_installed_wheel_is_trained_on_and_evaluated(site: Path, tiny_tokenizer, tmp_path: Path) -> None:
+    settings = dict(setting.split("=", 1) for setting in write_run(tmp_path, tiny_tokenizer))
+    del settings["plugins"]  # installed plugins need no naming
+    settings["tasks"] = "my-tasks/weather"
+    code = "import sys; from hyperpelt.cli import main; sys.exit(main())"
+    run("-c", code, "train", *(f"{key}={value}" for key, value in settings.items()), PYTHONPATH=str(site))
+    trained = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf8"))
+    out = run("-c", code, "evaluate", tmp_path / "run", "--tasks", "my-tasks/*", "--json", PYTHONPATH=str(site))
+    evaluated = json.loads(out)
+    assert evaluated["tasks"]["my-tasks/weather"]["rows"] == 12
+    assert evaluated["tasks"]["my-tasks/weather"]["metrics"] == trained["tasks"]["my-tasks/weather"]["metrics"]
 
 
 def test_the_skeletons_own_test_passes(plugin: Path, site: Path) -> None:
