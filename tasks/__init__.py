@@ -3,6 +3,8 @@
     glue         GLUE, nine tasks, and the mixture `glue` of the eight that HyperFormer and HyperPELT train on
     super_glue   SuperGLUE's seven that GLUE does not have
     transfer     text sets that are usually transferred to: reviews, questions, paraphrase, inference, common sense
+    tabletop     the embedded suite: text and picture tasks made from a seed, and their mixtures
+    digits       scikit-learn's handwritten digits as visual questions
 
 Each module defines tasks while `register` runs, and reads nothing.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-MODULES = ("glue", "super_glue", "transfer")
+MODULES = ("glue", "super_glue", "transfer", "tabletop", "digits")
 
 
 def register() -> None:

@@ -1,6 +1,6 @@
 """Plain sentences of the world for pretraining: what the tasks say, never what they answer.
 
-    python -m hyperpelt_tasks.tabletop --sentences 100000 --seed 0 > world.txt
+python -m hyperpelt_tasks.tabletop --sentences 100000 --seed 0 > world.txt
 """
 
 from __future__ import annotations

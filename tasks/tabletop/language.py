@@ -1,30 +1,42 @@
-"""How the world is told: noun phrases, deeds in several constructions, facts, opinions.
+"""How the world is told: words for concepts, noun phrases, deeds in several constructions, facts.
 
-Every function draws its wording from the `Dice` it is given. `word` picks one of a concept's words; with `avoid` it picks
-one that does not stand in that text, where the concept has another.
+Telling has two steps. `words` chooses a word for every concept of a deed; `tell` puts chosen words into a sentence. So a
+second sentence can keep the words of a first one, or replace some of them by `reword`. Every function draws from the
+`Dice` it is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hyperpelt_tasks.tabletop.dice import Dice
 from hyperpelt_tasks.tabletop.lexicon import MEN, WOMEN
 from hyperpelt_tasks.tabletop.world import COLOURS, DEEDS, PEOPLE, RELATIONS, SYNONYMS, TIMES, Deed
 
-
-def word(name: str, dice: Dice, *, plain: int = 50, avoid: str = "") -> str:
-    """A word for the concept: its name in `plain` of 100 cases, else a synonym; not one that stands in `avoid`."""
-    options = [option for option in SYNONYMS.get(name, (name,)) if option not in avoid] or [name]
-    if options[0] != name:
-        return dice.choice(options)
-    return name if len(options) == 1 or dice.chance(plain) else dice.choice(options[1:])
+Words = dict[str, Any]  # slot of a deed: the word told; for "did" base, past and participle
 
 
-def verb(name: str, dice: Dice, *, plain: int = 50, avoid: str = "") -> tuple[str, str, str]:
-    """Base, past and participle of a word for the deed."""
-    fresh = [forms for forms in DEEDS[name] if forms[1] not in avoid and forms[2] not in avoid] or DEEDS[name][:1]
-    return fresh[0] if len(fresh) == 1 or dice.chance(plain) else fresh[1]
+def options_of(name: str) -> Sequence[Any]:
+    """All words of a concept: strings, or the forms of a verb. A person's name has only itself."""
+    return DEEDS.get(name) or SYNONYMS.get(name) or (name,)
+
+
+def word(name: str, dice: Dice, *, plain: int = 60) -> Any:
+    """A word for the concept: its name in `plain` of 100 cases, else a synonym if there is one."""
+    options = options_of(name)
+    return options[0] if len(options) == 1 or dice.chance(plain) else dice.choice(options[1:])
+
+
+def reword(name: str, used: Any, dice: Dice) -> Any:
+    """A word for the concept that is not `used`; the same one if it has no other."""
+    return dice.choice([option for option in options_of(name) if option != used] or [used])
+
+
+def words(deed: Deed, dice: Dice, *, plain: int = 60, evenly: Sequence[str] = ()) -> Words:
+    """A word for every slot that is told; in the slots of `evenly`, each of a concept's words is as likely."""
+    said = {slot: word(getattr(deed, slot), dice, plain=plain) for slot in deed.told()}
+    return said | {slot: dice.choice(options_of(getattr(deed, slot))) for slot in evenly}
 
 
 def sentence(text: str) -> str:
@@ -38,31 +50,27 @@ def article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 
-def listed(items: Sequence[str]) -> str:
-    """a, b and c."""
-    return " and ".join(part for part in (", ".join(items[:-1]), items[-1]) if part)
+def person(said: str) -> str:
+    """A name as it is, a role with its article."""
+    return said if not said or said[0].isupper() else "the " + said
 
 
-def thing(size: str, colour: str, shape: str, dice: Dice, *, plain: int = 50, avoid: str = "") -> str:
-    """"large red ball", or the same in other words; what is empty stays untold."""
-    parts = [word(part, dice, plain=plain, avoid=avoid) for part in (size, colour, shape or "thing") if part]
-    return " ".join(parts)
+def thing(said: Words) -> str:
+    """ "large red ball"; what is not told is left out."""
+    return " ".join(said[slot] for slot in ("size", "colour", "shape") if slot in said)
 
 
-def person(name: str, dice: Dice, *, plain: int = 50, avoid: str = "") -> str:
-    """A name as it is; a role with its article; "someone" for nobody told."""
-    if not name or name[0].isupper():
-        return name or "someone"
-    return "the " + word(name, dice, plain=plain, avoid=avoid)
+def tell(said: Words, dice: Dice, *, form: int | None = None) -> str:
+    """A deed as one sentence, in one of five constructions (active, passive, fronted, cleft, "was the one to").
 
-
-def tell(deed: Deed, dice: Dice, *, plain: int = 50, avoid: str = "", form: int | None = None) -> str:
-    """The deed as one sentence, in one of five constructions (active, passive, fronted, cleft, "was the one to")."""
-    who = person(deed.who, dice, plain=plain, avoid=avoid)
-    what = "the " + thing(deed.size, deed.colour, deed.shape, dice, plain=plain, avoid=avoid)
-    base, past, participle = verb(deed.did, dice, plain=plain, avoid=avoid)
-    told = [word(part, dice, plain=plain, avoid=avoid) for part in (deed.where, deed.when, deed.why) if part]
+    Without a "who" it is always passive.
+    """
+    who, what = person(said.get("who", "")), "the " + thing(said)
+    base, past, participle = said["did"]
+    told = [said[slot] for slot in ("where", "when", "why") if slot in said]
     rest = " ".join(told)
+    if not who:
+        return sentence(f"{what} was {participle} {rest}")
     match dice.below(5) if form is None else form:
         case 1:
             return sentence(f"{what} was {participle} by {who} {rest}")

@@ -1,13 +1,13 @@
 """What happens in the world: deeds of people with coloured things, and facts about things.
 
 A deed is eight concepts (who, did, size, colour, shape, where, when, why), some of them left out; a fact is a property
-of a thing. Both are plain tuples of concept names, so that their `repr` is canonical: `split_of` hashes it, and the hash
-alone decides which split may use it. No two splits, of any seed, can share a scene.
+of a thing. Both have a canonical text, `scene()`: `split_of` hashes it, and the hash alone decides which split may tell
+it. So no two splits, of whatever seed or difficulty, can share a scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from hyperpelt_tasks.tabletop import lexicon
@@ -25,6 +25,7 @@ SIZES = index(lexicon.SIZES)
 SHAPES = index(lexicon.SHAPES)
 ROLES = index(lexicon.ROLES)
 DEEDS = index(lexicon.DEEDS)
+MEETINGS = index(lexicon.MEETINGS)
 PLACES = index(lexicon.PLACES)
 TIMES = index(lexicon.TIMES)
 REASONS = index(lexicon.REASONS)
@@ -33,7 +34,17 @@ MATERIALS = index(lexicon.MATERIALS)
 OPPOSITE = {one[0]: other[0] for pair in lexicon.OPPOSITES for one, other in (pair, pair[::-1])}
 STATES = index([side for pair in lexicon.OPPOSITES for side in pair])
 PEOPLE = tuple(lexicon.WOMEN + lexicon.MEN)
-SYNONYMS: dict[str, tuple[str, ...]] = {**COLOURS, **SIZES, **SHAPES, **ROLES, **PLACES, **TIMES, **REASONS, **MATERIALS, **STATES}
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    **COLOURS,
+    **SIZES,
+    **SHAPES,
+    **ROLES,
+    **PLACES,
+    **TIMES,
+    **REASONS,
+    **MATERIALS,
+    **STATES,
+}
 
 # What each place of a deed may hold.
 SLOTS: dict[str, tuple[str, ...]] = {
@@ -45,6 +56,23 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "where": tuple(PLACES),
     "when": tuple(TIMES),
     "why": tuple(REASONS),
+}
+
+
+def rich(concepts: Mapping[str, tuple]) -> tuple[str, ...]:
+    """The concepts that have a synonym."""
+    return tuple(name for name, words in concepts.items() if len(words) > 1)
+
+
+RICH = {
+    "who": rich(ROLES),
+    "did": rich(DEEDS),
+    "size": rich(SIZES),
+    "colour": rich(COLOURS),
+    "shape": rich(SHAPES),
+    "where": rich(PLACES),
+    "when": rich(TIMES),
+    "why": rich(REASONS),
 }
 
 
@@ -68,21 +96,54 @@ class Deed(NamedTuple):
         """The same deed, told without these slots."""
         return self._replace(**dict.fromkeys(slots, ""))
 
-
-def a_deed(dice: Dice, *, names: bool = False) -> Deed:
-    """A deed with every slot filled; its agent has a role, or a name."""
-    values = {slot: dice.choice(options) for slot, options in SLOTS.items()}
-    if names:
-        values["who"] = dice.choice(PEOPLE)
-    return Deed(**values)
+    def scene(self) -> str:
+        """The canonical content, for hashing."""
+        return "/".join(self)
 
 
-def other(slot: str, *taken: str, dice: Dice) -> str:
-    """A concept for the slot that is none of those taken."""
-    return dice.choice([option for option in SLOTS[slot] if option not in taken])
+def a_deed(dice: Dice, *, split: str, keep: Iterable[str] = (), richly: Iterable[str] = (), names: int = 30) -> Deed:
+    """A deed of this split with a who, a did, a shape and the slots of `keep`.
+
+    richly: slots whose concept must have a synonym. names: percent of the other agents who have a name, not a role.
+    """
+    kept, richly = {"who", "did", "shape", *keep}, tuple(richly)
+    pools = {slot: (RICH if slot in richly else SLOTS)[slot] if slot in kept else ("",) for slot in SLOTS}
+    while True:
+        values = {slot: dice.choice(pool) for slot, pool in pools.items()}
+        if "who" not in richly and dice.chance(names):
+            values["who"] = dice.choice(PEOPLE)
+        deed = Deed(**values)
+        if split_of(deed.scene()) == split:
+            return deed
 
 
-def split_of(scene: object) -> str:
+def other(slot: str, *taken: str, dice: Dice, richly: bool = False) -> str:
+    """A concept for the slot that is none of those taken; for a person with a name, another name."""
+    named = slot == "who" and taken[0][0].isupper()
+    options = PEOPLE if named else (RICH if richly else SLOTS)[slot]
+    while True:
+        option = dice.choice(options)
+        if option not in taken:
+            return option
+
+
+def altered(deed: Deed, slots: Sequence[str], dice: Dice, *, split: str, avoid: Sequence[Deed] = ()) -> Deed | None:
+    """The deed with other, rich concepts in these slots: again a deed of the split; None if there is none.
+
+    avoid: further deeds whose concepts are not taken either.
+    """
+    for _ in range(200):
+        values = {
+            slot: other(slot, *(getattr(told, slot) for told in (deed, *avoid)), dice=dice, richly=True)
+            for slot in slots
+        }
+        candidate = deed._replace(**values)
+        if split_of(candidate.scene()) == split:
+            return candidate
+    return None
+
+
+def split_of(scene: str) -> str:
     """The one split that may use a scene: by its hash, 80 % train, 10 % validation, 10 % test."""
-    tenth = digest(repr(scene)) % 10
+    tenth = digest(scene) % 10
     return "validation" if tenth == 8 else "test" if tenth == 9 else "train"
