@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,11 @@ NOISE = objectives.Noise(density=0.3, mean_span=3.0)
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    """Articles of distinct tokens 20..79, so that a window can be recognised."""
+    return make_corpus()
+
+
+def make_corpus() -> Corpus:
+    """A hundred articles of random tokens 20..79: a window can be recognised."""
     tokens = np.random.default_rng(0).integers(20, 80, 6000).astype(np.uint16)
     starts = np.arange(0, 6001, 60)
     tokens[starts[1:] - 1] = END
@@ -210,6 +215,18 @@ def test_the_frozen_heads_loss_is_cross_entropy() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_the_frozen_heads_loss_takes_bf16() -> None:
+    """As under autocast on a GPU: gradients come in the states' own type."""
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = FrozenHeadLoss.apply(hidden, torch.eye(12, 8), torch.zeros(12), torch.arange(5))
+    losses.sum().backward()
+    assert losses.dtype == hidden.grad.dtype == torch.float32
+    torch.testing.assert_close(
+        losses, F.cross_entropy(hidden @ torch.eye(12, 8).T, torch.arange(5), reduction="none"), atol=0.02, rtol=0.02
+    )
+
+
 def test_the_schedule_warms_up_holds_and_falls_to_zero() -> None:
     schedule = loop.Schedule(steps=100, warmup_steps=10, decay_steps=20, learning_rate=1.0)
     assert schedule.at(0) == pytest.approx(0.1)
@@ -249,6 +266,13 @@ def final_files(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {name: load_file(last / f"{name}.safetensors") for name in ("model", "optimizer")}
 
 
+def test_batches_made_ahead_are_the_same(tmp_path: Path, corpus: Corpus) -> None:
+    make_trainer(tmp_path / "none", corpus).run()
+    make_trainer(tmp_path / "two", corpus, workers=2).run()
+    none, two = final_files(tmp_path / "none"), final_files(tmp_path / "two")
+    assert all(torch.equal(none["model"][key], two["model"][key]) for key in none["model"])
+
+
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path: Path, corpus: Corpus, end: str) -> None:
     make_trainer(tmp_path / "whole", corpus).run()
@@ -266,6 +290,43 @@ def test_a_resumed_run_ends_bit_equal_to_one_that_never_stopped(tmp_path: Path, 
     for name in whole:
         assert whole[name].keys() == parts[name].keys()
         assert all(torch.equal(whole[name][key], parts[name][key]) for key in whole[name])
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = {paths!r}
+import torch
+import torch.distributed as dist
+from pathlib import Path
+import test_pretrain as t
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+trainer = t.make_trainer(Path(sys.argv[1]), t.make_corpus())
+whole = trainer.make_batch
+trainer.make_batch = lambda step: t.half(whole(step), dist.get_rank())
+trainer.run()
+dist.destroy_process_group()
+"""
+
+
+def half(batch: objectives.Batch, rank: int) -> objectives.Batch:
+    """Unequal halves, so that a mean of means would show."""
+    rows = slice(0, 2) if rank == 0 else slice(2, None)
+    parts = (getattr(batch, name)[rows] for name in ("source", "source_mask", "labels", "weights"))
+    return objectives.Batch(*parts, batch.full)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path, corpus: Corpus) -> None:
+    make_trainer(tmp_path / "one", corpus).run()
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES.format(paths=[str(Path(__file__).parent), str(SCRIPTS)]), encoding="utf8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(script), str(tmp_path / "two")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, two = final_files(tmp_path / "one")["model"], final_files(tmp_path / "two")["model"]
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-3, rtol=0.0)
 
 
 def test_training_lowers_the_loss_and_moves_every_tensor(tmp_path: Path, corpus: Corpus) -> None:

@@ -45,6 +45,7 @@ def train(
     save_steps: int = 200,
     log_steps: int = 10,
     keep: Annotated[str, typer.Option(help="Steps whose checkpoints stay, e.g. 800,1600.")] = "",
+    workers: Annotated[int, typer.Option(help="Processes that make batches ahead; 8 or more on a GPU.")] = 0,
     stop_after_minutes: Annotated[float | None, typer.Option(help="End the sitting; resume later.")] = None,
     stop_after_steps: Annotated[int | None, typer.Option(help="End the sitting; resume later.")] = None,
     cache: Annotated[Path, typer.Option(help="Where tokenised text is kept.")] = CACHE,
@@ -56,6 +57,7 @@ def train(
         eval_steps=eval_steps,
         save_steps=save_steps,
         keep=tuple(int(step) for step in keep.split(",") if step),
+        workers=workers,
         stop_after_minutes=stop_after_minutes,
         stop_after_steps=stop_after_steps,
     )

@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.errors import UserError
 from pretraining.objectives import Batch
@@ -72,8 +73,19 @@ class Settings:
     save_steps: int = 200
     save_total_limit: int = 2
     keep: tuple[int, ...] = field(default=())  # steps whose checkpoints are never removed
+    workers: int = 0  # processes that make batches ahead of time; wanted on a GPU
     stop_after_minutes: float | None = None
     stop_after_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Steps(Dataset):
+    """The batches of a run, by step."""
+
+    make_batch: MakeBatch
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.make_batch(step)
 
 
 class Progress(Protocol):
@@ -134,8 +146,8 @@ class Trainer:
             signal.signal(signal.SIGTERM, self._interrupt)
             signal.signal(signal.SIGINT, self._interrupt)
         window, window_started, window_tokens = [], time.monotonic(), 0
-        while self.step < settings.schedule.steps:
-            loss, norm, count = self._update()
+        for batch in self._batches():
+            loss, norm, count = self._update(batch.to(self.device))
             window.append(loss)
             window_tokens += count
             if self.step % settings.log_steps == 0 or self.step == settings.schedule.steps:
@@ -179,9 +191,14 @@ class Trainer:
         self.interrupted = True
         signal.signal(number, signal.SIG_DFL)
 
-    def _update(self) -> tuple[float, float, int]:
+    def _batches(self) -> DataLoader:
+        """From the present step to the schedule's last."""
+        steps, workers = range(self.step, self.settings.schedule.steps), self.settings.workers
+        options = {"num_workers": workers, "prefetch_factor": 4} if workers else {}
+        return DataLoader(Steps(self.make_batch), batch_size=None, sampler=steps, **options)
+
+    def _update(self, batch: Batch) -> tuple[float, float, int]:
         """One step: weighted mean loss of the global batch, gradient norm before clipping, target tokens."""
-        batch = self.make_batch(self.step).to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.schedule.at(self.step)
         with autocast(self.device, self.settings.precision):
