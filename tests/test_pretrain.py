@@ -190,6 +190,11 @@ def test_the_tokenizer_gives_back_any_text_even_bytes_it_never_saw(tokenizer) ->
         assert tokenizer.decode(ids) == text
 
 
+def test_words_of_answers_are_one_piece_each(tokenizer) -> None:
+    for word in ("yes", "no", "positive"):
+        assert tokenizer.encode(f"the {word} cat").tokens.count("\u2581" + word) == 1
+
+
 def test_the_tokenizer_speaks_t5(tokenizer) -> None:
     assert [tokenizer.token_to_id(token) for token in ("<pad>", "</s>", "<unk>")] == [0, 1, 2]
     assert tokenizer.encode("the <extra_id_0> sat").tokens[-1] == "</s>"

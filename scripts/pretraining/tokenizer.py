@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import Unigram
 
 NUM_SENTINELS = 64
+# Words that answers are made of; an encyclopedia hardly says "yes".
+ANSWERS = ("yes", "no", "maybe", "true", "false", "same", "different", "positive", "negative", "acceptable")
+ANSWERS += ("unacceptable", "entailment", "neutral", "contradiction", "good", "bad", "right", "wrong")
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -43,12 +46,26 @@ def train_unigram(texts: Iterator[str], *, vocab_size: int = 8000, sentences: in
     return model.getvalue()
 
 
-def as_tokenizer(serialised: bytes, *, num_sentinels: int = NUM_SENTINELS) -> Tokenizer:
-    """The same segmentation in the `tokenizers` library, with T5's sentinels and closing </s>."""
+def with_words(pieces: list[tuple[str, float]], words: Sequence[str]) -> list[tuple[str, float]]:
+    """The least likely pieces give way to `words` that are none yet, at the median piece's score."""
+    known = {piece for piece, _ in pieces}
+    missing = [_SPACE + word for word in words if _SPACE + word not in known]
+    if not missing:
+        return pieces
+    learnt = [index for index, (piece, score) in enumerate(pieces) if score < 0.0 and len(piece) > 1]
+    median = sorted(pieces[index][1] for index in learnt)[len(learnt) // 2]
+    changed = list(pieces)
+    for index, word in zip(sorted(learnt, key=lambda index: pieces[index][1]), missing, strict=False):
+        changed[index] = (word, median)
+    return changed
+
+
+def as_tokenizer(serialised: bytes, *, num_sentinels: int = NUM_SENTINELS, words: Sequence[str] = ANSWERS) -> Tokenizer:
+    """The same segmentation in the `tokenizers` library, with T5's sentinels and closing </s>, and `words` whole."""
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(serialised)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]]
+    pieces += with_words([(piece.piece, piece.score) for piece in proto.pieces[3:]], words)
     tokenizer = Tokenizer(Unigram(pieces, unk_id=2, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence(
         [
