@@ -114,6 +114,8 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
         config = embedded.read_config(embedded.asset_folder(str(name_or_path)))
     else:
         _check_name(name_or_path)
+        if Path(name_or_path).is_dir() and not (Path(name_or_path) / "config.json").is_file():
+            raise UserError(f"Expected a model in the folder {str(name_or_path)!r}, but it holds no config.json.")
         try:
             config = AutoConfig.from_pretrained(name_or_path)
         except (OSError, ValueError, KeyError) as error:
@@ -205,8 +207,6 @@ def _expected() -> str:
 def _check_name(name: str | Path) -> None:
     """Names that can be neither a folder nor a hub id get a hint before the network is asked."""
     if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise UserError(f"Expected a model in the folder {str(name)!r}, but it holds no config.json.")
         return
     if isinstance(name, Path) or name.startswith((".", "/", "~")):
         raise UserError(f"Expected a model folder, but {str(name)!r} does not exist.")

@@ -229,12 +229,15 @@ def test_names_that_cannot_be_meant_get_a_hint(tmp_path: Path) -> None:
         ("bart-base", "'facebook/bart-base'"),
         ("xyz", "save_pretrained"),
         (str(tmp_path / "gone"), "does not exist"),
-        (str(tmp_path), "no config.json"),
     ):
         with pytest.raises(UserError, match=hint):
             load_backbone(name)
         with pytest.raises(UserError, match=hint):
             load_tokenizer(name)
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_backbone(tmp_path)
+    with pytest.raises(UserError, match="No tokenizer could be read"):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16])
@@ -287,6 +290,12 @@ def test_targets_end_in_eos_and_never_begin_with_bos(tiny_tokenizer: T5Tokenizer
             assert row[0] != tokenizer.bos_token_id
             assert tokenizer.decode(row, skip_special_tokens=True).strip() == text
         assert encode_targets(tokenizer, []) == []
+
+
+def test_a_folder_with_a_tokenizer_alone_is_enough_for_it(data_root: Path) -> None:
+    """T5's real vocabulary."""
+    tokenizer = load_tokenizer(data_root / "google-t5" / "t5-base")
+    assert encode_targets(tokenizer, ["yes", "not entailment"]) == [[4273, 1], [59, 3, 35, 5756, 297, 1]]
 
 
 def test_a_long_target_is_cut_before_its_eos(tiny_tokenizer: T5Tokenizer) -> None:
