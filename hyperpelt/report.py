@@ -47,7 +47,8 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
 def render(runs: Sequence[RunRecord]) -> str:
     """The page as HTML."""
     title = f"hyperpelt: {runs[0].name}" if len(runs) == 1 else f"hyperpelt: {len(runs)} runs"
-    body = "\n".join([*_overview(runs), *_comparison(runs), *(part for run in runs for part in _details(run, runs))])
+    each = [part for run in runs for part in _details(run, runs)]
+    body = "\n".join([*_overview(runs), *_comparison(runs), *_courses(runs), *each])
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
@@ -84,6 +85,19 @@ def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
         yield "<h2>Comparison</h2>"
         yield _comparison_table(groups, shown)
     yield _picture(bars(shown, title="mean metric of each task"), "Bar chart of each task's mean metric.")
+
+
+def _courses(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """The loss and the average of several runs in one picture each."""
+    from hyperpelt.report_plots import curves
+
+    for tag, title, unit in (
+        ("train/loss", "training loss of all runs", "loss a token"),
+        ("eval/average", "average while training, of all runs", "points"),
+    ):
+        found = {run.name: run.curves[tag] for run in runs if tag in run.curves}
+        if len(found) > 1:
+            yield _picture(curves(found, title=title, ylabel=unit), title)
 
 
 def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -34,7 +34,7 @@ def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = 
         for index, (name, curve) in enumerate(series.items()):
             steps, values = _thinned(curve)
             marker = "o" if len(steps) < 3 else None
-            axes.plot(steps, values, label=name, color=_colour(index), linewidth=1.2, marker=marker)
+            axes.plot(steps, values, _style(index), label=name, color=_colour(index), linewidth=1.2, marker=marker)
         _label(axes, title, "step", ylabel)
         if log:
             axes.set_yscale("log")
@@ -87,6 +87,11 @@ def _thinned(curve: Curve) -> tuple[list[int], list[float]]:
 
 def _colour(index: int) -> tuple[float, float, float]:
     return COLOURS[index % len(COLOURS)]
+
+
+def _style(index: int) -> str:
+    """Colours come round after ten lines; dashes tell the rounds apart."""
+    return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
 def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
