@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
 from hyperpelt.passes import Placed, Plan
@@ -40,14 +41,17 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
     """Place the method's tuners.
 
     Raises:
-        UserError: a pattern matches no operation, or a tuner makes no sense at one.
+        UserError: a pattern or a whole part matches no operation, or a tuner makes no sense at one.
     """
     placed: dict[str, list[Placed]] = defaultdict(list)
     groups: dict[str, list[Group]] = defaultdict(list)
     for part in method.parts:
         wanted: dict[tuple[str, TensorSpec], list[Operation]] = defaultdict(list)
         needs: dict[str, dict[str, TensorSpec]] = {}
-        for operation in select(operations, part.at):
+        chosen = select(operations, part.at)
+        if not chosen:
+            raise UserError(f"Part {part.name!r} of method {method.name!r} touches no operation: at={list(part.at)}.")
+        for operation in chosen:
             if specs := part.tuner.tensors(operation):
                 needs[operation.name] = specs
                 for name, spec in specs.items():
@@ -111,8 +115,18 @@ def build_sources(
 
 
 def unfrozen(method: Method, backbone: nn.Module) -> list[str]:
-    """Names of the backbone's parameters that the method trains in a copy of their own."""
+    """Names of the backbone's parameters that the method trains in a copy of their own.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
     names = [name for name, _ in backbone.named_parameters()]
+    for pattern in method.unfreeze:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(
+                f"Method {method.name!r} unfreezes {pattern!r}, which matches no parameter of "
+                f"{type(backbone).__name__}. Patterns are globs over names such as {names[-1]!r}."
+            )
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in method.unfreeze)]
 
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.setting_types import check_at_least, check_settings
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
-from hyperpelt.weights.hypernetwork import HyperNetworkConfig
+from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
 SOURCE_TYPES = ("per_task", "shared", "hypernetwork")
 
@@ -61,6 +62,9 @@ class Source:
     def __post_init__(self) -> None:
         if self.type not in SOURCE_TYPES:
             raise unknown("weight source", self.type, SOURCE_TYPES)
+        check_at_least(0, f"weight source {self.type!r}", hidden=self.hidden)
+        if self.hidden and self.type != "per_task":
+            raise UserError(f"Only the weight source 'per_task' has an MLP (`hidden`), not {self.type!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         extra = self.hypernetwork.to_dict() if self.type == "hypernetwork" else {"hidden": self.hidden}
@@ -68,14 +72,17 @@ class Source:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Source:
+        if not isinstance(data, Mapping) or "type" not in data:
+            raise UserError(f"A weight source is a mapping with a `type` ({', '.join(SOURCE_TYPES)}), got {data!r}.")
         values = dict(data)
-        kind = values.pop("type", None)
+        kind = values.pop("type")
+        if kind not in SOURCE_TYPES:
+            raise unknown("weight source", str(kind), SOURCE_TYPES)
         if kind == "hypernetwork":
             return cls(type=kind, hypernetwork=HyperNetworkConfig.from_dict(values))
-        for key in values:
-            if key != "hidden":
-                raise unknown(f"setting of weight source {kind!r}", key, ["type", "hidden"])
-        return cls(type=str(kind), **values)
+        if "hypernetwork" in values:
+            raise unknown(f"setting of weight source {kind!r}", "hypernetwork", ["type", "hidden"])
+        return cls(type=kind, **check_settings(f"weight source {kind!r}", values, cls))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +174,10 @@ def _known(name: str) -> tuple[str, str]:
 
 def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     base, source = _known(name)
-    known, values = settings(base), dict(overrides)
-    config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if source == "hypernetwork" else None
-    for key in values:
-        if key not in known:
-            raise unknown(f"setting of method {name!r}", key, [*known, *(["hypernetwork"] if config else [])])
-    registered = _METHODS[base]
+    registered, values = _METHODS[base], dict(overrides)
+    made_by_network = source == "hypernetwork"
+    config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if made_by_network else None
+    values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if made_by_network else []))
     made = replace(registered.make(**values), name=name, paper=registered.paper)
     if not source:
         return made
@@ -182,34 +187,31 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     return changed
 
 
+def _part(index: int, entry: Any) -> Part:
+    what = f"part {index} of a method"
+    if not isinstance(entry, Mapping) or "tuner" not in entry or "at" not in entry:
+        got = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
+        raise UserError(f"P{what[1:]} needs `tuner` and `at`, got {got}.")
+    tuner = entry["tuner"] if isinstance(entry["tuner"], Tuner) else tuner_from_dict(entry["tuner"])
+    return Part(**check_settings(what, {**entry, "tuner": tuner}, Part))
+
+
 def method_from_dict(data: Mapping[str, Any]) -> Method:
     """A composition from plain data (see the module's text).
 
     Raises:
         UserError: a misspelt key, tuner, source or part.
     """
-    known = {f.name for f in fields(Method)}
-    for key in data:
-        if key not in known:
-            raise unknown("setting of a method's composition", key, known)
-    parts = []
-    for index, entry in enumerate(data["parts"]):
-        for key in entry:
-            if key not in {f.name for f in fields(Part)}:
-                raise unknown(f"setting of part {index} of a method", key, [f.name for f in fields(Part)])
-        if "tuner" not in entry or "at" not in entry:
-            raise UserError(f"Part {index} of a method needs `tuner` and `at`, got {sorted(entry)}.")
-        at = [entry["at"]] if isinstance(entry["at"], str) else entry["at"]
-        tuner = entry["tuner"] if isinstance(entry["tuner"], Tuner) else tuner_from_dict(entry["tuner"])
-        rest = {key: entry[key] for key in ("source", "name") if key in entry}
-        parts.append(Part(tuner=tuner, at=tuple(at), **rest))
-    sources = {name: Source.from_dict(value) for name, value in data.get("sources", {}).items()}
+    parts, sources = data["parts"], data.get("sources", {})
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        raise UserError(f"`parts` of a method is a list of parts, each with `tuner` and `at`, got {parts!r}.")
+    if not isinstance(sources, Mapping):
+        raise UserError(f"`sources` of a method maps names to weight sources, got {sources!r}.")
+    rest = {key: value for key, value in data.items() if key not in ("parts", "sources")}
     return Method(
-        name=data.get("name", "composition"),
-        parts=tuple(parts),
-        sources=sources,
-        unfreeze=tuple(data.get("unfreeze", ())),
-        paper=data.get("paper", ""),
+        **{"name": "composition", **check_settings("a method's composition", rest, Method)},
+        parts=tuple(_part(index, entry) for index, entry in enumerate(parts)),
+        sources={name: Source.from_dict(value) for name, value in sources.items()},
     )
 
 
@@ -223,11 +225,13 @@ def get(spec: str | Mapping[str, Any] | Method) -> Method:
         return spec
     if isinstance(spec, str):
         return _named(spec, {})
+    if not isinstance(spec, Mapping):
+        raise UserError(f"A method is a name, a mapping with `name` or `parts`, or a Method, got {spec!r}.")
     if "parts" in spec:
         return method_from_dict(spec)
     if "name" not in spec:
         raise UserError(f"A method needs a `name` or `parts`, got the keys {sorted(spec)}.")
-    return _named(spec["name"], {key: value for key, value in spec.items() if key != "name"})
+    return _named(str(spec["name"]), {key: value for key, value in spec.items() if key != "name"})
 
 
 def describe_parts(chosen: Method) -> Sequence[dict[str, str]]:

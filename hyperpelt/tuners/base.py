@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
+from hyperpelt.setting_types import check_settings
 
 
 @dataclass(frozen=True)
@@ -145,23 +146,16 @@ def tuner_from_dict(data: Mapping[str, Any]) -> Tuner:
     """A tuner from plain data, e.g. `{"type": "adapter", "bottleneck": 16}`.
 
     Raises:
-        UserError: unknown type or unknown hyper-parameter; names the nearest.
+        UserError: unknown type or unknown hyper-parameter (names the nearest), or a value of another type.
     """
+    if not isinstance(data, Mapping) or "type" not in data:
+        raise UserError(f"A tuner is a mapping of a `type` ({', '.join(sorted(_TYPES))}) and settings, got {data!r}.")
     values = dict(data)
-    name = values.pop("type", None)
+    name = values.pop("type")
     if name not in _TYPES:
         raise unknown("tuner type", str(name), _TYPES)
-    cls = _TYPES[name]
-    known = {f.name for f in fields(cls)}
-    for key in values:
-        if key not in known:
-            raise unknown(f"setting of tuner {name!r}", key, known)
     nested = {key: tuner_from_dict(v) if isinstance(v, Mapping) and "type" in v else v for key, v in values.items()}
-    frozen = {key: tuple(v) if isinstance(v, list) else v for key, v in nested.items()}
-    try:
-        return cls(**frozen)
-    except TypeError as error:
-        raise UserError(f"Tuner {name!r}: {error}.") from None
+    return _TYPES[name](**check_settings(f"tuner {name!r}", nested, _TYPES[name]))
 
 
 def row_linear(

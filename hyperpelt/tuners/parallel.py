@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
+from hyperpelt.setting_types import check_at_least
 from hyperpelt.tuners.adapter import OUTPUT_KINDS, Adapter
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, masked_mean, row_linear, tuner_type
 from hyperpelt.tuners.prefix import PrefixRows
@@ -60,6 +61,7 @@ class ParallelRows(Tuner):
     def __post_init__(self) -> None:
         if self.length < 1:
             raise UserError(f"A parallel prefix or prompt needs at least one row, got length={self.length}.")
+        check_at_least(1, "tuner 'parallel_rows'", num_heads=self.num_heads)
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         if operation.kind not in OUTPUT_KINDS:

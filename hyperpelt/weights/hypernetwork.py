@@ -16,7 +16,7 @@ Start (`init`):
   own distribution (weight 0), or for row-wise ones the head's weight is scaled so that entries have its deviation.
   The embeddings get no gradient in the very first step where all weights are 0; they do from the second on.
 - `fan_in`: hyperfan-in (as Hyperdecoders use it, 2203.08304): weights uniform of bound sqrt(3 / (e var(I))) times the
-  deviation of the tuner's own distribution; constants stay exact.
+  deviation of the tuner's own distribution, var(I) measured; constants stay exact.
 - `normal`: N(0, 0.01^2) and zero biases, as HyperFormer's code. Collapses on T5-v1.1 (see docs/methods.md).
 
 Legend: T tasks, U asked for, n operations, N rows, t embedding width, h trunk width, e hyper-embedding width.
@@ -24,95 +24,18 @@ Legend: T tasks, U asked for, n operations, N rows, t embedding width, h trunk w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Init
 from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
-
-SHARING = {
-    "all": lambda op: "all",
-    "stack": lambda op: op.stack,
-    "kind": lambda op: f"{op.stack}_{op.site}",
-    "operation": lambda op: op.name.replace(".", "_"),
-}
-READS = ("task", "layer", "block")
-INITS = ("plain", "fan_in", "normal")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """How tensors are made from I: **shared** by `all`, `stack`, `kind` or `operation`; **hidden** tanh units (0: linear)."""
-
-    shared: str = "all"
-    hidden: int = 0
-
-    def __post_init__(self) -> None:
-        if self.shared not in SHARING:
-            raise unknown("sharing of a hypernetwork's heads", self.shared, SHARING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HyperNetworkConfig:
-    """Settings of a hypernetwork.
-
-    - **embedding_dim** t, **hidden_dim** h, **hyper_dim** e (64, 128, 64 in HyperFormer's code)
-    - **reads**: which of `task`, `layer`, `block` the trunk reads
-    - **expand_rows**: give each embedding N rows and make a prefix row by row (HyperPELT); else one row makes it whole
-    - **trunk**: h_I shared by `all` operations or one a `stack` (then layer and block embeddings are per stack too)
-    - **normalise**: layer norm on I (HyperFormer)
-    - **heads**: by part name; the entry `default` serves all other parts
-    - **init**: see the module's text
-    """
-
-    embedding_dim: int = 64
-    hidden_dim: int = 128
-    hyper_dim: int = 64
-    reads: tuple[str, ...] = READS
-    expand_rows: bool = True
-    trunk: str = "all"
-    normalise: bool = True
-    heads: Mapping[str, Head] = field(default_factory=dict)
-    init: str = "plain"
-
-    def __post_init__(self) -> None:
-        if self.init not in INITS:
-            raise unknown("init of a hypernetwork", self.init, INITS)
-        if self.trunk not in ("all", "stack"):
-            raise unknown("trunk of a hypernetwork", self.trunk, ("all", "stack"))
-        for name in self.reads:
-            if name not in READS:
-                raise unknown("embedding a hypernetwork reads", name, READS)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> HyperNetworkConfig:
-        """From plain data; a misspelt key is a UserError that names the nearest."""
-        known = {f.name for f in fields(cls)}
-        for key in data:
-            if key not in known:
-                raise unknown("setting of a hypernetwork", key, known)
-        values = dict(data)
-        if "reads" in values:
-            values["reads"] = tuple(values["reads"])
-        heads = values.get("heads", {})
-        values["heads"] = {name: h if isinstance(h, Head) else Head(**h) for name, h in heads.items()}
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        heads = {name: {"shared": h.shared, "hidden": h.hidden} for name, h in self.heads.items()}
-        return {**values, "reads": list(self.reads), "heads": heads}
-
-    def head(self, part: str) -> Head:
-        return self.heads.get(part, self.heads.get("default", Head()))
+from hyperpelt.weights.hyper_config import SHARING, Head, HyperNetworkConfig
 
 
 class Trunk(nn.Module):
@@ -162,10 +85,21 @@ class Trunk(nn.Module):
 
 
 class HeadSet(nn.Module):
-    """The heads of one group: each serves the operations that share it. Weights are kept per head [g, e, out]."""
+    """The heads of one group: each serves the operations that share it. Weights are kept per head [g, e, out].
+
+    `spread` is the deviation of what the heads read at the start.
+    """
 
     def __init__(
-        self, group: Group, head: Head, row_wise: bool, e: int, init: str, generator: torch.Generator | None
+        self,
+        group: Group,
+        head: Head,
+        row_wise: bool,
+        e: int,
+        init: str,
+        generator: torch.Generator | None,
+        *,
+        spread: float = 1.0,
     ) -> None:
         super().__init__()
         labels = [SHARING[head.shared](op) for op in group.operations]
@@ -180,10 +114,10 @@ class HeadSet(nn.Module):
         count = len(names)
         self.hidden = None
         if head.hidden:
-            # Unit-variance input, as I has; tanh keeps about 0.63 of the deviation.
-            self.hidden = nn.Parameter(draw((count, e, head.hidden), Init("normal", e**-0.5), generator))
+            # tanh of a unit normal keeps about 0.63 of the deviation.
+            self.hidden = nn.Parameter(draw((count, e, head.hidden), Init("normal", e**-0.5 / spread), generator))
             self.hidden_bias = nn.Parameter(draw((count, 1, head.hidden), Init("zeros"), generator))
-        width, gain = head.hidden or e, 0.63 if head.hidden else 1.0
+        width, gain = head.hidden or e, 0.63 if head.hidden else spread
         weight, bias = _start(group, row_wise, (count, width, out), init, gain, generator)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
@@ -264,7 +198,13 @@ class HyperNetwork(WeightSource):
         for group in groups:
             row_wise = group.spec.row_wise and config.expand_rows
             self.heads[safe(group.key)] = HeadSet(
-                group, config.head(group.part), row_wise, config.hyper_dim, config.init, generator
+                group,
+                config.head(group.part),
+                row_wise,
+                config.hyper_dim,
+                config.init,
+                generator,
+                spread=self._spread(row_wise),
             )
             index = [self.order[op.name] for op in group.operations]
             if index == list(range(len(operations))):
@@ -284,6 +224,15 @@ class HyperNetwork(WeightSource):
                 "Give them one length, or set expand_rows=false, or give the parts different sources."
             )
         return counts.pop() if counts else 1
+
+    @torch.no_grad()
+    def _spread(self, row_wise: bool) -> float:
+        """Deviation of I (a layer norm makes it 1) or of its mean over the N rows, as the embeddings were drawn."""
+        one_row = row_wise or self.num_rows == 1
+        if self.task_embeddings.is_meta or (one_row and self.config.normalise):
+            return 1.0
+        made = self.hyper_embeddings(torch.arange(self.num_tasks))
+        return float((made if one_row else made.mean(dim=2)).square().mean().sqrt().clamp(min=1e-6))
 
     def hyper_embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U n N e"]:
         """I for the given tasks and all operations, in the order of `self.order`."""

@@ -1,0 +1,87 @@
+"""Settings of a hypernetwork: widths, what it reads, what its heads share, how it starts. See `hypernetwork`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.setting_types import check_at_least, check_settings
+
+SHARING = {
+    "all": lambda op: "all",
+    "stack": lambda op: op.stack,
+    "kind": lambda op: f"{op.stack}_{op.site}",
+    "operation": lambda op: op.name.replace(".", "_"),
+}
+READS = ("task", "layer", "block")
+INITS = ("plain", "fan_in", "normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """How tensors are made from I: **shared** by `all`, `stack`, `kind` or `operation`; **hidden** tanh units (0: linear)."""
+
+    shared: str = "all"
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shared not in SHARING:
+            raise unknown("sharing of a hypernetwork's heads", self.shared, SHARING)
+        check_at_least(0, "a hypernetwork's heads", hidden=self.hidden)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperNetworkConfig:
+    """Settings of a hypernetwork.
+
+    - **embedding_dim** t, **hidden_dim** h, **hyper_dim** e (64, 128, 64 in HyperFormer's code)
+    - **reads**: which of `task`, `layer`, `block` the trunk reads
+    - **expand_rows**: give each embedding N rows and make a prefix row by row (HyperPELT); else one row makes it whole
+    - **trunk**: h_I shared by `all` operations or one a `stack` (then layer and block embeddings are per stack too)
+    - **normalise**: layer norm on I (HyperFormer)
+    - **heads**: by part name; the entry `default` serves all other parts
+    - **init**: `plain`, `fan_in` or `normal`; see `hyperpelt.weights.hypernetwork`
+    """
+
+    embedding_dim: int = 64
+    hidden_dim: int = 128
+    hyper_dim: int = 64
+    reads: tuple[str, ...] = READS
+    expand_rows: bool = True
+    trunk: str = "all"
+    normalise: bool = True
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    init: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.init not in INITS:
+            raise unknown("init of a hypernetwork", self.init, INITS)
+        if self.trunk not in ("all", "stack"):
+            raise unknown("trunk of a hypernetwork", self.trunk, ("all", "stack"))
+        for name in self.reads:
+            if name not in READS:
+                raise unknown("embedding a hypernetwork reads", name, READS)
+        if not self.reads:
+            raise UserError(f"A hypernetwork must read at least one of {', '.join(READS)}, got reads=[].")
+        widths = {name: getattr(self, name) for name in ("embedding_dim", "hidden_dim", "hyper_dim")}
+        check_at_least(1, "a hypernetwork", **widths)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> HyperNetworkConfig:
+        """From plain data; a misspelt key is a UserError that names the nearest."""
+        values = check_settings("a hypernetwork", data, cls)
+        heads = {}
+        for name, head in values.get("heads", {}).items():
+            what = f"a hypernetwork's heads {name!r}"
+            heads[name] = head if isinstance(head, Head) else Head(**check_settings(what, head, Head))
+        return cls(**(values | {"heads": heads}))
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        heads = {name: {"shared": h.shared, "hidden": h.hidden} for name, h in self.heads.items()}
+        return {**values, "reads": list(self.reads), "heads": heads}
+
+    def head(self, part: str) -> Head:
+        return self.heads.get(part, self.heads.get("default", Head()))
