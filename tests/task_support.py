@@ -6,18 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hyperpelt import Example, Generator, Task, task_registry
+from hyperpelt import Example, Generator, Task
+from hyperpelt.tasks import registry
 
 
 @contextmanager
 def own_registry() -> Iterator[None]:
     """Registrations inside are undone."""
-    task_registry.names()  # plugins are loaded once, before the snapshot
-    before = task_registry.snapshot()
+    registry.names()  # plugins are loaded once, before the snapshot
+    before = registry.snapshot()
     try:
         yield
     finally:
-        task_registry.restore(before)
+        registry.restore(before)
 
 
 class Rows:

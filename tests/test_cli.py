@@ -14,7 +14,8 @@ import typer
 from small_runs import write_run
 from task_support import own_registry
 
-from hyperpelt import cli, task_plugins, tasks
+from hyperpelt import cli, tasks
+from hyperpelt.tasks import plugins
 
 # Every command and flag. A change here is a change of what users type: document it.
 COMMON = {"--debug"}
@@ -100,7 +101,7 @@ class Shell:
 def shell(capsys, monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("COLUMNS", "160")
-    monkeypatch.setattr(task_plugins, "_NAMED", {})  # each command line is as good as a process of its own
+    monkeypatch.setattr(plugins, "_NAMED", {})  # each command line is as good as a process of its own
     with own_registry():
         yield Shell(capsys, monkeypatch)
 
@@ -410,7 +411,7 @@ def test_debug_shows_the_traceback_and_our_own_defects_end_with_1(run, shell, mo
     def defect(pattern):
         raise ZeroDivisionError("in here")
 
-    monkeypatch.setattr("hyperpelt.task_listing.list_tasks", defect)
+    monkeypatch.setattr("hyperpelt.tasks.listing.list_tasks", defect)
     message = shell.fails("tasks", "list", status=1)
     assert "ZeroDivisionError: in here" in message
     assert "--debug" in message
@@ -420,7 +421,7 @@ def test_ctrl_c_is_130(shell, monkeypatch):
     def interrupted(pattern):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hyperpelt.task_listing.list_tasks", interrupted)
+    monkeypatch.setattr("hyperpelt.tasks.listing.list_tasks", interrupted)
     assert shell.fails("tasks", "list", status=130) == "hyperpelt: interrupted."
 
 

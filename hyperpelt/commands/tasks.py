@@ -22,10 +22,11 @@ def list_tasks(
 ) -> None:
     """List tasks and where each comes from. Reads no data."""
     with common.stdout_for_json(as_json):
-        from hyperpelt import task_listing, tasks
+        from hyperpelt import tasks
+        from hyperpelt.tasks import listing
 
         common.load_named_plugins(plugin)
-        rows = task_listing.list_tasks(pattern)
+        rows = listing.list_tasks(pattern)
         for origin, trace in tasks.broken_plugins():
             common.note(f"{origin} could not be loaded:\n{trace}" if debug else _broken(origin, trace))
     if as_json:
@@ -55,10 +56,10 @@ def show_task(
 ) -> None:
     """Show a task's definition and some rows of each split, rendered as the model will read them."""
     with common.stdout_for_json(as_json):
-        from hyperpelt import task_listing
+        from hyperpelt.tasks import listing
 
         common.load_named_plugins(plugin)
-        content = task_listing.show_task(name, data_root=data_root, n=rows)
+        content = listing.show_task(name, data_root=data_root, n=rows)
     if as_json:
         common.print_json(content)
         return
@@ -151,7 +152,7 @@ def new_task(
     debug: common.Debug = False,
 ) -> None:
     """Write a task plugin that works as it stands, with data and a test, to change line by line."""
-    from hyperpelt.task_skeleton import new_plugin
+    from hyperpelt.tasks.skeleton import new_plugin
 
     folder = folder or Path(name)
     with common.stdout_for_json(as_json):

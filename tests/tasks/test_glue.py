@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperpelt import check_task, metrics, tasks
-from hyperpelt.task_rows import evened
+from hyperpelt.tasks.rows import evened
 
 SMALL = ("cola", "mrpc", "rte", "stsb", "wnli")
 LARGE = ("mnli", "qnli", "qqp", "sst2")

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Literal, overload
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_fingerprint import fingerprint
-from hyperpelt.task_origin import caller
-from hyperpelt.task_rendering import Columns, Example, Naming, complete
-from hyperpelt.task_rows import iterate, keys_of, numbers_of, rows_of
-from hyperpelt.task_sources import Row, Rows, Source, resolve_root
-from hyperpelt.task_splits import Splits, cut
+from hyperpelt.tasks.fingerprint import fingerprint
+from hyperpelt.tasks.origin import caller
+from hyperpelt.tasks.rendering import Columns, Example, Naming, complete
+from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, rows_of
+from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
+from hyperpelt.tasks.splits import Splits, cut
 
 Kind = Literal["classification", "regression", "generation"]
 KINDS = ("classification", "regression", "generation")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_rendering import Naming
-from hyperpelt.task_types import Examples, Task
+from hyperpelt.tasks.rendering import Naming
+from hyperpelt.tasks.types import Examples, Task
 
 
 def sample_shots(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hyperpelt.task_rendering import Example
-from hyperpelt.task_rows import evened
-from hyperpelt.task_types import Task
+from hyperpelt.tasks.rendering import Example
+from hyperpelt.tasks.rows import evened
+from hyperpelt.tasks.types import Task
 
 Level = Literal["error", "warning", "note"]
 Numbered = tuple[int, Example]  # a row's number in its split, and the row

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.task_origin import caller
+from hyperpelt.tasks.origin import caller
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hyperpelt import task_findings as look
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.task_findings import Finding, Numbered
-from hyperpelt.task_registry import get
-from hyperpelt.task_rendering import Example
-from hyperpelt.task_types import Examples, Task
+from hyperpelt.tasks import findings as look
+from hyperpelt.tasks.findings import Finding, Numbered
+from hyperpelt.tasks.registry import get
+from hyperpelt.tasks.rendering import Example
+from hyperpelt.tasks.types import Examples, Task
 
 SHOWN = 3  # rendered rows, and failures, shown of each split
 TOKENISED = 2000  # rows of each split whose tokens are counted, evenly spread: enough for shares

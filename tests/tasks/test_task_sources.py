@@ -12,7 +12,7 @@ import datasets
 import pytest
 
 from hyperpelt import Example, Files, Generator, Hub, Splits, Task, UserError
-from hyperpelt.task_sources import read_rows
+from hyperpelt.tasks.sources import read_rows
 
 
 def write_mirror(root: Path, repo: str, config: str, **splits: list[dict]) -> None:

@@ -8,7 +8,7 @@ from string import Formatter
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_rendering import Example, reach
+from hyperpelt.tasks.rendering import Example, reach
 
 
 @dataclass(frozen=True, kw_only=True)

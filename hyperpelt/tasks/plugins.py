@@ -18,8 +18,8 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from hyperpelt import task_registry
 from hyperpelt.errors import UserError
+from hyperpelt.tasks import registry
 
 GROUP = "hyperpelt.tasks"
 _STATE: dict[str, bool] = {"loaded": False}
@@ -68,7 +68,7 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
 
 
 def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
-    before = task_registry.snapshot()
+    before = registry.snapshot()
     try:
         with _whole():
             load()
@@ -76,7 +76,7 @@ def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
         raise UserError(f"Plugin {plugin}: {error}") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"Plugin {plugin} failed to load: {_last_line(error)}") from error
-    return sorted(set(task_registry.snapshot()) - set(before))
+    return sorted(set(registry.snapshot()) - set(before))
 
 
 def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]:
@@ -84,10 +84,10 @@ def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]
         return lambda: _run(_import_file(path))
 
     def load() -> None:
-        from hyperpelt.task_yaml import load_yaml
+        from hyperpelt.tasks.yaml import load_yaml
 
         for entry in load_yaml(path, data_root=data_root):
-            task_registry.register(entry)
+            registry.register(entry)
 
     return load
 
@@ -120,11 +120,11 @@ def _run(module: ModuleType) -> None:
 @contextmanager
 def _whole() -> Iterator[None]:
     """All registrations inside, or none."""
-    before = task_registry.snapshot()
+    before = registry.snapshot()
     try:
         yield
     except BaseException:
-        task_registry.restore(before)
+        registry.restore(before)
         raise
 
 

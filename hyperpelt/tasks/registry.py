@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.task_types import Mixture, Task
+from hyperpelt.tasks.types import Mixture, Task
 
 Entry = TypeVar("Entry", Task, Mixture)
 _ENTRIES: dict[str, Task | Mixture] = {}
@@ -96,7 +96,7 @@ def _find(name: str) -> Task | Mixture:
     _discover()
     if name in _ENTRIES:
         return _ENTRIES[name]
-    from hyperpelt.task_plugins import broken_plugins
+    from hyperpelt.tasks.plugins import broken_plugins
 
     error = unknown("task", name, _ENTRIES)
     broken = [origin for origin, _ in broken_plugins()]
@@ -118,7 +118,7 @@ def _nothing_matches(pattern: str, among: Collection[str] | None) -> UserError:
 
 
 def _discover() -> None:
-    from hyperpelt.task_plugins import load_plugins  # it registers here: the import cannot go both ways
+    from hyperpelt.tasks.plugins import load_plugins  # it registers here: the import cannot go both ways
 
     load_plugins()
 

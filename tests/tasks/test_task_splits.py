@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from task_support import Rows, make_task
 
 from hyperpelt import Splits, UserError
-from hyperpelt.task_splits import Part, cut
+from hyperpelt.tasks.splits import Part, cut
 
 
 def numbered(count: int, **columns: object) -> list[dict]:

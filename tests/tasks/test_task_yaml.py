@@ -9,8 +9,8 @@ import pytest
 from task_support import own_registry
 
 from hyperpelt import Files, Hub, Splits, Task, UserError, tasks
-from hyperpelt.task_splits import Part
-from hyperpelt.task_yaml import load_yaml
+from hyperpelt.tasks.splits import Part
+from hyperpelt.tasks.yaml import load_yaml
 
 ROWS = "premise,hypothesis,label\nIt rains.,It is wet.,0\nIt rains.,It snows.,2\nIt rains.,It is May.,1\n"
 BASE = """

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_sources import Row
+from hyperpelt.tasks.sources import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_registry import get, mixtures, names, select
-from hyperpelt.task_types import Example, Task
+from hyperpelt.tasks.registry import get, mixtures, names, select
+from hyperpelt.tasks.types import Example, Task
 
 
 def list_tasks(pattern: str = "*") -> list[dict[str, Any]]:

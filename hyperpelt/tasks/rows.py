@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.task_rendering import reach
-from hyperpelt.task_sources import Row, Rows, Source, read_rows
-from hyperpelt.task_splits import Splits
+from hyperpelt.tasks.rendering import reach
+from hyperpelt.tasks.sources import Row, Rows, Source, read_rows
+from hyperpelt.tasks.splits import Splits
 
 _MARKS = re.compile(r"[\W_]+")
 

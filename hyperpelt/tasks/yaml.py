@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.task_sources import Files, Hub, Source, read_rows, resolve_root
-from hyperpelt.task_splits import SPLITS, Part, Splits
-from hyperpelt.task_template import Template
-from hyperpelt.task_types import Mixture, Task
+from hyperpelt.tasks.sources import Files, Hub, Source, read_rows, resolve_root
+from hyperpelt.tasks.splits import SPLITS, Part, Splits
+from hyperpelt.tasks.template import Template
+from hyperpelt.tasks.types import Mixture, Task
 
 TASK_KEYS = (
     "name", "description", "source", "input", "target", "label", "labels", "choices", "group", "images", "kind",

@@ -9,8 +9,8 @@
 
     hyperpelt.tasks.get("my/claims").examples("train")[0]
 
-The walls: task_types (Task, Example, Mixture), task_sources (Hub, Files, Generator), task_splits, task_rows,
-task_rendering, task_registry, task_plugins, task_yaml, task_check, task_shots, task_skeleton. See docs/tasks.md.
+The walls: types (Task, Example, Mixture), sources (Hub, Files, Generator), splits, rows, rendering, registry,
+plugins, yaml, check, shots, skeleton. See docs/tasks.md.
 Importing this needs no PyTorch, no transformers and no datasets.
 """
 
@@ -19,17 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hyperpelt.task_check import CheckReport, check_task
-from hyperpelt.task_findings import Finding
-from hyperpelt.task_listing import list_tasks, show_task
-from hyperpelt.task_plugins import broken_plugins, load_plugin, load_plugins
-from hyperpelt.task_registry import get, mixtures, names, register, remove, select
-from hyperpelt.task_rendering import Example
-from hyperpelt.task_shots import sample_shots
-from hyperpelt.task_skeleton import new_plugin
-from hyperpelt.task_sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
-from hyperpelt.task_splits import Part, Splits
-from hyperpelt.task_types import Examples, Mixture, Rate, Task
+from hyperpelt.tasks.check import CheckReport, check_task
+from hyperpelt.tasks.findings import Finding
+from hyperpelt.tasks.listing import list_tasks, show_task
+from hyperpelt.tasks.plugins import broken_plugins, load_plugin, load_plugins
+from hyperpelt.tasks.registry import get, mixtures, names, register, remove, select
+from hyperpelt.tasks.rendering import Example
+from hyperpelt.tasks.shots import sample_shots
+from hyperpelt.tasks.skeleton import new_plugin
+from hyperpelt.tasks.sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
+from hyperpelt.tasks.splits import Part, Splits
+from hyperpelt.tasks.types import Examples, Mixture, Rate, Task
 
 __all__ = [
     "CheckReport",
