@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import subprocess
 import sys
@@ -17,16 +18,20 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import T5Config
 
+from hyperpelt import embedded
+from hyperpelt.backbones import encode_targets, load_backbone, load_tokenizer
 from hyperpelt.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+from pretraining import export as export_module  # noqa: E402
 from pretraining import loop, objectives, runs  # noqa: E402
 from pretraining.corpus import Corpus, load_corpus, read_articles  # noqa: E402
 from pretraining.export import training_record  # noqa: E402
 from pretraining.models import FrozenHeadLoss, MiniT5  # noqa: E402
-from pretraining.tokenizer import as_tokenizer, train_unigram  # noqa: E402
+from pretraining.tables import markdown  # noqa: E402
+from pretraining.tokenizer import as_tokenizer, save_tokenizer, train_unigram  # noqa: E402
 
 CLS, END, PAD, MASK = 1, 2, 0, 3
 VOCABULARY = objectives.Vocabulary(
@@ -400,3 +405,45 @@ def test_the_record_of_a_run_names_no_folder_of_its_machine(tmp_path: Path, corp
     assert record["target_tokens"] > 0
     assert list(record["loss_curve"]) == ["2", "4", "6", "8"]
     assert any(path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir())
+
+
+def test_what_is_exported_is_what_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokenizer) -> None:
+    """A whole small run of mini-t5: tokenizer, training, export, and the backbone by its embedded name."""
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on a mat\nand saw how dogs run\n\n" * 40, encoding="utf8")
+    plan = make_plan(text=(str(text),), validation=str(text), tokenizer=str(tmp_path / "tokenizer"), tokens=96)
+    settings = loop.Settings(schedule=loop.Schedule(steps=2, warmup_steps=1), eval_steps=2, log_steps=1)
+    monkeypatch.setattr(runs, "mini_t5_config", small_t5_config)
+    monkeypatch.setattr(export_module, "mini_t5_config", small_t5_config)
+    trained = runs.train(plan, settings, tmp_path / "run", cache=tmp_path / "cache", device=torch.device("cpu"))
+    monkeypatch.setattr(embedded, "ASSETS", tmp_path / "assets")
+    (tmp_path / "assets").mkdir()
+    folder = export_module.export(tmp_path / "run", tmp_path / "assets" / "mini-t5")
+    model, spoken = load_backbone("mini-t5"), load_tokenizer("mini-t5")
+    for name, tensor in trained.state().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, atol=0.01, rtol=0.01)
+    assert model.lm_head.weight is model.shared.weight
+    assert encode_targets(spoken, ["yes"]) == [[spoken.convert_tokens_to_ids("\u2581yes"), 1]]
+    assert (folder / "model.safetensors").stat().st_mode & 0o044 == 0o044
+    assert runs.shipped_plan("mini-t5", text=[text], validation=text).lengths == plan.lengths
+    assert "held_out_corruption" in json.loads((folder / "training.json").read_text())["held_out"]["2"]
+
+
+def small_t5_config(*, vocab_size: int) -> T5Config:
+    return T5Config(vocab_size=vocab_size, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4,
+                    decoder_start_token_id=0)  # fmt: skip
+
+
+def test_results_become_a_table(tmp_path: Path) -> None:
+    cells = {"0": {"accuracy": 80.0, "majority": 51.0}, "1": {"accuracy": 82.0, "majority": 51.0}}
+    result = {
+        "backbone": "mini-t5", "command": "scripts/pretrain evaluate mini-t5", "weights_sha256": "ab" * 32,
+        "versions": {"torch": "2"}, "seeds": [0, 1], "held_out": {"corruption": {"shipped": 3.0, "unigram": 6.5}},
+        "tuning": {"method": "lora", "steps": 1, "rows": 2, "learning_rate": 1, "max_source_length": 9, "test_rows": 5},
+        "tuned": {"glue/sst2": {"shipped": cells}},
+    }  # fmt: skip
+    (tmp_path / "backbone-mini-t5.json").write_text(json.dumps(result), encoding="utf8")
+    text = markdown(tmp_path)
+    assert "| corruption | 3.00 | 6.50 |" in text
+    assert "| glue/sst2 | 81.0 ± 1.4 | 51.0 |" in text
