@@ -108,6 +108,17 @@ def remove_checkpoint(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def adopt(source: Path, folder: Path) -> None:
+    """Copy a checkpoint of another run into `folder`, atomically; nothing happens if it is there already."""
+    target = folder / source.name
+    if target.exists():
+        return
+    temporary = folder / f".tmp-{source.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    os.rename(temporary, target)
+
+
 def prune(folder: Path, *, keep: int, best: int | None) -> None:
     """Keep the newest `keep` checkpoints and the best one; clear away what killed processes left."""
     steps = list_checkpoints(folder)

@@ -68,8 +68,10 @@ class _Run:
         if checkpoint is not None:
             loop.restore(checkpoint)
         with self._reporting(start) as loop.reporter:
+            if not self._bring_checkpoints(loop.state):
+                notes.append("The best checkpoint so far is not there any more: the best is looked for anew.")
             self._introduce(loop.reporter, start, notes)
-            loop.run(self.setup.steps(start))
+            loop.run(self.setup.steps(start), checkpoint.rng if checkpoint else ())
             return self._finish(loop)
 
     def _make_loop(self) -> Loop:
@@ -99,6 +101,22 @@ class _Run:
         folder, main = self.folder.tensorboard, self.processes.is_main
         with Reporter(folder, total=self.setup.total, start=start, show=self.show, write=main) as reporter:
             yield reporter
+
+    def _bring_checkpoints(self, state: State) -> bool:
+        """A run that goes on in another folder takes its checkpoints along. False if the best one is lost."""
+        source = self.folder.resume_from
+        if source is None:
+            return True
+        best = source.with_name(f"step-{state.best_step}")
+        lost = state.best_step is not None and not best.is_dir()
+        self.processes.wait()
+        if self.processes.is_main:
+            for path in (source, *([] if lost or state.best_step is None else [best])):
+                checkpoints.adopt(path, self.folder.checkpoints)
+        self.processes.wait()
+        if lost:
+            state.best_step = state.best_value = None
+        return not lost
 
     def _introduce(self, reporter: Reporter, start: int, notes: Sequence[str]) -> None:
         config, trained = self.config, self.model.num_trainable()

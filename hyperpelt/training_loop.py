@@ -11,7 +11,7 @@ time the device is waited for, and also when a loss that is not finite is found.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -78,8 +78,13 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------------- running
 
-    def run(self, steps: Iterator[list[Batch]]) -> None:
-        """Train to the end, early stopping, or a signal (which raises TrainingInterrupted after saving)."""
+    def run(self, steps: Iterator[list[Batch]], rng: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Train to the end, early stopping, or a signal (which raises TrainingInterrupted after saving).
+
+        rng: random states of a checkpoint, one a process; restored last of all, as libraries draw when they are set up.
+        """
+        if self.processes.rank < len(rng):
+            checkpoints.restore_random_states(rng[self.processes.rank], self.processes.device)
         self.model.train()
         began, before = monotonic(), self.state.seconds
         self._logged, self._log_tokens = monotonic(), self.state.tokens
@@ -251,14 +256,12 @@ class Loop:
         return None
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: tensors, optimiser, position in the data, random states."""
+        """Go on from a checkpoint: tensors, optimiser, position in the data. Random states come back when it runs."""
         self.sampler.load_state_dict(checkpoint.trainer["sampler"])
         self.model.load_method_state(checkpoint.model)
         load_optimizer_state(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.trainer["optimizer"])
         self.state = State(**checkpoint.trainer["state"])
         self.state.stopped_early = self._has_stopped_early()
-        if self.processes.rank < len(checkpoint.rng):
-            checkpoints.restore_random_states(checkpoint.rng[self.processes.rank], self.processes.device)
 
 
 def metric_value(results: Results, name: str) -> float:

@@ -8,6 +8,8 @@ from typing import Any
 from small_models import make_bart, make_t5
 from transformers import PreTrainedTokenizerBase
 
+from hyperpelt import tasks as registry
+
 PLUGIN = """
 from hyperpelt import Example, Generator, task
 
@@ -34,6 +36,8 @@ def truth(row):
 """
 
 MAKERS = {"t5": make_t5, "bart": make_bart}
+# Widths that suit a model of width 32.
+METHOD = "{name: hyperpelt, prefix_length: 4, prefix_hidden: 16, bottleneck: 4}"
 
 
 def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, *, family: str = "t5", **model: Any) -> list[str]:
@@ -46,7 +50,7 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, *, family: str =
     plugin.write_text(PLUGIN, encoding="utf8")
     settings = {
         "backbone": backbone,
-        "method": "hyperpelt",
+        "method": METHOD,
         "tasks": "toy/mood,toy/truth",
         "plugins": plugin,
         "output_dir": folder / "run",
@@ -60,3 +64,9 @@ def write_run(folder: Path, tokenizer: PreTrainedTokenizerBase, *, family: str =
         "use_cpu": "true",
     }
     return [f"{key}={value}" for key, value in settings.items()]
+
+
+def forget_tasks() -> None:
+    """Take the plugin's tasks out of the registry, so that another copy of it can be loaded in this process."""
+    for name in registry.names("toy/*"):
+        registry.remove(name)
