@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from jaxtyping import Float
@@ -41,13 +41,20 @@ class Switch:
     """What is attached to one backbone, and the pass that is running on it."""
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        self.backbone = backbone
+        # Held weakly: the table of switches must not keep alive a backbone that nobody uses any more.
+        self._backbone = ref(backbone)
         self.running: Pass | None = None
         self.users: Counter[str] = Counter()
         self.handles: dict[str, list[Any]] = {}
         self.previous_attention: str | None = None
         self.models = 0
         self.required_grad: dict[str, bool] = {}
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        backbone = self._backbone()
+        assert backbone is not None, "a switch never outlives its backbone"
+        return backbone
 
     def run(self, running: Pass) -> _Running:
         """Context in which `running` is the pass of this backbone."""

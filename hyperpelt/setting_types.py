@@ -16,7 +16,9 @@ from hyperpelt.errors import UserError, unknown
 
 
 def check_settings(what: str, values: Mapping[str, Any], takes: Callable[..., Any], *more: str) -> dict[str, Any]:
-    """`values` as keyword arguments for `takes`, a function or dataclass: lists and single strings become tuples.
+    """`values` as keyword arguments for `takes`, a function or dataclass.
+
+    Where a tuple is wanted, a list or a single string becomes one; where a float is wanted, so does an int.
 
     - **what**: what the settings belong to, for messages ("tuner 'lora'")
     - **more**: names that are known although `takes` has no such parameter
@@ -33,7 +35,7 @@ def check_settings(what: str, values: Mapping[str, Any], takes: Callable[..., An
         if name not in known:
             raise unknown(f"setting of {what}", str(name), known)
         hint = hints.get(name, Any)
-        value = _as_tuple(value, hint)
+        value = _converted(value, hint)
         if not _fits(value, hint):
             raise UserError(f"Setting {name!r} of {what} must be {_words(hint)}, got {value!r}.")
         checked[name] = value
@@ -57,10 +59,12 @@ def _hints(takes: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _as_tuple(value: Any, hint: Any) -> Any:
-    if get_origin(hint) is not tuple:
-        return value
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+def _converted(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+    if type(value) is int and hint is not int and float in (hint, *get_args(hint)) and int not in get_args(hint):
+        return float(value)
+    return value
 
 
 def _fits(value: Any, hint: Any) -> bool:

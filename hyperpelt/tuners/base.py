@@ -142,7 +142,7 @@ def tuner_types() -> dict[str, type[Tuner]]:
     return dict(_TYPES)
 
 
-def tuner_from_dict(data: Mapping[str, Any]) -> Tuner:
+def tuner_from_dict(data: Any) -> Tuner:
     """A tuner from plain data, e.g. `{"type": "adapter", "bottleneck": 16}`.
 
     Raises:

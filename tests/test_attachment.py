@@ -1,0 +1,198 @@
+"""Several tuned models on one backbone, the bare backbone between them, and leaving it as it was found."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from comparison import make_batch, make_rough
+from small_models import make_bart, make_t5
+from torch import Tensor
+
+from hyperpelt.model import TunedModel
+
+SMALL = {"name": "hyperpelt", "prefix_length": 3, "bottleneck": 4, "prefix_hidden": 8}
+# One method for every way of touching a backbone.
+METHODS = [
+    SMALL,
+    "lora",
+    "ia3",
+    "pasta",
+    {"name": "prompt-tuning", "length": 3},
+    "bitfit",
+    "pfeiffer",
+    "unipelt",
+    "u-tuning",
+]
+TOGETHER = [SMALL, "lora", "pasta", {"name": "prompt-tuning", "length": 3}, "unipelt"]
+KINDS = {"t5": make_t5, "bart": make_bart}
+
+
+def tuned(backbone, method: object, seed: int = 0) -> TunedModel:
+    model = TunedModel.build(backbone, method=method, tasks=["a", "b"], seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in model.trainable_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+@torch.no_grad()
+def logits(model) -> Tensor:
+    batch = make_batch()
+    if not isinstance(model, TunedModel):
+        del batch["task_ids"]
+        batch["use_cache"] = False
+    return model(**batch).logits
+
+
+def state(backbone) -> dict[str, object]:
+    """Everything about a backbone that attachment might leave changed."""
+    modules = dict(backbone.named_modules())
+    return {
+        "attention": {n: m.config._attn_implementation for n, m in modules.items() if hasattr(m, "config")},
+        "hooks": {n: (len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in modules.items()},
+        "attributes": {n: set(vars(m)) for n, m in modules.items()},
+        "requires_grad": {n: p.requires_grad for n, p in backbone.named_parameters()},
+        "training": {n: m.training for n, m in modules.items()},
+        "class": type(backbone),
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_detaching_leaves_the_backbone_exactly_as_it_was(kind, method):
+    backbone = KINDS[kind]()
+    next(backbone.parameters()).requires_grad_(False)
+    before, values, bare = state(backbone), {n: v.clone() for n, v in backbone.state_dict().items()}, logits(backbone)
+    model = tuned(backbone, method)
+    tuned_logits = logits(model)
+    assert not torch.equal(tuned_logits, bare)
+    assert not any(p.requires_grad for p in backbone.parameters())
+    model.detach()
+    assert state(backbone) == before
+    assert torch.equal(logits(backbone), bare)
+    assert all(torch.equal(value, values[name]) for name, value in backbone.state_dict().items())
+    model.detach()
+    model.attach()
+    assert torch.equal(logits(model), tuned_logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tuned_models_on_one_backbone_do_not_see_each_other(kind):
+    backbone = KINDS[kind]()
+    before, bare = state(backbone), logits(backbone)
+    alone = [logits(tuned(KINDS[kind](), method, seed)) for seed, method in enumerate(TOGETHER)]
+    models = [tuned(backbone, method, seed) for seed, method in enumerate(TOGETHER)]
+    for order in (range(len(models)), reversed(range(len(models)))):
+        for index in order:
+            assert torch.equal(logits(models[index]), alone[index]), TOGETHER[index]
+            assert torch.equal(logits(backbone), bare), f"the bare backbone after {TOGETHER[index]}"
+    # They leave in another order than they came; those that stay notice nothing.
+    for gone in (2, 0, 4):
+        models[gone].detach()
+        for index, model in enumerate(models):
+            if model.attached:
+                assert torch.equal(logits(model), alone[index]), TOGETHER[index]
+        assert torch.equal(logits(backbone), bare)
+        assert not any(p.requires_grad for p in backbone.parameters())
+    for model in models:
+        model.detach()
+    assert state(backbone) == before
+
+
+def test_training_one_model_moves_no_other_on_the_same_backbone():
+    backbone = make_t5()
+    first, second = tuned(backbone, SMALL), tuned(backbone, "lora", seed=1)
+    kept = logits(second)
+    optimiser = torch.optim.SGD(first.sources.parameters(), lr=0.5)
+    batch = make_batch()
+    labels = batch.pop("decoder_input_ids")
+    changed = logits(first)
+    first.train()
+    first(**batch, labels=labels).loss.backward()
+    optimiser.step()
+    assert not torch.equal(logits(first.eval()), changed)
+    assert torch.equal(logits(second), kept)
+    assert all(p.grad is None for p in backbone.parameters())
+    assert all(p.grad is None for p in second.sources.parameters())
+
+
+def test_generation_of_two_models_in_turn_equals_generation_alone():
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "num_beams": 2}
+    batch = make_batch()
+    inputs = {"attention_mask": batch["attention_mask"], "task_ids": batch["task_ids"]}
+    alone = [tuned(make_bart(), m).generate(batch["input_ids"], **inputs, **options) for m in (SMALL, "lora")]
+    backbone = make_bart()
+    models = [tuned(backbone, m) for m in (SMALL, "lora")]
+    for _ in range(2):
+        for model, expected in zip(models, alone, strict=True):
+            assert torch.equal(model.generate(batch["input_ids"], **inputs, **options), expected)
+
+
+def test_a_pass_that_fails_leaves_the_bare_backbone():
+    backbone = make_t5()
+    bare = logits(backbone)
+    model = tuned(backbone, SMALL)
+    tuned_logits = logits(model)
+    batch = make_batch()
+    with pytest.raises(IndexError):
+        model(**{**batch, "decoder_input_ids": torch.full((4, 2), 10_000)})
+    assert torch.equal(logits(backbone), bare)
+    assert torch.equal(logits(model), tuned_logits)
+
+
+def test_full_training_works_on_a_copy_beside_a_tuned_model():
+    backbone = make_bart()
+    bare, beside = logits(backbone), tuned(backbone, SMALL)
+    kept = logits(beside)
+    full = TunedModel.build(backbone, method="full", tasks=["a"]).eval()
+    assert full.backbone is not backbone
+    assert torch.equal(logits_of_one(full), bare)
+    assert all(p.requires_grad for p in full.backbone.parameters())
+    with torch.no_grad():
+        for parameter in full.backbone.parameters():
+            parameter.add_(0.1)
+    assert torch.equal(logits(backbone), bare)
+    assert torch.equal(logits(beside), kept)
+
+
+@torch.no_grad()
+def logits_of_one(model: TunedModel) -> Tensor:
+    return model(**{**make_batch(), "task_ids": None}).logits
+
+
+def test_a_backbone_that_nobody_holds_any_more_is_freed():
+    """A notebook that loads one model after another must not keep them all."""
+    backbone = make_t5()
+    seen = weakref.ref(backbone)
+    model = tuned(backbone, SMALL)
+    logits(model)
+    del backbone, model
+    gc.collect()
+    assert seen() is None
+
+
+def test_the_attention_function_itself_computes_what_sdpa_computes():
+    """No tuned model at all: setting our attention on a backbone changes no bit."""
+    for kind in ("t5", "bart"):
+        backbone = make_rough(kind).float()
+        bare = logits(backbone)
+        assert backbone.config._attn_implementation == "sdpa"
+        model = TunedModel.build(backbone, method={"name": "prefix-tuning"}, tasks=["a", "b"])
+        assert backbone.config._attn_implementation == "hyperpelt"
+        assert torch.equal(logits(backbone), bare)
+        model.detach()
+        assert backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_backbone_loaded_with_eager_attention_gets_it_back():
+    backbone = make_t5()
+    backbone.set_attn_implementation("eager")
+    bare = logits(backbone)
+    model = tuned(backbone, SMALL)
+    model.detach()
+    assert backbone.config._attn_implementation == "eager"
+    assert torch.equal(logits(backbone), bare)
