@@ -144,6 +144,18 @@ class RunConfig(_Strict):
         return dict(self.tasks) if isinstance(self.tasks, dict) else dict.fromkeys(self.tasks)
 
 
+    def with_full_paths(self) -> RunConfig:
+        """The same run with files and folders named in full, so that run.yaml means the same wherever it is read."""
+
+        def full(name: str) -> str:
+            return str(Path(name).absolute()) if Path(name).exists() else name
+
+        # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
+        backbone = full(self.backbone) if "/" in self.backbone else self.backbone
+        changes = {"backbone": backbone, "plugins": [full(name) for name in self.plugins]}
+        return self.model_copy(update={**changes, "data_root": self.data_root and full(self.data_root)})
+
+
 def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str, int] | None = None) -> RunConfig:
     """A checked RunConfig of plain values. `where` (a file) and `lines` (key -> line) serve the error messages."""
     try:

@@ -44,6 +44,7 @@ def train(config: RunConfig, *, progress: bool = True) -> dict[str, Any]:
     progress: print to stderr. Raises UserError for every mistake of the input, before training starts where it can be
     known; TrainingInterrupted after Ctrl-C or SIGTERM, when the run is saved.
     """
+    config = config.with_full_paths()
     processes = start_processes(use_cpu=config.use_cpu)
     with noticing_signals() as stop:
         results = _Run(prepare(config, processes), stop, show=progress and processes.is_main).train()

@@ -139,6 +139,19 @@ def test_every_key_is_listed_with_default_and_type():
     assert rows["optimizer"]["choices"] == ["adamw", "adafactor"]
 
 
+def test_files_and_folders_can_be_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "models", "models/mine", "mini-bart"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.py").write_text("", encoding="utf8")
+    overrides = ["data_root=data", "backbone=models/mine", "plugins=mine.py,my.module"]
+    config = load_run(None, [*NEEDED, *overrides]).with_full_paths()
+    assert config.data_root == str(tmp_path / "data")
+    assert config.backbone == str(tmp_path / "models" / "mine")
+    assert config.plugins == [str(tmp_path / "mine.py"), "my.module"]
+    assert load_run(None, NEEDED).with_full_paths() == load_run(None, NEEDED)
+
+
 def test_reading_settings_needs_no_pytorch():
     code = (
         "import sys, hyperpelt.config; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"

@@ -367,7 +367,7 @@ def test_processes_that_ask_at_once_get_the_same_whole_file(tiny_tokenizer, tmp_
 
 
 def test_an_empty_split_and_images_are_refused(tiny_tokenizer, tmp_path):
-    with pytest.raises(UserError, match="unit/empty.*empty"):
+    with pytest.raises(UserError, match=r"unit/empty.*empty"):
         tokens(make_task("unit/empty", Generator(lambda split: [])), tiny_tokenizer, tmp_path)
     seen = Task(
         name="unit/seen",

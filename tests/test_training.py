@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hyperpelt.checkpoints import list_checkpoints, load_checkpoint, prune
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
-from hyperpelt.interrupts import TrainingInterrupted, noticing_signals
+from hyperpelt.interrupts import StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.model import TunedModel
 from hyperpelt.optimisation import learning_rate, make_optimizer
 from hyperpelt.training import train
@@ -256,7 +255,7 @@ def test_a_checkpoint_that_was_never_finished_is_not_seen(start, run):
     (half / "model.safetensors").write_bytes(b"half")
     (run / "checkpoints" / "step-9").mkdir()
     assert list(list_checkpoints(run / "checkpoints")) == [2, 4, 9]
-    with pytest.raises(UserError, match="step-9 is no checkpoint: it has no manifest.json"):
+    with pytest.raises(UserError, match=r"step-9 is no checkpoint: it has no manifest.json"):
         load_checkpoint(run / "checkpoints" / "step-9")
     (run / "checkpoints" / "step-9").rmdir()
     prune(run / "checkpoints", keep=1, best=2)
@@ -316,12 +315,12 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
     sender = threading.Thread(target=send)
     sender.start()
     handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with pytest.raises(TrainingInterrupted) as caught:
-        try:
+    try:
+        with pytest.raises(TrainingInterrupted) as caught:
             start("max_steps=100000", "save_steps=3")
-        finally:
-            over.set()
-            sender.join()
+    finally:
+        over.set()
+        sender.join()
     stopped = caught.value
     assert stopped.exit_status == 128 + signum
     assert f"hyperpelt train {run} resume=true" in str(stopped)
@@ -332,11 +331,18 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
 
 
 def test_a_second_signal_acts_at_once():
-    with pytest.raises(KeyboardInterrupt), noticing_signals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+    with noticing_signals() as stop:
+        signal.raise_signal(signal.SIGINT)
         assert stop.signum == signal.SIGINT
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_ends_an_evaluation_at_once():
+    with noticing_signals() as stop:
+        with pytest.raises(StopNow), stop.at_once():
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.signum == signal.SIGTERM
 
 
 # ------------------------------------------------------------------------------------------------------- optimisation

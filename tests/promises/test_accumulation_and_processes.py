@@ -80,9 +80,7 @@ def test_losses_gradients_and_results_are_equal_however_a_batch_is_divided(runs)
         found = gradient(folder)
         assert found.keys() == expected.keys()
         for tensor, value in expected.items():
-            torch.testing.assert_close(
-                found[tensor], value, rtol=1e-4, atol=2e-6, msg=lambda m: f"{name} {tensor}: {m}"
-            )  # noqa: B023
+            torch.testing.assert_close(found[tensor], value, rtol=1e-4, atol=2e-6, msg=f"{name}: {tensor}")
         content = results(folder)
         assert content["training"]["batch_size"] == 16
         assert content["training"]["loss"] == pytest.approx(whole["training"]["loss"], rel=1e-5)
