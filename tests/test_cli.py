@@ -144,14 +144,23 @@ def copy(run, tmp_path):
 
 def test_train_ends_with_the_table_the_folder_and_commands_that_work(trained, shell):
     run, done = trained
-    for expected in ("toy/mood", "toy/truth", "majority", "frozen", "average", f"Run folder: {run}"):
+    for expected in (
+        "toy/mood",
+        "toy/truth",
+        "majority",
+        "frozen",
+        "average",
+        f"Run folder  {run}",
+        f"{run}/report.html",
+    ):
         assert expected in done.stdout
-    assert {path.name for path in run.iterdir()} >= {"config.json", "model.safetensors", "results.json", "run.yaml"}
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json", "model.safetensors", "results.json", "run.yaml", "report.html",
+    }  # fmt: skip
     suggested = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ") and "hyperpelt " in line]
     assert len(suggested) == 3
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     predicting = next(line for line in suggested if "predict" in line)
-    answer = subprocess.run(predicting, shell=True, capture_output=True, text=True, env=environment, timeout=120)
+    answer = subprocess.run(predicting, shell=True, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)["answer"] in ("bad", "good")
 

@@ -28,7 +28,7 @@ def list_tasks(
         common.load_named_plugins(plugin)
         rows = listing.list_tasks(pattern)
         for origin, trace in tasks.broken_plugins():
-            common.note(f"{origin} could not be loaded:\n{trace}" if debug else _broken(origin, trace))
+            common.note(f"Plugin {origin} could not be loaded, so its tasks are missing:\n{trace}")
     if as_json:
         common.print_json(rows)
         return
@@ -38,11 +38,6 @@ def list_tasks(
     common.print_table(shown, ("name", "kind", "metrics", "origin", "description"))
     mixtures = sorted({name for row in rows for name in row["mixtures"]})
     common.note(f"Mixtures: {', '.join(mixtures) or 'none'}. One task: hyperpelt tasks show NAME")
-
-
-def _broken(origin: str, trace: str) -> str:
-    last = trace.strip().splitlines()[-1]
-    return f"Plugin {origin} could not be loaded: {last} (its tasks are missing; --debug shows the traceback)"
 
 
 @app.command("show")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,9 +34,9 @@ def train(
 ) -> None:
     """Train one method jointly on many tasks.
 
-    Writes a run folder (output_dir): config.json and model.safetensors (the trained model), results.json, run.yaml
-    with every setting, tensorboard/, checkpoints/. Ctrl-C saves and says how to resume. The same command runs under
-    `accelerate launch` with several processes.
+    Writes a run folder (output_dir): config.json and model.safetensors (the trained model), results.json, report.html,
+    run.yaml with every setting, tensorboard/, checkpoints/. Ctrl-C saves and says how to resume. The same command runs
+    under `accelerate launch` with several processes.
     """
     if keys:
         _print_keys(as_json)
@@ -43,16 +45,20 @@ def train(
     path = Path(arguments.pop(0)) if arguments and _is_file(arguments[0]) else None
     with common.stdout_for_json(as_json):
         from hyperpelt.config import load_run
+        from hyperpelt.report import write_report
         from hyperpelt.training import train as start
 
         common.quiet_transformers()
-        options = [*arguments, *([f"data_root={data_root}"] if data_root else [])]
+        # run.yaml is read again from other folders: what the flags name is kept by its full path.
+        options = [*arguments, *([f"data_root={data_root.resolve()}"] if data_root else [])]
         config = load_run(path, options)
         if plugin:
-            config = config.model_copy(update={"plugins": [*config.plugins, *plugin]})
+            named = [str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin]
+            config = config.model_copy(update={"plugins": [*config.plugins, *named]})
         results = start(config)
-    if not _is_main_process():
-        return
+        if not _is_main_process():
+            return
+        write_report([config.output_dir], Path(config.output_dir) / "report.html")
     if as_json:
         common.print_json(results)
         return
@@ -72,14 +78,28 @@ def _print(results: dict[str, Any], config: RunConfig) -> None:
 
     folder, out = config.output_dir, common.console()
     out.print(Results.from_dict(results).table(title=f"{folder}, {results['split']} split"))
-    first = next(iter(results["tasks"]))
-    out.print(f"\nRun folder: {folder}\nTry next:", soft_wrap=True, markup=False)
-    for command in (
-        f"hyperpelt evaluate {folder} --tasks {shlex.quote(first)} --split validation",
-        f"echo {shlex.quote(_example_row(first, config))} | hyperpelt predict {folder} --task {shlex.quote(first)}",
-        f"hyperpelt report {folder}",
+    first, program = shlex.quote(next(iter(results["tasks"]))), _program()
+    row = shlex.quote(_example_row(next(iter(results["tasks"])), config))
+    for line in (
+        "",
+        f"Run folder  {folder}",
+        f"Report      {folder}/report.html",
+        "",
+        "Try next:",
+        f"  {program} evaluate {folder} --tasks {first} --split validation",
+        f"  echo {row} | {program} predict {folder} --task {first}",
+        f"  {program} export {folder} --task {first}",
     ):
-        out.print(f"  {command}", soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True, markup=False)
+
+
+def _program() -> str:
+    """How to call this command again: by its name, or by its path where the environment is not activated."""
+    script = Path(sys.executable).with_name("hyperpelt")
+    found = shutil.which("hyperpelt")
+    if not script.exists() or (found and Path(found).samefile(script)):
+        return "hyperpelt"
+    return shlex.quote(str(script))
 
 
 def _example_row(task: str, config: RunConfig) -> str:
