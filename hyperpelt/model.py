@@ -166,6 +166,12 @@ class TunedModel(Inference, Persistence, nn.Module):
                 f"once, among them {wrong[0]!r}: this model family does not use the attention interface as expected."
             )
 
+    def train(self, mode: bool = True) -> TunedModel:
+        """Training or evaluation mode. Tensors that were kept for inference are made anew after training."""
+        if mode:
+            self._made = {}
+        return super().train(mode)
+
     # One pass
 
     @property
@@ -195,8 +201,14 @@ class TunedModel(Inference, Persistence, nn.Module):
 
     def _weights(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
         """The same, cast to the backbone's dtype, one tensor an operation; kept while nothing changes and no gradient
-        is wanted."""
+        is wanted.
+
+        Version counters alone do not tell: a fused optimiser changes parameters behind their back. What was kept
+        therefore also ends with every pass that wants gradients, and with `train()`.
+        """
         keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._made = {}
         if keep:
             versions = sum(p._version for p in self.sources.parameters())
             key = (versions, self.dtype, tasks.device, tuple(tasks.tolist()))
