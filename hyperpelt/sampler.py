@@ -49,7 +49,8 @@ class MixtureSampler:
 
     Rows of a task are drawn without replacement; each pass through them (epoch) has its own order. Shares are drawn
     systematically: in every window of `window` batches each task gets its expected number of rows, give or take one.
-    Batches are cut from one window's rows sorted by length, and come in random order. `window=1` sorts nothing.
+    Batches are cut from one window's rows sorted by length, and come in random order. `window=1` sorts nothing. With
+    one task a batch, a window holds so many batches for each task on average.
 
     rates: task -> probability. lengths: task -> tokens of each row. batching: 'mixed', or 'one_task' a batch.
     """
@@ -66,6 +67,7 @@ class MixtureSampler:
 
     def __post_init__(self) -> None:
         self.names = list(self.rates)
+        self._span = self.window * (len(self.names) if self.batching == "one_task" and self.window > 1 else 1)
         self._bounds = np.cumsum([self.rates[name] for name in self.names])
         self._bounds /= self._bounds[-1]
         self._phase = np.random.default_rng([self.seed, 1]).random()
@@ -81,7 +83,7 @@ class MixtureSampler:
 
     def batch(self, step: int) -> RowBatch:
         """The global batch of one optimiser step."""
-        index, offset = divmod(step, self.window)
+        index, offset = divmod(step, self._span)
         if self._window[0] != index:
             self._window = (index, self._make_window(index))
         return self._window[1][offset]
@@ -108,7 +110,7 @@ class MixtureSampler:
     def _make_window(self, index: int) -> list[RowBatch]:
         generator = np.random.default_rng([self.seed, 2, index])
         unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
-        drawn = self._drawn(np.arange(index + 2), self.window * self.batch_size // unit) * unit
+        drawn = self._drawn(np.arange(index + 2), self._span * self.batch_size // unit) * unit
         pools = [self._rows(task, *drawn[index : index + 2, task]) for task in range(len(self.names))]
         if self.batching == "one_task":
             batches = [batch for pool in pools for batch in self._cut(pool, generator)]

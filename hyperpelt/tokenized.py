@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import islice
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from tqdm import tqdm
 
 from hyperpelt.errors import UserError
 
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 VERSION = 1  # of the file's layout and of how texts become tokens
 CACHE_VARIABLE = "HYPERPELT_CACHE"
 BATCH = 1024  # rows rendered and tokenised together
-
-Progress = Callable[[int, int], None]  # (rows done, rows in all)
-
 
 class TokenRow(NamedTuple):
     """One training row. `number` is its place in the task's split, as error messages count."""
@@ -102,12 +100,12 @@ class TokenizedSet:
         data_root: str | Path | None = None,
         limit: int | None = None,
         cache_dir: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: bool = False,
     ) -> TokenizedSet:
         """The tokens of a split, from the cache if they are there.
 
-        limit: a fixed random sample of that many rows. Raises UserError for an empty split, a row that does not
-        render, a text-only run on a task with images, and a cache that cannot be written.
+        limit: a fixed random sample of that many rows. progress: show a bar while they are made. Raises UserError for
+        an empty split, a row that does not render, a task with images, and a cache that cannot be written.
         """
         from filelock import FileLock
 
@@ -158,7 +156,7 @@ def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list
 def _tokenise(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
-    progress: Progress | None,
+    progress: bool,
     *,
     max_source_length: int,
     max_target_length: int,
@@ -169,16 +167,19 @@ def _tokenise(
     targets: list[list[int]] = []
     weights: list[float] = []
     num_cut = np.zeros(2, np.int64)
+    bar = tqdm(total=len(examples), desc="tokenising", unit="row", leave=False, disable=None if progress else True)
     for batch in _batches(examples):
         _refuse_images(batch, examples)
         ids, cut_sources = encode_inputs(tokenizer, [example.input for example in batch], max_source_length)
-        labels, cut_labels = cut_targets(encode_targets(tokenizer, [e.target for e in batch]), max_target_length)
+        texts = list(dict.fromkeys(example.target for example in batch))  # few, where they are choices
+        encoded = dict(zip(texts, encode_targets(tokenizer, texts), strict=True))
+        labels, cut_labels = cut_targets([encoded[example.target] for example in batch], max_target_length)
         num_cut += (cut_sources, cut_labels)
         sources += ids
         targets += labels
         weights += [example.weight for example in batch]
-        if progress is not None:
-            progress(len(sources), len(examples))
+        bar.update(len(batch))
+    bar.close()
     numbers = np.asarray(examples.numbers if hasattr(examples, "numbers") else range(len(sources)), np.int64)
     columns = {"input_ids": sources, "labels": targets, "weight": np.asarray(weights, np.float32), "number": numbers}
     return columns, {"num_cut_sources": int(num_cut[0]), "num_cut_targets": int(num_cut[1])}

@@ -46,8 +46,9 @@ def train(config: RunConfig, *, progress: bool = True) -> dict[str, Any]:
     """
     config = config.with_full_paths()
     processes = start_processes(use_cpu=config.use_cpu)
+    show = progress and processes.is_main
     with noticing_signals() as stop:
-        results = _Run(prepare(config, processes), stop, show=progress and processes.is_main).train()
+        results = _Run(prepare(config, processes, show=show), stop, show=show).train()
     processes.close()
     return results
 

@@ -79,7 +79,7 @@ class Setup:
         return [{**row, **{key: getattr(self.sets[row["task"]], key) for key in cut}} for row in rows]
 
 
-def prepare(config: RunConfig, processes: Processes) -> Setup:
+def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> Setup:
     """Find the tasks, claim the run folder, build the model, tokenise, and fix the order of rows.
 
     Raises UserError for whatever of it is not as the configuration says; nothing is written to the run folder.
@@ -89,7 +89,7 @@ def prepare(config: RunConfig, processes: Processes) -> Setup:
     folder = RunFolder.claim(config)
     _check_splits(config, tasks)
     model = _build_model(config, processes, tasks)
-    sets = _tokenise(config, tasks, model)
+    sets = _tokenise(config, tasks, model, show)
     sampler = _make_sampler(config, processes, trees, sets)
     return Setup(config, processes, folder, tasks, model, sets, sampler, num_steps(config, sampler))
 
@@ -135,7 +135,7 @@ def build_model(config: RunConfig, tasks: Sequence[Task]) -> TunedModel:
     return TunedModel.build(config.backbone, method=config.method, tasks=tasks, seed=config.seed, dtype=dtype)
 
 
-def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel) -> dict[str, TokenizedSet]:
+def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool) -> dict[str, TokenizedSet]:
     make = partial(
         TokenizedSet.load_or_build,
         split="train",
@@ -144,6 +144,7 @@ def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel) -> di
         max_target_length=config.max_target_length,
         data_root=config.data_root,
         limit=config.train_limit,
+        progress=show,
     )
     return {task.name: make(task) for task in tasks}
 
