@@ -65,7 +65,7 @@ def _lora(placed: Placed, operation: Operation, tensors: Mapping[str, Tensor]) -
 def _ia3(placed: Placed, operation: Operation, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # PEFT scales the input of a "feedforward" module (kept as a row) and the output of others (kept as a column).
     shape = (1, -1) if operation.kind == "hidden" else (-1, 1)
-    return {f"base_model.model.{operation.path}.ia3_l": tensors["scale"].reshape(shape)}
+    return {f"base_model.model.{operation.path}.ia3_l": (1 + tensors["shift"]).reshape(shape)}
 
 
 def _lora_config(model: TunedModel) -> dict[str, Any]:

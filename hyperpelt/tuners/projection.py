@@ -2,7 +2,8 @@
 
 - **LoRA** (Hu et al. 2021, arXiv 2106.09685): W' = W + (alpha/r) A B, so OP(x) + (alpha/r) x A B; B = 0 at start.
 - **(IA)^3** (Liu et al. 2022, 2205.05638): l (.) OP(x) at k, v and at the hidden layer of the feed-forward network;
-  l = 1 at start. As a tuner: OP(x) + (l - 1) (.) OP(x).
+  l = 1 at start. As a tuner: OP(x) + (l - 1) (.) OP(x), and l - 1 is what is kept: it starts at zero, where
+  weight decay pulls it and a hypernetwork's small first outputs leave it.
 - **BitFit** (Ben Zaken et al. 2021, 2106.10199): OP(x) + b. T5 has no biases, so they are added.
 - **Norm**: OP(x) + delta (.) x_hat (+ beta), x_hat the normed input: training the layer norms without touching the
   backbone. For T5 x_hat = x / rms(x); for BART (x - mean) / std.
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.operations import NORMS, PROJECTIONS, Operation
-from hyperpelt.tuners.base import ONES, ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
+from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
 
 
 @tuner_type
@@ -53,18 +54,18 @@ class LoRA(Tuner):
 @tuner_type
 @dataclass(frozen=True, kw_only=True)
 class Scale(Tuner):
-    """(IA)^3: multiplies what the operation writes (at `hidden`: what enters wo) by a trained vector."""
+    """(IA)^3: multiplies what the operation writes (at `hidden`: what enters wo) by l = 1 + shift, a trained vector."""
 
     type_name: ClassVar[str] = "scale"
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         if operation.kind not in (*PROJECTIONS, "hidden"):
             raise self.refuse(operation, "a projection or the hidden layer of a feed-forward network")
-        return {"scale": TensorSpec((operation.d_out,), ONES)}
+        return {"shift": TensorSpec((operation.d_out,), ZEROS)}
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
         assert site.output is not None
-        return site.output * (tensors["scale"] - 1).unsqueeze(1)
+        return site.output * tensors["shift"].unsqueeze(1)
 
 
 @tuner_type

@@ -62,7 +62,7 @@ def test_ia3_is_that_of_peft(kind):
         with torch.no_grad():
             for name, tensors in tensors_of(model, task).items():
                 scale = others[-1].base_model.model.get_submodule(PATHS[kind][name]).ia3_l.default
-                scale.copy_(tensors["scale"].reshape(scale.shape))
+                scale.copy_((1 + tensors["shift"]).reshape(scale.shape))
     trained = sum(p.numel() for p in others[0].parameters() if p.requires_grad)
     assert model.num_trainable() == 2 * trained
     assert_peft_agrees(model, others)

@@ -60,11 +60,12 @@ def test_ia3_scales_the_rows_of_k_and_v_and_the_columns_of_wo(kind):
         for name, values in tensors.items():
             if name.endswith("hidden"):
                 path = paths[name.replace("hidden", "wo")]
-                reference.weights[f"{path}.weight"] = reference.weights[f"{path}.weight"] * values["scale"]
+                reference.weights[f"{path}.weight"] = reference.weights[f"{path}.weight"] * (1 + values["shift"])
                 continue
             for kept in {f"{paths[name]}.weight", f"{paths[name]}.bias"} & reference.weights.keys():
-                whole = values["scale"][:, None] if kept.endswith("weight") else values["scale"]
-                reference.weights[kept] = reference.weights[kept] * whole
+                scale = 1 + values["shift"]
+                scale = scale[:, None] if kept.endswith("weight") else scale
+                reference.weights[kept] = reference.weights[kept] * scale
     assert_agrees(model, references)
 
 
@@ -133,3 +134,17 @@ def test_training_gradient_is_that_of_the_backbones_own_parameters(method, kind)
 def test_a_tuner_at_a_place_where_it_makes_no_sense_is_refused(tuner, at, wants):
     with pytest.raises(UserError, match=f"works at {wants}"):
         TunedModel.build(make_rough("t5"), method={"parts": [{"tuner": {"type": tuner}, "at": at}]}, tasks=["a"])
+
+
+@pytest.mark.parametrize("init", ["plain", "fan_in", "normal"])
+def test_ia3_starts_near_the_backbone_however_its_hypernetwork_starts(init):
+    """What is made is l - 1: a network whose outputs start near zero must not start by erasing keys and values."""
+    backbone, batch = make_rough("t5"), make_batch()
+    names = ("input_ids", "attention_mask", "decoder_input_ids")
+    with torch.no_grad():
+        bare = backbone(**{name: batch[name] for name in names}).logits
+        model = TunedModel.build(
+            backbone, method={"name": "hyper-ia3", "hypernetwork": {"init": init}}, tasks=["a", "b"]
+        )
+        difference = (model.eval()(**batch).logits - bare).norm() / bare.norm()
+    assert difference < (0.3 if init == "normal" else 1e-12), difference
