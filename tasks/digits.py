@@ -4,9 +4,9 @@
     digits/parity     is it odd or even?                  two choices
     digits/compare    which of two pictures is larger?    first, second or neither
 
-The 1,797 pictures (8 x 8, from the NIST forms of UCI's Optical Recognition of Handwritten Digits) travel inside scikit-learn. They are
-parted once, by picture, for all three tasks: no picture is in two splits of any of them. A row names its pictures by
-number; rendering enlarges them to 64 x 64.
+The 1,797 pictures (8 x 8, from the NIST forms of UCI's Optical Recognition of Handwritten Digits) travel inside
+scikit-learn. They are parted once, by picture, for all three tasks: no picture is in two splits of any of them. A row
+names its pictures by number; rendering enlarges them to 64 x 64.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The embedded suite: a small world of coloured things on a table and of people, made from a seed and needing no network.
+"""The embedded suite: a small world of coloured things on a table and of people, made from a seed and needing no
+network.
 
     tabletop               the mixture of twelve text tasks, shaped like GLUE's and SuperGLUE's
     tabletop-transfer      two text tasks that are never trained on: review, swaps
@@ -11,9 +12,9 @@ What the tasks are, with examples and baselines: docs/suite.md. Harder or other 
     for task in tabletop.tasks(prefix="hard", difficulty="hard", seed=7):
         hyperpelt.register(task)
 
-The modules: dice (random numbers), lexicon, opinions, causes, senses (words), world (deeds and splits), language (telling),
-suite (how rows are made), judged, pairs, inference, asking, sense (text tasks), table, render, vision (pictures),
-definitions (all of them as tasks), baselines (what counting words achieves).
+The modules: dice (random numbers), lexicon, opinions, causes, senses (words), world (deeds and splits), language
+(telling), suite (how rows are made), judged, pairs, inference, asking, sense (text tasks), table, render, vision
+(pictures), definitions (all of them as tasks), baselines (what counting words achieves).
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hyperpelt_tasks.tabletop.dice import Dice
 from hyperpelt_tasks.tabletop.inference import deeds_of
 from hyperpelt_tasks.tabletop.language import Words, person, sentence, tell, thing, words
+from hyperpelt_tasks.tabletop.pairs import restated
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of, slip
-from hyperpelt_tasks.tabletop.world import a_deed
+from hyperpelt_tasks.tabletop.world import a_deed, altered
 
 OPEN = ("who", "where", "when", "why")
 
@@ -28,14 +29,29 @@ def question(said: Words, slot: str, dice: Dice) -> str:
 
 @rows_of("answerable", labels=2)
 def answerable(dice: Dice, label: int, split: str, level: Level) -> Row:
-    """question, sentence; label 1 = the sentence holds the answer. It tells two of who, where, when and why."""
-    deed = a_deed(dice, split=split, keep=("colour", *OPEN))
+    """question, sentence; label 1 = the sentence holds the answer.
+
+    It tells two of who, where, when and why. A sentence without the answer tells two others of the same deed, or
+    tells of another deed; the words for the deed are new in right pairs, too.
+    """
+    focus = ("did", "shape")
     slot, *others = dice.shuffled(OPEN)
-    told = [slot, others[0]] if label else others[:2]
-    heard = deed.without(*(hidden for hidden in OPEN if hidden not in told))
+    elsewhere = not label and dice.chance(60)
+    told = others[:2] if not (label or elsewhere) else [slot, others[0]]
+    while True:
+        deed = a_deed(dice, split=split, keep=("colour", *OPEN), richly=focus)
+        meant = altered(deed, focus, dice, split=split) if elsewhere else deed
+        if meant:
+            break
+    said = words(deed, dice, plain=level.plain, evenly=focus)
+    heard = {
+        slot: text
+        for slot, text in restated(meant, said, focus, dice, echo=level.echo).items()
+        if slot not in OPEN or slot in told
+    }
     return {
-        "question": question(words(deed, dice, plain=level.plain), slot, dice),
-        "sentence": slip(tell(words(heard, dice, plain=level.plain), dice), dice, level),
+        "question": question(said, slot, dice),
+        "sentence": slip(tell(heard, dice), dice, level),
         "label": label,
         "scene": deed.scene(),
     }

@@ -1,7 +1,8 @@
 """The language of the world as running text: input for pretraining.
 
-A line is one to four sentences about the same people and things. Deeds are drawn from the training split's scenes alone,
-opinions, causes and ambiguous words from its lists. Nothing here knows a label: no pairs, no answers, no judgements.
+A line is one to four sentences about the same people and things. Deeds are drawn from the training split's scenes
+alone, opinions, causes and ambiguous words from its lists. Nothing here knows a label: no pairs, no answers, no
+judgements.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from collections.abc import Iterator
 from hyperpelt_tasks.tabletop.asking import OPEN, question
 from hyperpelt_tasks.tabletop.causes import CAUSES
 from hyperpelt_tasks.tabletop.dice import Dice
-from hyperpelt_tasks.tabletop.inference import passage, put, views_of
+from hyperpelt_tasks.tabletop.facts import facts_of, passage, worded
 from hyperpelt_tasks.tabletop.language import filled, lies, person, relates, sentence, tell, thing, word, words
 from hyperpelt_tasks.tabletop.lexicon import RELATIONS
 from hyperpelt_tasks.tabletop.opinions import BAD, GLAD, GOOD, KEEPING, LIKED, LOATHED, TURNING, UPSET, share
 from hyperpelt_tasks.tabletop.senses import SENSES
-from hyperpelt_tasks.tabletop.suite import Level
 from hyperpelt_tasks.tabletop.world import PLACES, Deed, a_deed
 
 SPLIT = "train"
@@ -42,7 +42,7 @@ def a_view(dice: Dice) -> list[str]:
 
 def a_fact(dice: Dice) -> list[str]:
     """What things are like."""
-    return [passage(put(views_of(dice, dice.between(2, 3), split=SPLIT), dice, Level()), dice)]
+    return [passage(worded(facts_of(dice, dice.between(1, 3), split=SPLIT), dice, plain=60), dice)]
 
 
 def a_question(dice: Dice) -> list[str]:

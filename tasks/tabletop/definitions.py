@@ -11,6 +11,7 @@ from typing import Any
 
 from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, NO_YES, Fields, write
 from hyperpelt_tasks.tabletop import asking, inference, judged, pairs, sense, vision
+from hyperpelt_tasks.tabletop.lexicon import several
 
 from hyperpelt import Example, Generator, Task
 
@@ -19,10 +20,12 @@ THREE_WAY = ("true", "false", "unknown")
 COUNTS = ("zero", "one", "two", "three", "four")
 SCORES = ("0", "1", "2", "3", "4", "5")
 
-TEXT = (
-    "acceptability sentiment paraphrase similarity entailment nli answerable reading cause word-sense answer describe"
-).split()
-TEXT_TRANSFER = ("review", "swaps")
+TEXT = several(
+    """
+    acceptability sentiment paraphrase similarity entailment nli answerable reading cause word-sense answer describe
+    """
+)
+TEXT_TRANSFER = ("review", "claim", "swaps")
 VISION = ("vqa", "pairs", "visual-entailment", "caption")
 VISION_TRANSFER = ("count", "foil")
 
@@ -171,6 +174,13 @@ def tasks(*, prefix: str = "tabletop", seed: int = 0, difficulty: str = "default
             Fields(("text",)),
             "Is this a negative or a positive review?",
             choices=NEGATIVE_POSITIVE,
+        ),
+        one(
+            "claim",
+            inference.claim,
+            Fields(("evidence", "claim")),
+            "Does the evidence support the claim, yes or no?",
+            choices=NO_YES,
         ),
         one(
             "swaps",

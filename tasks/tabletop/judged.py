@@ -11,7 +11,7 @@ from hyperpelt_tasks.tabletop.language import person, sentence, tell, thing, wor
 from hyperpelt_tasks.tabletop.lexicon import DEEDS, MEN, ROLES, WOMEN
 from hyperpelt_tasks.tabletop.opinions import BAD, GLAD, GOOD, KEEPING, LIKED, LOATHED, TURNING, UPSET, share
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of, slip
-from hyperpelt_tasks.tabletop.world import COLOURS, Deed, a_deed
+from hyperpelt_tasks.tabletop.world import COLOURS, a_deed
 
 PEOPLE_ACT = [roles[0] for roles in ROLES]
 

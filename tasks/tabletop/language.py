@@ -1,8 +1,8 @@
 """How the world is told: words for concepts, noun phrases, deeds in several constructions, facts.
 
-Telling has two steps. `words` chooses a word for every concept of a deed; `tell` puts chosen words into a sentence. So a
-second sentence can keep the words of a first one, or replace some of them by `reword`. Every function draws from the
-`Dice` it is given.
+Telling has two steps. `words` chooses a word for every concept of a deed; `tell` puts chosen words into a sentence.
+So a second sentence can keep the words of a first one, or replace some of them by `reword`. Every function draws from
+the `Dice` it is given.
 """
 
 from __future__ import annotations

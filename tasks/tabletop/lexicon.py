@@ -1,11 +1,17 @@
 """The words of the world: what things, people, places and deeds are called.
 
-A concept is a tuple of words that mean the same; its first word is its name. The words are common English (nearly all of
-them whole pieces of a BERT vocabulary), so that a pretrained encoder knows which of them belong together, and a model
-that has only counted the words of the training rows does not.
+A concept is a tuple of words that mean the same; its first word is its name. The words are common English (nearly all
+of them whole pieces of a BERT vocabulary), so that a pretrained encoder knows which of them belong together, and a
+model that has only counted the words of the training rows does not.
 """
 
 from __future__ import annotations
+
+
+def several(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
+
 
 COLOURS = (
     ("red", "scarlet", "crimson"),
@@ -56,16 +62,20 @@ OPPOSITES = (
     (("rare", "unusual"), ("common", "ordinary")),
 )
 
-WOMEN = (
-    "Alice Anna Betty Carol Clara Daisy Diana Donna Ella Emily Emma Fiona Grace Hannah Helen Irene Jane Janet Judy Julia "
-    "Karen Kate Laura Lily Linda Lucy Maria Martha Mary Megan Molly Nancy Nora Olivia Paula Rachel Rosa Ruth Sally Sarah "
-    "Sophie Susan Tina Vera Wendy"
-).split()
-MEN = (
-    "Adam Alan Albert Andy Arthur Ben Brian Carl Chris Daniel David Dennis Edward Eric Frank Fred Gary George Harry Henry "
-    "Hugo Ian Jack James Jason Jim Joe John Kevin Leo Louis Mark Martin Max Neil Oliver Oscar Paul Peter Philip Ray "
-    "Robert Roger Sam Simon Steve Theo Thomas Tim Tom Victor Walter William"
-).split()
+WOMEN = several(
+    """
+    Alice Anna Betty Carol Clara Daisy Diana Donna Ella Emily Emma Fiona Grace Hannah Helen Irene Jane Janet Judy
+    Julia Karen Kate Laura Lily Linda Lucy Maria Martha Mary Megan Molly Nancy Nora Olivia Paula Rachel Rosa Ruth
+    Sally Sarah Sophie Susan Tina Vera Wendy
+    """
+)
+MEN = several(
+    """
+    Adam Alan Albert Andy Arthur Ben Brian Carl Chris Daniel David Dennis Edward Eric Frank Fred Gary George Harry
+    Henry Hugo Ian Jack James Jason Jim Joe John Kevin Leo Louis Mark Martin Max Neil Oliver Oscar Paul Peter Philip
+    Ray Robert Roger Sam Simon Steve Theo Thomas Tim Tom Victor Walter William
+    """
+)
 
 ROLES = (
     ("boy", "lad"),
@@ -183,6 +193,7 @@ PLACES = (
     ("on the rug", "on the carpet"),
     ("in the hall", "in the corridor"),
     ("by the wall",),
+    ("by the gate", "by the entry"),
     ("in the cupboard", "in the closet"),
     ("on the bed",),
     ("in the attic", "in the loft"),

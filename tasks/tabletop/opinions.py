@@ -1,7 +1,7 @@
 """What people say when they like a thing and when they do not.
 
-Open classes: each split speaks with words of its own (`share`), so that a model must know what they mean and cannot have
-counted them in the training rows.
+Open classes: each split speaks with words of its own (`share`), so that a model must know what they mean and cannot
+have counted them in the training rows.
 """
 
 from __future__ import annotations
@@ -9,39 +9,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from hyperpelt_tasks.tabletop.lexicon import several
+
 T = TypeVar("T")
 
-GOOD = (
-    "wonderful lovely beautiful superb brilliant charming delightful excellent fantastic marvelous magnificent perfect "
-    "splendid amazing gorgeous stunning elegant graceful pleasant impressive remarkable enchanting exquisite fabulous "
-    "outstanding terrific great good nice adorable attractive appealing captivating cheerful clever cute dazzling "
-    "delicious divine exciting extraordinary fascinating fine fun glorious handsome hilarious ideal imaginative "
-    "incredible ingenious inspired inspiring inviting joyful magical masterful memorable moving neat original phenomenal "
-    "playful pretty priceless radiant refreshing reliable rewarding satisfying sensational smart soothing spectacular "
-    "stylish sublime sweet tasteful thrilling timeless touching useful valuable vibrant witty worthy "
-    "awesome breathtaking comfortable fresh heavenly helpful honest lively pleasing polished precious wise"
-).split()
-BAD = (
-    "awful terrible horrible ugly dreadful boring dull disappointing disgusting nasty hideous pathetic ridiculous "
-    "useless worthless annoying irritating tedious miserable appalling atrocious bad poor lousy bland bleak "
-    "clumsy crude cruel dangerous depressing dirty dismal disturbing embarrassing empty exhausting "
-    "fake faulty filthy flawed foolish forgettable frightening frustrating gloomy grim gross hateful hollow "
-    "hopeless horrifying idiotic inferior insulting lame lazy lifeless mediocre messy monotonous obnoxious "
-    "offensive outdated outrageous painful pointless pretentious repulsive revolting rotten rude sad senseless shabby "
-    "shallow shameful shoddy sick silly sloppy stale strange stupid tasteless tiresome troubling "
-    "unbearable unpleasant vile vulgar weak weary wicked wretched absurd cheap inadequate "
-    "intolerable obscene terrifying tragic trashy unfair"
-).split()
+GOOD = several(
+    """
+    wonderful lovely beautiful superb brilliant charming delightful excellent fantastic marvelous magnificent
+    perfect splendid amazing gorgeous stunning elegant graceful pleasant impressive remarkable enchanting exquisite
+    fabulous outstanding terrific great good nice adorable attractive appealing captivating cheerful clever cute
+    dazzling delicious divine exciting extraordinary fascinating fine fun glorious handsome hilarious ideal
+    imaginative incredible ingenious inspired inspiring inviting joyful magical masterful memorable moving neat
+    original phenomenal playful pretty priceless radiant refreshing reliable rewarding satisfying sensational smart
+    soothing spectacular stylish sublime sweet tasteful thrilling timeless touching useful valuable vibrant witty
+    worthy awesome breathtaking comfortable fresh heavenly helpful honest lively pleasing polished precious wise
+    """
+)
+BAD = several(
+    """
+    awful terrible horrible ugly dreadful boring dull disappointing disgusting nasty hideous pathetic ridiculous
+    useless worthless annoying irritating tedious miserable appalling atrocious bad poor lousy bland bleak clumsy
+    crude cruel dangerous depressing dirty dismal disturbing embarrassing empty exhausting fake faulty filthy flawed
+    foolish forgettable frightening frustrating gloomy grim gross hateful hollow hopeless horrifying idiotic
+    inferior insulting lame lazy lifeless mediocre messy monotonous obnoxious offensive outdated outrageous painful
+    pointless pretentious repulsive revolting rotten rude sad senseless shabby shallow shameful shoddy sick silly
+    sloppy stale strange stupid tasteless tiresome troubling unbearable unpleasant vile vulgar weak weary wicked
+    wretched absurd cheap inadequate intolerable obscene terrifying tragic trashy unfair
+    """
+)
 
 # Verbs of liking, past tense.
-LIKED = (
-    "loved adored admired enjoyed praised treasured cherished liked appreciated celebrated recommended applauded favored "
-    "respected welcomed"
-).split()
-LOATHED = (
-    "hated despised detested loathed disliked mocked cursed regretted rejected resented dreaded ridiculed condemned "
-    "criticized avoided"
-).split()
+LIKED = several(
+    """
+    loved adored admired enjoyed praised treasured cherished liked appreciated celebrated recommended applauded
+    favored respected welcomed
+    """
+)
+LOATHED = several(
+    """
+    hated despised detested loathed disliked mocked cursed regretted rejected resented dreaded ridiculed condemned
+    criticized avoided
+    """
+)
 
 # What somebody did: one's feeling told without a word of feeling.
 GLAD = (

@@ -1,4 +1,5 @@
-"""Two sentences that mean the same or not: paraphrase (as MRPC), similarity (as STS-B), swaps (as PAWS; a transfer target).
+"""Two sentences that mean the same or not: paraphrase (as MRPC), similarity (as STS-B), swaps (as PAWS; a transfer
+target).
 
 Right and wrong pairs have new words in equal number and of equal kinds: in a right pair they mean what the old words
 meant. Wrong pairs of the other sort (`swaps`) have no new word at all.
@@ -6,10 +7,10 @@ meant. Wrong pairs of the other sort (`swaps`) have no new word at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hyperpelt_tasks.tabletop.dice import Dice
-from hyperpelt_tasks.tabletop.language import Words, person, relates, reword, sentence, tell, word, words
+from hyperpelt_tasks.tabletop.language import Words, options_of, person, relates, reword, sentence, tell, word, words
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of, slip
 from hyperpelt_tasks.tabletop.world import (
     COLOURS,
@@ -25,32 +26,49 @@ from hyperpelt_tasks.tabletop.world import (
 )
 
 FIVE = ("who", "did", "colour", "shape", "where")
+TELLING = ("who", "did", "where")  # words of far meanings: which of them are exchanged is plain to see
 
 
-def replaced(said: Words, deed: Deed, slots: list[str], dice: Dice) -> Words:
-    """The words of a sentence with other ones in these slots: what `deed` has there, in a word not used before."""
-    return said | {slot: reword(getattr(deed, slot), said[slot], dice) for slot in slots}
+def restated(deed: Deed, said: Words, slots: Sequence[str], dice: Dice, *, echo: int = 0) -> Words:
+    """The words of a sentence with other ones in these slots: what `deed` has there, in a word not used before.
+
+    echo: percent of the words that are kept where they mean what `deed` has.
+    """
+    told = dict(said)
+    for slot in slots:
+        concept = getattr(deed, slot)
+        if not (said[slot] in options_of(concept) and dice.chance(echo)):
+            told[slot] = reword(concept, said[slot], dice)
+    return told
 
 
 @rows_of("paraphrase", labels=2)
 def paraphrase(dice: Dice, label: int, split: str, level: Level) -> Row:
-    """sentence1, sentence2; label 1 = same. One to three words are new; in a wrong pair at least one means another thing."""
+    """sentence1, sentence2; label 1 = same.
+
+    Some words are new: synonyms in a right pair, words of another sense in a wrong one.
+    """
     if dice.chance(level.swaps):
         return exchange(dice, label, split, level)
-    focus = dice.sample(FIVE, dice.between(1, 3))
-    deed = second = a_deed(dice, split=split, keep=FIVE, richly=focus)
-    if not label:
-        second = altered(deed, focus[: dice.between(1, len(focus))], dice, split=split) or deed
-    if not label and second == deed:
-        return paraphrase.make(dice, label, split, level)
+    focus = dice.sample(TELLING, level.changes)
+    while True:
+        deed = a_deed(dice, split=split, keep=("where", *some_of(("colour", "when"), dice)), richly=focus)
+        second = deed if label else altered(deed, focus, dice, split=split)
+        if second:
+            break
     one = words(deed, dice, plain=level.plain, evenly=focus)
     return {
         "sentence1": slip(tell(one, dice), dice, level),
-        "sentence2": slip(tell(replaced(one, second, focus, dice), dice), dice, level),
+        "sentence2": slip(tell(restated(second, one, focus, dice, echo=level.echo), dice), dice, level),
         "label": label,
         "scene": deed.scene(),
         "scene2": second.scene(),
     }
+
+
+def some_of(slots: Sequence[str], dice: Dice) -> list[str]:
+    """Each of the slots in one of two cases."""
+    return [slot for slot in slots if dice.chance(50)]
 
 
 @rows_of("similarity", labels=6)
@@ -62,23 +80,14 @@ def similarity(dice: Dice, label: int, split: str, level: Level) -> Row:
         if second:
             break
     one = words(deed, dice, evenly=FIVE)
-    new = [slot for slot in FIVE if not dice.chance(level.plain // 3)]
+    two = restated(second, one, FIVE, dice, echo=level.echo)
     return {
         "sentence1": slip(tell(one, dice), dice, level),
-        "sentence2": slip(
-            tell(replaced(words(second, dice, evenly=FIVE) | same(one, deed, second), second, new, dice), dice),
-            dice,
-            level,
-        ),
+        "sentence2": slip(tell(two, dice), dice, level),
         "score": float(label),
         "scene": deed.scene(),
         "scene2": second.scene(),
     }
-
-
-def same(said: Words, deed: Deed, second: Deed) -> Words:
-    """The words of the first deed for what agrees in the second."""
-    return {slot: said[slot] for slot in said if getattr(deed, slot) == getattr(second, slot)}
 
 
 @rows_of("swaps", labels=2)

@@ -1,13 +1,13 @@
 """Pictures of tables and of digits. Whole-number arithmetic, no anti-aliasing, no fonts: the same pixels everywhere.
 
-A shape is a mask that is computed here pixel by pixel and pasted by Pillow with coverage 0 or 255; Pillow's own circles and
-polygons have changed between its versions. What the scene leaves open (the wood of the table, the exact place of a
-thing in its cell, its shade) is drawn from the scene's text, so that a scene has one picture.
+A shape is a mask that is computed here pixel by pixel and pasted by Pillow with coverage 0 or 255; Pillow's own
+circles and polygons have changed between its versions. What the scene leaves open (the wood of the table, the exact
+place of a thing in its cell, its shade) is drawn from the scene's text, so that a scene has one picture.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 from hyperpelt_tasks.tabletop.dice import Dice
@@ -56,7 +56,7 @@ def inside(shape: str, x: int, y: int, r: int) -> bool:
     raise AssertionError(shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def mask(shape: str, r: int) -> Image:
     """The shape as a mask of side 2 r + 1."""
     from PIL import Image

@@ -1,8 +1,9 @@
 """How the suite's rows are made: one loop for all tasks.
 
-A task is a function `make(dice, label, split, level) -> row`: it draws a scene of the split, tells it so that the answer
-is `label`, and returns the row's columns, `scene` (canonical) among them. `rows` calls it until the split is full: classes
-in equal numbers, no text twice. The same (task, split, seed, difficulty) gives the same rows on every machine.
+A task is a function `make(dice, label, split, level) -> row`: it draws a scene of the split, tells it so that the
+answer is `label`, and returns the row's columns, `scene` (canonical) among them. `rows` calls it until the split is
+full: classes in equal numbers, no text twice. The same (task, split, seed, difficulty) gives the same rows on every
+machine.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
-from hyperpelt import UserError
 from hyperpelt_tasks.tabletop.dice import Dice
+
+from hyperpelt import UserError
 
 SPLIT_ROWS = {"train": 4000, "validation": 500, "test": 500}
 Row = dict[str, Any]
@@ -25,22 +27,26 @@ class Level:
 
     things: how many things or events a passage tells of.
     plain: percent of words told by their plain name; the others get a synonym.
-    swaps: percent of wrong pairs that only exchange words (who did it to whom, which colour is whose).
+    changes: how many words of a wrong statement mean another thing; at most three.
+    echo: percent of these words that a right statement repeats; the others get a synonym.
+    swaps: percent of pairs where a wrong statement only exchanges words (who did it to whom, which colour is whose).
     twists: percent of opinions that are turned around ("far from ugly") or set against somebody else's.
     noise: percent of texts with a slip of the pen (a typo, no capitals, a filler in front).
     """
 
     things: int = 2
     plain: int = 60
-    swaps: int = 25
+    changes: int = 2
+    echo: int = 15
+    swaps: int = 10
     twists: int = 30
     noise: int = 10
 
 
 LEVELS = {
-    "easy": Level(things=2, plain=85, swaps=0, twists=0, noise=0),
+    "easy": Level(plain=85, changes=3, echo=60, swaps=0, twists=0, noise=0),
     "default": Level(),
-    "hard": Level(things=4, plain=30, swaps=60, twists=60, noise=25),
+    "hard": Level(things=4, plain=30, changes=1, echo=0, swaps=50, twists=60, noise=25),
 }
 Make = Callable[[Dice, int, str, Level], Row]
 

@@ -1,8 +1,8 @@
-"""Looking at tables: vqa (as VQA), pairs (as NLVR2), visual-entailment (as SNLI-VE), caption (as COCO), and the transfer
-targets count and foil (as FOIL).
+"""Looking at tables: vqa (as VQA), pairs (as NLVR2), visual-entailment (as SNLI-VE), caption (as COCO), and the
+transfer targets count and foil (as FOIL).
 
-The text is drawn first and the answer second, each alone; then a table is looked for that makes this answer right. So the text
-says nothing of the answer, and only the picture can.
+The text is drawn first and the answer second, each alone; then a table is looked for that makes this answer right. So
+the text says nothing of the answer, and only the picture can.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def foil(dice: Dice, label: int, split: str, level: Level) -> Row:
     """image, caption; label 1 = right."""
     while True:
         text, sorts, holds = dice.choice(STATEMENTS)(dice, level)
-        table = search(dice, lambda t: holds(t) == bool(label), sorts, split=split, count=items_of(level))
+        table = search(dice, lambda t, holds=holds: holds(t) == bool(label), sorts, split=split, count=items_of(level))
         if table:
             return {"image": table.scene(), "caption": text, "label": label, "scene": table.scene()}
 
@@ -100,7 +100,14 @@ def visual_entailment(dice: Dice, label: int, split: str, level: Level) -> Row:
         text, sorts, holds = dice.choice((there_is, lies_beside))(dice, level)
         covered = label == 2 or (label == 0 and dice.chance(50))
         cloth = dice.below(4) if covered else -1
-        table = search(dice, lambda t: holds(t) == (label == 0), sorts, split=split, count=items_of(level), cloth=cloth)
+        table = search(
+            dice,
+            lambda t, holds=holds: holds(t) == (label == 0),
+            sorts,
+            split=split,
+            count=items_of(level),
+            cloth=cloth,
+        )
         if table:
             return {"image": table.scene(), "hypothesis": text, "label": label, "scene": table.scene()}
 
@@ -156,7 +163,13 @@ def pairs(dice: Dice, label: int, split: str, level: Level) -> Row:
         text, sorts, holds = dice.choice((on_each, on_each, one_has_more, together))(dice, level)
         left = search(dice, lambda table: True, sorts, **anything)
         assert left is not None
-        right = search(dice, lambda table, left=left: holds(left, table) == bool(label), sorts, tries=tries, **anything)
+        right = search(
+            dice,
+            lambda table, holds=holds, left=left: holds(left, table) == bool(label),
+            sorts,
+            tries=tries,
+            **anything,
+        )
         if right and right != left:
             return {
                 "left": left.scene(),
@@ -219,7 +232,10 @@ def ask_whether(dice: Dice, level: Level) -> Asked:
 
 @rows_of("vqa", labels=4)
 def vqa(dice: Dice, label: int, split: str, level: Level) -> Row:
-    """image, question, answers (all that are right; the first is the usual one). The label only chooses the question's kind."""
+    """image, question, answers (all that are right; the first is the usual one).
+
+    The label only chooses the question's kind.
+    """
     while True:
         text, sorts, holds, answers = (ask_property, ask_property, ask_number, ask_whether)[label](dice, level)
         table = search(dice, holds, sorts, split=split, count=items_of(level))
@@ -235,7 +251,7 @@ def count(dice: Dice, label: int, split: str, level: Level) -> Row:
         nouns = sort.said(dice, plain=level.plain, many=True)
         text = dice.choice(("count the {}.", "what is the number of {}?", "how often do you see {}?")).format(nouns)
         table = search(
-            dice, lambda t: len(t.of(sort)) == label, (sort,) * label, split=split, count=items_of(level) + 2
+            dice, lambda t, sort=sort: len(t.of(sort)) == label, (sort,) * label, split=split, count=items_of(level) + 2
         )
         if table:
             return {"image": table.scene(), "question": sentence(text), "label": label, "scene": table.scene()}

@@ -59,6 +59,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 
 
+COMMON = ("in", "on", "by")  # prepositions of many places
+
+
 def rich(concepts: Mapping[str, tuple]) -> tuple[str, ...]:
     """The concepts that have a synonym."""
     return tuple(name for name, words in concepts.items() if len(words) > 1)
@@ -70,7 +73,7 @@ RICH = {
     "size": rich(SIZES),
     "colour": rich(COLOURS),
     "shape": rich(SHAPES),
-    "where": rich(PLACES),
+    "where": tuple(place for place in rich(PLACES) if place.split()[0] in COMMON),
     "when": rich(TIMES),
     "why": rich(REASONS),
 }
@@ -117,10 +120,18 @@ def a_deed(dice: Dice, *, split: str, keep: Iterable[str] = (), richly: Iterable
             return deed
 
 
+def peers(slot: str, concept: str, *, richly: bool) -> Sequence[str]:
+    if slot == "who" and concept[0].isupper():
+        return PEOPLE
+    options = (RICH if richly else SLOTS)[slot]
+    if slot == "where":
+        return [place for place in options if place.split()[0] == concept.split()[0]]
+    return options
+
+
 def other(slot: str, *taken: str, dice: Dice, richly: bool = False) -> str:
-    """A concept for the slot that is none of those taken; for a person with a name, another name."""
-    named = slot == "who" and taken[0][0].isupper()
-    options = PEOPLE if named else (RICH if richly else SLOTS)[slot]
+    """A concept for the slot instead of the first of `taken`, and none of them."""
+    options = peers(slot, taken[0], richly=richly)
     while True:
         option = dice.choice(options)
         if option not in taken:
