@@ -16,7 +16,7 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,13 +196,13 @@ def evaluate(
         _write(output, result)
     tokenizer = load_tokenizer(name)
     for seed in seeds:
-        for task in tasks.select(list(task_names)):
-            for column, build in backbones(name, seed=seed).items():
+        for column, build in backbones(name, seed=seed).items():
+            for task in tasks.select(list(task_names)):
                 cells = result["tuned"].setdefault(task.name, {}).setdefault(column, {})
                 if str(seed) in cells:
                     continue
                 report(f"{task.name}, {column}, seed {seed}")
-                settings = Tuning(**{**asdict(tuning), "seed": seed})
+                settings = replace(tuning, seed=seed)
                 model = TunedModel.build(
                     build(), method=tuning.method, tasks=[task.name], tokenizer=tokenizer, seed=seed
                 )
