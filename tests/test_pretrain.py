@@ -142,6 +142,17 @@ def test_source_and_target_together_hold_the_whole_text(name: str, corpus: Corpu
         assert is_window(rebuild(source[1:-1], closed, markers), corpus)
 
 
+def test_rewriting_asks_for_the_whole_text_from_a_masked_one(corpus: Corpus) -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        source, target, _ = objectives.rewrite(corpus, rng, 40, VOCABULARY, NOISE)
+        assert is_window(target[:-1], corpus)
+        assert target[-1] == source[-1] == END
+        assert MASK in source
+        kept = iter(target)  # what is not masked stands in the target in the same order
+        assert all(token in kept for token in source[1:-1] if token != MASK)
+
+
 def test_continuation_is_what_follows(corpus: Corpus) -> None:
     source, target, _ = objectives.continuation(corpus, np.random.default_rng(2), 30, VOCABULARY, NOISE)
     assert len(target) == NOISE.continuation

@@ -5,6 +5,8 @@
   costs a fraction of rewriting the whole text, and the output softmax is the dearest part of a small model. No mask
   stands before the first span (unless `announce_first`), so that the decoder's very first token already has to be
   read out of the encoder: that is where an answer of one word will stand.
+* `rewrite`: BART's own target for the same noise, the whole text. Most of it can be copied, which is what teaches an
+  untrained cross-attention soonest where in the encoder to read.
 * `continuation`: prefix language modelling (Raffel et al. 2020, section 3.2.2): read a piece, write what follows.
 * `judge`: a question about the text, answered by one word. The answers come from the text's own order: are these two
   pieces from the same article (next sentence prediction, Devlin et al. 2019), in their right order (Lan et al. 2020),
@@ -127,6 +129,16 @@ def infill(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vo
     return [*source, vocabulary.end], [*target, vocabulary.end], 1.0
 
 
+def rewrite(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vocabulary, noise: Noise) -> Row:
+    assert vocabulary.mask is not None
+    tokens = _window(corpus, rng, length)
+    source, position = [*vocabulary.prefix], 0
+    for start, end in noise_spans(rng, length, density=noise.density, mean_span=noise.mean_span):
+        source += [*tokens[position:start], vocabulary.mask]
+        position = end
+    return [*source, *tokens[position:], vocabulary.end], [*tokens, vocabulary.end], 1.0
+
+
 def corruption(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vocabulary, noise: Noise) -> Row:
     tokens = _window(corpus, rng, length)
     source, target, position = [*vocabulary.prefix], [], 0
@@ -209,6 +221,7 @@ _JUDGES: Mapping[str, Callable[..., list[int]]] = {
 }
 OBJECTIVES: Mapping[str, Callable[..., Row]] = {
     "infill": infill,
+    "rewrite": rewrite,
     "continuation": continuation,
     "judge": judge,
     "corruption": corruption,
