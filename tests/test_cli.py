@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from small_models import make_t5
 from small_runs import write_run
 from task_support import own_registry
 
 from hyperpelt import cli, tasks
+from hyperpelt.model import TunedModel
 from hyperpelt.tasks import plugins
 
 # Every command and flag. A change here is a change of what users type: document it.
@@ -336,8 +338,8 @@ def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, sh
     found = {row["name"]: row for row in rows}
     assert set(rows[0]) == {"name", "trainable", "percent", "source", "operations", "paper"}
     assert found["frozen"]["trainable"] == 0
-    trained = json.loads((run / "results.json").read_text())["model"]["trainable"]
-    assert found["hyperpelt"]["trainable"] == trained
+    built = TunedModel.build(make_t5(), method="hyperpelt", tasks=["one", "two"])
+    assert found["hyperpelt"]["trainable"] == built.num_trainable()
     shown = shell.json("methods", "show", "hyper-lora", "--backbone", tmp_path)
     assert shown["parts"][0]["source"] == "hypernetwork"
     status, out, _ = shell("methods", "show", "hyperpelt", "--backbone", tmp_path)
@@ -397,8 +399,6 @@ def test_an_edited_configuration_is_one_sentence(copy, shell):
 
 
 def test_another_backbone_in_the_place_of_the_first_is_one_sentence(run, shell):
-    from small_models import make_t5
-
     backbone = run.parent / "t5"
     kept = Path(shutil.copytree(backbone, run.parent / "kept"))
     try:

@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf8")
 # What is added to a command so that it does less.
 LESS = {
     "train": ["train_limit=40", "test_limit=4", "frozen_row=false", "per_device_train_batch_size=4", "max_steps=2"],
+    "tabletop": ["tasks=tabletop/nli,tabletop/reading"],
     "evaluate": ["--limit", "4"],
     "tasks": [],
     "report": [],
@@ -56,7 +57,8 @@ def run(words, fed, folder, monkeypatch):
     (folder / "stdin").write_text(fed + "\n")
     with (folder / "stdin").open() as stream:
         monkeypatch.setattr("sys.stdin", stream)
-        return cli.run(words + LESS.get(words[0], []))
+        suite = LESS["tabletop"] if "scripts/demo.yaml" in words else []
+        return cli.run(words + LESS.get(words[0], []) + suite)
 
 
 def test_every_command_and_flag_that_the_readme_names_exists():
