@@ -143,6 +143,7 @@ def evaluate(
     learning_rate: float = 1e-3,
     test_rows: Annotated[int, typer.Option(help="Test rows at most.")] = 500,
     seeds: str = "0",
+    columns: Annotated[str, typer.Option(help="Whom to tune, e.g. shipped,random; everyone if empty.")] = "",
     batches: Annotated[int, typer.Option(help="Held-out batches an objective.")] = 32,
     cache: Annotated[Path, typer.Option(help="Where tokenised text is kept.")] = CACHE,
 ) -> None:
@@ -166,6 +167,7 @@ def evaluate(
         tuning=tuning,
         seeds=[int(seed) for seed in seeds.split(",")],
         batches=batches,
+        columns=[column for column in columns.split(",") if column],
         data_root=data_root,
         output=output / f"backbone-{name}.json",
         command=command,

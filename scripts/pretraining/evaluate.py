@@ -27,6 +27,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from hyperpelt import TunedModel, embedded, metrics, tasks
 from hyperpelt.backbones import encode_targets, load_backbone, load_config, load_tokenizer
+from hyperpelt.errors import unknown
 from pretraining.models import MiniBart, MiniT5, random_decoder
 from pretraining.objectives import Batch
 from pretraining.runs import Material, Plan, held_out_loss, unigram
@@ -171,12 +172,16 @@ def evaluate(
     tuning: Tuning,
     seeds: Sequence[int],
     batches: int,
+    columns: Sequence[str],
     data_root: Path,
     output: Path,
     command: str,
     report: Report,
 ) -> dict[str, Any]:
-    """Fill `output` (JSON); cells that it already holds for the same weights and settings are kept."""
+    """Fill `output` (JSON); cells that it already holds for the same weights and settings are kept.
+
+    `columns`: whom to tune, in this order (all, if empty).
+    """
     header = {
         "backbone": name,
         "weights_sha256": embedded.sha256(embedded.asset_folder(name) / "model.safetensors"),
@@ -196,7 +201,10 @@ def evaluate(
         _write(output, result)
     tokenizer = load_tokenizer(name)
     for seed in seeds:
-        for column, build in backbones(name, seed=seed).items():
+        compared = backbones(name, seed=seed)
+        for column in columns or compared:
+            if column not in compared:
+                raise unknown("column", column, compared)
             for task in tasks.select(list(task_names)):
                 cells = result["tuned"].setdefault(task.name, {}).setdefault(column, {})
                 if str(seed) in cells:
@@ -204,7 +212,7 @@ def evaluate(
                 report(f"{task.name}, {column}, seed {seed}")
                 settings = replace(tuning, seed=seed)
                 model = TunedModel.build(
-                    build(), method=tuning.method, tasks=[task.name], tokenizer=tokenizer, seed=seed
+                    compared[column](), method=tuning.method, tasks=[task.name], tokenizer=tokenizer, seed=seed
                 )
                 tune(model, task, settings, data_root, report)
                 cells[str(seed)] = test(model, task, settings, data_root)
