@@ -29,6 +29,7 @@ from hyperpelt.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
 
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Example, Task
@@ -118,20 +119,28 @@ def answer(
 
 def _encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
     """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut."""
-    assert model.tokenizer is not None, "answering text needs a model with a tokenizer"
-    examples = list(examples)
+    examples, tokenizer = list(examples), tokenizer_of(model)
     if any(example.images for example in examples):
         raise UserError(f"Task {task.name} has images; this version reads text alone. Leave the task out.")
-    ids, num_cut = encode_inputs(model.tokenizer, [example.input for example in examples], settings.max_source_length)
+    ids, num_cut = encode_inputs(tokenizer, [example.input for example in examples], settings.max_source_length)
     texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
-    end = model.tokenizer.eos_token_id
-    candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(model.tokenizer, texts)]
+    end = tokenizer.eos_token_id
+    candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
     tokens = dict(zip(texts, candidates, strict=True))
     inputs = [
-        _Input(row, example.choices, example.choices and [tokens[choice] for choice in example.choices])
+        _Input(row, example.choices, None if example.choices is None else [tokens[text] for text in example.choices])
         for row, example in zip(ids, examples, strict=True)
     ]
     return inputs, num_cut
+
+
+def tokenizer_of(model: TunedModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; UserError if it was built without one."""
+    if model.tokenizer is None:
+        raise UserError(
+            "This model has no tokenizer, which evaluation needs: give one to TunedModel.build(tokenizer=...)."
+        )
+    return model.tokenizer
 
 
 def cut(inputs: Sequence[_Input], batch_size: int, decoder_rows: int) -> list[list[int]]:
@@ -190,7 +199,7 @@ def _evaluating(model: TunedModel) -> Iterator[None]:
 
 
 def _answer_batch(model: TunedModel, task: Task, batch: Sequence[_Input], settings: Settings) -> list[Answer]:
-    source = _padded([row.ids for row in batch], model.tokenizer.pad_token_id, multiple=MULTIPLE).to(model.device)
+    source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
     lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
     mask = (torch.arange(source.shape[1], device=model.device) < lengths[:, None]).long()
     task_ids = torch.full((len(batch),), model.task_id(task.name), device=model.device)
@@ -223,7 +232,7 @@ def _score(
         torch.cat(log_probs),
         labels,
         texts,
-        eos_token_id=model.tokenizer.eos_token_id,
+        eos_token_id=tokenizer_of(model).eos_token_id,
         normalisation=settings.normalisation,
     )
     return scoring.group(scores, rows, len(batch))
@@ -239,7 +248,7 @@ def _generate(
     tokens = model.generate(
         source, attention_mask=mask, task_ids=task_ids, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
     )
-    return [text.strip() for text in model.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    return [text.strip() for text in tokenizer_of(model).batch_decode(tokens, skip_special_tokens=True)]
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> Int[Tensor, "B S"]:

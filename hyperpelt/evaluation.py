@@ -17,14 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt import metrics, scoring
 from hyperpelt import tasks as registry
-from hyperpelt.answers import Answer, Answers, Settings, answer
+from hyperpelt.answers import Answer, Answers, Settings, answer, tokenizer_of
 from hyperpelt.backbones import encode_targets
 from hyperpelt.errors import UserError
 from hyperpelt.model import TunedModel
@@ -61,8 +61,7 @@ def evaluate(
 
     Args:
         tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
-        normalisation: length rule of choice scoring: `sum`, `token` or `character` (see `hyperpelt.scoring`).
-        regression: `expected` (probability-weighted mean of the choices' numbers) or `argmax`.
+        normalisation, regression, batch_size, max_source_length, max_target_length: see `hyperpelt.answers.Settings`.
         limit: at most so many rows of each task, a fixed random sample.
         majority: also score the most frequent answer of the training split.
         frozen: also score the backbone without the method, which takes as long again.
@@ -79,29 +78,33 @@ def evaluate(
         max_target_length=max_target_length,
     )
     chosen = resolve(tasks, among=model.tasks)
-    for task in chosen:
-        model.task_id(task.name)  # an unknown task or metric is reported before hours of work
-        [metrics.get(name) for name in task.metrics]
-    share = {"split": split, "data_root": data_root, "limit": limit, "accelerator": accelerator, "progress": progress}
-    found = {task.name: _measure(model, task, settings, majority=majority, **share) for task in chosen}
+    _check(model, chosen)
+    measure = partial(
+        _measure,
+        settings=settings,
+        split=split,
+        data_root=data_root,
+        limit=limit,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    found = {task.name: measure(model, task, majority=majority) for task in chosen}
     if frozen:
         bare = without_method(model)
         for task in chosen:
-            scores = _measure(bare, task, settings, majority=False, **share).metrics
+            scores = measure(bare, task, majority=False).metrics
             found[task.name] = replace(found[task.name], frozen=scores)
-    return Results(
-        tasks=found,
-        settings={
-            "split": split,
-            "limit": limit,
-            "normalisation": normalisation,
-            "regression": regression,
-            "max_source_length": max_source_length,
-            "max_target_length": max_target_length,
-        },
-        model=describe(model),
-        versions=versions(),
-    )
+    names = ("normalisation", "regression", "max_source_length", "max_target_length")
+    how = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in names}}
+    return Results(tasks=found, settings=how, model=describe(model), versions=versions())
+
+
+def _check(model: TunedModel, tasks: Sequence[Task]) -> None:
+    """An unknown task or metric is reported before hours of work."""
+    for task in tasks:
+        model.task_id(task.name)
+        for name in task.metrics:
+            metrics.get(name)
 
 
 def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | None = None) -> list[Task]:
@@ -160,8 +163,8 @@ def without_method(model: TunedModel) -> TunedModel:
 def _measure(
     model: TunedModel,
     task: Task,
-    settings: Settings,
     *,
+    settings: Settings,
     split: str,
     data_root: str | Path | None,
     limit: int | None,
@@ -232,8 +235,9 @@ def _choice_sets(examples: Sequence[Example]) -> Counter[tuple[str, ...]]:
 
 
 def _shadowed(model: TunedModel, choices: tuple[str, ...]) -> bool:
-    end = model.tokenizer.eos_token_id
-    return scoring.shadowed([scoring.scored(ids, end, "sum") for ids in encode_targets(model.tokenizer, choices)])
+    tokenizer = tokenizer_of(model)
+    candidates = encode_targets(tokenizer, choices)
+    return scoring.shadowed([scoring.scored(ids, tokenizer.eos_token_id, "sum") for ids in candidates])
 
 
 def describe(model: TunedModel) -> dict[str, Any]:

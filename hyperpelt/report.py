@@ -176,19 +176,19 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
 
 def _grouped(runs: Sequence[RunRecord]) -> dict[str, list[Results]]:
     """Finished runs by method, and backbone where it differs; runs that differ in their seed alone stand together."""
-    done = [run for run in runs if run.results is not None]
-    several = len({run.results.model.get("backbone") for run in done}) > 1
-    groups: dict[str, list[RunRecord]] = {}
-    for run in done:
-        label = f"{run.method} on {run.results.model.get('backbone')}" if several else run.method
-        groups.setdefault(label, []).append(run)
+    done = [(run, run.results) for run in runs if run.results is not None]
+    several = len({results.model.get("backbone") for _, results in done}) > 1
+    groups: dict[str, list[tuple[RunRecord, Results]]] = {}
+    for run, results in done:
+        label = f"{run.method} on {results.model.get('backbone')}" if several else run.method
+        groups.setdefault(label, []).append((run, results))
     found: dict[str, list[Results]] = {}
     for label, members in groups.items():
-        seeds = [run.training.get("seed") for run in members]
+        seeds = [run.training.get("seed") for run, _ in members]
         if len(set(seeds)) == len(seeds):  # repetitions
-            found[label] = [run.results for run in members]
+            found[label] = [results for _, results in members]
         else:  # the same method with other settings: each by its own name
-            found |= {run.name: [run.results] for run in members}
+            found |= {run.name: [results] for run, results in members}
     return found
 
 

@@ -49,6 +49,8 @@ class TaskResult:
         return mean(self.metrics.values())
 
     def as_dict(self) -> dict[str, Any]:
+        """One entry of `results.json`'s `tasks`."""
+
         def block(scores: Scores | None) -> dict[str, Any] | None:
             return None if scores is None else {"score": mean(scores.values()), "metrics": dict(scores)}
 
@@ -66,6 +68,8 @@ class TaskResult:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TaskResult:
+        """The reverse of `as_dict`."""
+
         def scores(block: Mapping[str, Any] | None) -> Scores | None:
             return None if block is None else block["metrics"]
 
@@ -104,8 +108,8 @@ class Results:
 
     def averages(self, of: str) -> dict[str, float] | None:
         """Both averages of `metrics`, `majority` or `frozen`; None unless every task has them."""
-        columns: list[Scores | None] = [getattr(result, of) for result in self.tasks.values()]
-        if any(scores is None for scores in columns):
+        columns: list[Scores] = [scores for task in self.tasks.values() if (scores := getattr(task, of)) is not None]
+        if len(columns) < len(self.tasks):
             return None
         return {
             "average": mean(value for scores in columns for value in scores.values()),

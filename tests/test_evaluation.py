@@ -26,13 +26,6 @@ def rows(split):
     return [{"text": WORDS[i % 8] * (1 + i % 3), "label": label, "score": i % 6} for i, label in enumerate(labels)]
 
 
-def test_rows_only(split):
-    return rows("test")
-
-
-test_rows_only.__test__ = False
-
-
 def task(name, kind="classification", source=None, **fields):
     renders = {
         "classification": lambda row: Example(input=row["text"], label=row["label"]),
@@ -178,7 +171,7 @@ def test_the_frozen_row_leaves_the_tuned_model_as_it_was(model):
 
 
 def test_a_task_without_training_rows_takes_its_majority_from_the_split_itself():
-    alone = task("t/binary", source=Generator(test_rows_only, ("test",)), splits=Splits(train=None, validation=None))
+    alone = task("t/binary", source=Generator(rows, ("test",)), splits=Splits(train=None, validation=None))
     assert evaluation.majority_answer(alone, "test", None) == 0
 
 
@@ -225,6 +218,12 @@ def test_predict_needs_no_answer_column(model):
     assert list(text) == ["answer"]
     with pytest.raises(UserError, match=r"row 1.*'text'"):
         evaluation.predict(model, BINARY, [{"text": "good"}, {"txt": "bad"}])
+
+
+def test_a_model_without_a_tokenizer_says_what_it_lacks(tiny_t5):
+    bare = TunedModel.build(tiny_t5, method="lora", tasks=[BINARY.name])
+    with pytest.raises(UserError, match="no tokenizer"):
+        evaluation.evaluate(bare, [BINARY], progress=False)
 
 
 def test_images_are_refused_by_name(model):
