@@ -124,6 +124,11 @@ def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
 def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task]) -> TunedModel:
     with processes.accelerator.main_process_first():  # one process fetches what is not here yet
         model = build_model(config, tasks)
+    if any(parameter.dtype != torch.float32 for _, parameter in model.trainable_parameters()):
+        raise UserError(
+            f"Method {model.method.name!r} trains the backbone itself, which precision={config.precision} would round "
+            "after every step, losing small updates; set precision=fp32."
+        )
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model

@@ -440,3 +440,29 @@ def test_row_weights_travel_with_their_rows(sets):
         1.0,
     ]
     assert pad([[1, 2, 3], [4]], -100).tolist() == [[1, 2, 3, *[-100] * 5], [4, *[-100] * 7]]
+
+
+def test_glue_batches_are_dense_and_mixed(data_root, tmp_path, capsys):
+    """The figures of docs/training.md: positions a real token, and tasks a batch."""
+    from hyperpelt.backbones import load_tokenizer
+
+    tokenizer, found = load_tokenizer("mini-bart"), {}
+    for name in task_names(rate_trees({"glue": None})):
+        lengths = {"max_source_length": 96, "max_target_length": 16, "limit": 1000}
+        found[name] = tokens(registry.get(name), tokenizer, tmp_path, data_root=data_root, **lengths)
+
+    def measure(window: int) -> tuple[float, float]:
+        order = MixtureSampler(dict.fromkeys(found, 1 / 8), lengths_of(found), batch_size=32, seed=0, window=window)
+        rows = MicroBatches(order, found, task_ids={name: i for i, name in enumerate(found)}, pad_token_id=1)
+        seen = [rows[step] for step in range(160)]
+        real = sum(int(batch["attention_mask"].sum()) for batch in seen)
+        mixed = np.mean([len(set(batch["task_ids"].tolist())) for batch in seen])
+        return sum(batch["input_ids"].numel() for batch in seen) / real, float(mixed)
+
+    (sorted_padding, mixed), (padding, _) = measure(8), measure(1)
+    with capsys.disabled():
+        print(
+            f"\npositions a real token: {sorted_padding:.2f} sorted, {padding:.2f} unsorted; {mixed:.1f} tasks a batch"
+        )
+    assert sorted_padding < 1.3 < 2.2 < padding
+    assert mixed > 4.5

@@ -117,6 +117,7 @@ def test_an_unfinished_run_is_refused_and_can_be_resumed(start, run):
         (["metric_for_best=toy/mood/acuracy"], "'toy/mood/accuracy'"),
         (["mixing.strategy=explicit"], "needs a rate"),
         (["method=frozen"], "trains nothing"),
+        (["method=full", "precision=bf16"], "set precision=fp32"),
         (["backbone=no-such-backbone"], "no-such-backbone"),
         (["method=hyperplet"], "hyperpelt"),
         (["plugins=missing_plugin.py"], "missing_plugin"),
