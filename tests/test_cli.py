@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -369,6 +370,28 @@ def test_mistakes_in_a_run_are_named(run, shell, tmp_path):
     arguments = ("train", run, "tasks=glue/rte", f"output_dir={tmp_path / 'r'}", "--data-root", empty)
     assert "nyu-mll/glue" in shell.fails(*arguments)
     assert "boom" in shell.fails("tasks", "list", "--plugin", broken_plugin(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("row['text']", "row['txt']", r"mine/colours.*row 0.*'txt'"),
+        ('"label": i % 2', '"label": i % 3', r"mine/colours.*row 2.*label 2"),
+        ("range(start, start + 10)", "()", r"mine/colours.*empty"),
+    ],
+)
+def test_mistakes_in_a_task_name_the_task_and_the_row(run, shell, tmp_path, old, new, said):
+    (tmp_path / "mine.py").write_text(TASK_FILE.replace(old, new))
+    arguments = ("train", run, "tasks=mine/colours", f"output_dir={tmp_path / 'r'}", "--plugin", tmp_path / "mine.py")
+    assert re.search(said, shell.fails(*arguments))
+
+
+def test_wrong_types_in_a_yaml_name_the_file_and_the_key(shell, tmp_path):
+    (tmp_path / "run.yaml").write_text(f"tasks: [glue/rte]\noutput_dir: {tmp_path / 'r'}\nlearning_rate: fast\n")
+    message = shell.fails("train", tmp_path / "run.yaml")
+    assert "run.yaml" in message
+    assert "learning_rate" in message
+    assert "fast" in message
 
 
 def broken_plugin(folder):
