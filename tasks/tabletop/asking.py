@@ -36,7 +36,7 @@ def answerable(dice: Dice, label: int, split: str, level: Level) -> Row:
     """
     focus = ("did", "shape")
     slot, *others = dice.shuffled(OPEN)
-    elsewhere = not label and dice.chance(60)
+    elsewhere = not label and dice.chance(70)
     told = others[:2] if not (label or elsewhere) else [slot, others[0]]
     while True:
         deed = a_deed(dice, split=split, keep=("colour", *OPEN), richly=focus)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from hyperpelt_tasks.tabletop import facts
 from hyperpelt_tasks.tabletop.dice import Dice
-from hyperpelt_tasks.tabletop.language import Words, person, sentence, tell, thing, words
+from hyperpelt_tasks.tabletop.language import Words, inner, person, sentence, tell, thing, words
 from hyperpelt_tasks.tabletop.pairs import TELLING, restated, some_of
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of, slip
 from hyperpelt_tasks.tabletop.world import Deed, a_deed, altered
@@ -121,10 +121,9 @@ def claim(dice: Dice, label: int, split: str, level: Level) -> Row:
     )
     told.pop("why")
     front = dice.choice(("People say that {}", "It is told that {}", "They claim that {}"))
-    text = tell(told, dice)
     return {
         "evidence": evidence,
-        "claim": front.format(text[0].lower() + text[1:] if text.startswith(("The ", "It ")) else text),
+        "claim": sentence(front.format(inner(tell(told, dice)))),
         "label": label,
         "scene": scene,
     }

@@ -7,73 +7,64 @@ each of the two is as frequent in good sentences; opinions are told in words tha
 from __future__ import annotations
 
 from hyperpelt_tasks.tabletop.dice import Dice
-from hyperpelt_tasks.tabletop.language import person, sentence, tell, thing, word, words
+from hyperpelt_tasks.tabletop.language import Words, person, sentence, tell, thing, words
 from hyperpelt_tasks.tabletop.lexicon import DEEDS, MEN, ROLES, WOMEN
 from hyperpelt_tasks.tabletop.opinions import BAD, GLAD, GOOD, KEEPING, LIKED, LOATHED, TURNING, UPSET, share
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of, slip
-from hyperpelt_tasks.tabletop.world import COLOURS, a_deed
+from hyperpelt_tasks.tabletop.world import a_deed, split_of
 
-PEOPLE_ACT = [roles[0] for roles in ROLES]
+ROLE_NAMES = [roles[0] for roles in ROLES]
 
 
 @rows_of("acceptability", labels=2)
 def acceptability(dice: Dice, label: int, split: str, level: Level) -> Row:
-    """sentence; label 1 = acceptable. Verbs and roles of each split are its own."""
-    deed = a_deed(dice, split=split, keep=("colour", "where"), names=0)
-    who = "the " + dice.choice(share(PEOPLE_ACT, split))
-    forms = dice.choice(share(DEEDS, split))[0]
-    what = thing(words(deed, dice, plain=level.plain))
-    where = word(deed.where, dice, plain=level.plain)
-    error = dice.choice((swapped, swapped, swapped, agreement, auxiliary, auxiliary, reflexive, numerus))
-    return {
-        "sentence": sentence(error(dice, bool(label), who, forms, what, where)),
-        "label": label,
-        "scene": deed._replace(who=who, did=forms[0]).scene(),
-    }
+    """sentence; label 1 = acceptable. The scene is the right sentence. Each split has verbs and roles of its own."""
+    while True:
+        deed = a_deed(dice, split=split, keep=("colour", "where"), names=0)
+        said = words(deed, dice, plain=level.plain)
+        said |= {"who": dice.choice(share(ROLE_NAMES, split)), "did": dice.choice(share(DEEDS, split))[0]}
+        pair = dice.choice((swapped, swapped, swapped, swapped, auxiliary, auxiliary, agreement, reflexive))(dice, said)
+        wrong, right = map(sentence, pair)
+        if split_of(right) == split:
+            return {"sentence": right if label else wrong, "label": label, "scene": right}
 
 
-def swapped(dice: Dice, good: bool, who: str, forms: tuple[str, str, str], what: str, where: str) -> str:
+Pair = tuple[str, str]  # wrong, right
+
+
+def swapped(dice: Dice, said: Words) -> Pair:
     """The verb and the person change places: "the kicked doctor the red ball"."""
-    noun, verb = who.removeprefix("the "), forms[1]
-    first, second = (noun, verb) if good else (verb, noun)
-    if dice.chance(50):
-        return f"the {first} {second} the {what} {where}"
-    return f"{where}, the {first} {second} the {what}"
+    who, past = said["who"], said["did"][1]
+    form = dice.choice(("the {} {} the {what} {where}", "{where}, the {} {} the {what}"))
+    rest = {"what": thing(said), "where": said["where"]}
+    return form.format(past, who, **rest), form.format(who, past, **rest)
 
 
-def agreement(dice: Dice, good: bool, who: str, forms: tuple[str, str, str], what: str, where: str) -> str:
-    """Subject and verb disagree across a second noun: "the balls near the cube is new"."""
-    many, near = dice.chance(50), dice.chance(50)
-    verb = ("are", "were") if many == good else ("is", "was")
-    near_noun = who + ("s" if near else "")
-    heads = ("keys", "chairs", "boxes", "pictures") if many else ("key", "chair", "box", "picture")
-    return f"the {dice.choice(heads)} of {near_noun} {dice.choice(verb)} {where}"
-
-
-def auxiliary(dice: Dice, good: bool, who: str, forms: tuple[str, str, str], what: str, where: str) -> str:
+def auxiliary(dice: Dice, said: Words) -> Pair:
     """The auxiliary and the verb's form disagree across the subject: "did the cook hid the ball?"."""
-    base, past, _ = forms
-    asks = dice.chance(50)
-    verb = base if asks == good else past
-    return f"did {who} {verb} the {what} {where}?" if asks else f"yesterday {who} {verb} the {what} {where}"
+    base, past, _ = said["did"]
+    rest = f"the {thing(said)} {said['where']}"
+    if dice.chance(50):
+        return f"did the {said['who']} {past} {rest}?", f"did the {said['who']} {base} {rest}?"
+    return f"yesterday the {said['who']} {base} {rest}", f"yesterday the {said['who']} {past} {rest}"
 
 
-def reflexive(dice: Dice, good: bool, who: str, forms: tuple[str, str, str], what: str, where: str) -> str:
+def agreement(dice: Dice, said: Words) -> Pair:
+    """Subject and verb disagree across a second noun: "the keys of the cook is on the bed"."""
+    many = dice.below(2)
+    heads = (("key", "chair", "box", "picture"), ("keys", "chairs", "boxes", "pictures"))[many]
+    front = f"the {dice.choice(heads)} of the {said['who']}{'s' * dice.below(2)}"
+    verbs = dice.choice((("is", "are"), ("was", "were")))
+    return f"{front} {verbs[1 - many]} {said['where']}", f"{front} {verbs[many]} {said['where']}"
+
+
+def reflexive(dice: Dice, said: Words) -> Pair:
     """The reflexive has the wrong sex: "Anna hurt himself"."""
-    woman = dice.chance(50)
-    name = dice.choice(WOMEN if woman else MEN)
-    pronoun = "herself" if woman == good else "himself"
+    woman = dice.below(2)
+    name = dice.choice((MEN, WOMEN)[woman])
     told = dice.choice(("hurt", "saw", "blamed", "praised", "washed", "painted"))
-    return f"{name} {told} {pronoun} {where}"
-
-
-def numerus(dice: Dice, good: bool, who: str, forms: tuple[str, str, str], what: str, where: str) -> str:
-    """A determiner and its noun disagree across an adjective: "these red cube"."""
-    many = dice.chance(50)
-    determiner = dice.choice(("these", "those", "two", "many") if many else ("this", "that", "a single", "every"))
-    colour = dice.choice(tuple(COLOURS))
-    noun = dice.choice(("ball", "cube", "ring", "star", "cone")) + ("s" if many == good else "")
-    return f"{who} {forms[1]} {determiner} {colour} {noun} {where}"
+    wrong, right = (f"{name} {told} {('himself', 'herself')[sex]} {said['where']}" for sex in (1 - woman, woman))
+    return wrong, right
 
 
 def opinion(dice: Dice, good: bool, what: str, split: str, level: Level) -> str:
@@ -103,13 +94,16 @@ def sentiment(dice: Dice, label: int, split: str, level: Level) -> Row:
     text = sentence(opinion(dice, bool(label), what, split, level))
     if introduced:
         text = tell(said, dice) + " " + text
-    return {"sentence": slip(text, dice, level), "label": label, "scene": deed.scene() + f"/{text}"}
+    return {"sentence": slip(text, dice, level), "label": label, "scene": deed.scene()}
 
 
 @rows_of("review", labels=2)
 def review(dice: Dice, label: int, split: str, level: Level) -> Row:
     """text; label 1 = positive. Three or four sentences: what was bought, two opinions, at times one drawback."""
-    deed = a_deed(dice, split=split, keep=("size", "colour", "where"), names=70)._replace(did="sell")
+    while True:
+        deed = a_deed(dice, split=split, keep=("size", "colour", "where"), names=70)._replace(did="sell")
+        if split_of(deed.scene()) == split:
+            break
     said = words(deed, dice, plain=level.plain)
     what = "the " + thing(said)
     shop = f"{person(said['who'])} sold us {what} {said['where']}"

@@ -45,6 +45,12 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:] + ("" if text[-1] in ".?!" else ".")
 
 
+def inner(text: str) -> str:
+    """A sentence as part of another: no capital, unless it begins with a name, and no full stop."""
+    first = text.split()[0].rstrip(",.")
+    return (text if first in PEOPLE else text[0].lower() + text[1:]).rstrip(".")
+
+
 def article(phrase: str) -> str:
     """The phrase with a or an."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase

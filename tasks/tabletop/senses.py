@@ -9,7 +9,7 @@ from __future__ import annotations
 TEXT = """
 light
 The feather is so light that it floats
-A child can carry this light box {d}
+A child carried this light {c} box {d}
 {n} took the light bag because the other was too heavy
 {n} switched on the light {d}
 The light of the lamp shone on the wall
@@ -27,7 +27,7 @@ ring
 {n} put the golden ring on her finger
 The {c} ring lay in the jewel box {d}
 He gave her a diamond ring at the wedding
-{n} will ring the doorbell {d}
+{n} had to ring the doorbell {d}
 The phones ring all day in this office
 Did you hear the bells ring {d}
 
@@ -51,7 +51,7 @@ block
 {n} put a {c} block on top of the tower
 The child built a house from wooden block and stick
 A stone block fell from the wall {d}
-The police will block the road {d}
+The police had to block the road {d}
 Fallen trees block the way to the village
 Do not block the door with your {c} bag
 
@@ -72,7 +72,7 @@ The table on page nine lists the numbers
 Each row of the table shows one year
 
 cross
-{n} will cross the street {d}
+{n} had to cross the street {d}
 We had to cross the river by boat
 Look both ways before you cross the road
 The teacher was cross with {n} {d}
@@ -114,7 +114,7 @@ The player swung his bat {d}
 right
 Turn right at the next corner
 {n} writes with the right hand
-The {c} cube is on the right side {d}
+The {c} cube was on the right side {d}
 {n} gave the right answer to every question
 You were right and I was wrong {d}
 The sum on the board is right
@@ -139,7 +139,7 @@ watch
 {n} wore a {c} watch on the wrist
 My watch is five minutes slow
 The gold watch stopped ticking {d}
-{n} likes to watch films {d}
+{n} went to watch a film {d}
 We watch the birds from the window
 Children watch too much television
 
@@ -153,7 +153,7 @@ A nail grows slowly on a finger
 
 park
 {n} walked the dog in the park
-Children play on the grass in the park {d}
+Children played on the grass in the park {d}
 The park is full of trees and flowers
 {n} could not park the car {d}
 Do not park in front of the garage
@@ -173,7 +173,7 @@ The dogs bark at every stranger
 Puppies bark when they want to play
 The bark of the old tree was rough
 {n} cut a name into the bark of the oak
-Beetles live under the bark {d}
+Beetles live under the {c} bark
 
 wave
 A high wave hit the ship at sea
@@ -196,7 +196,7 @@ The leaves of the tree turn {c} in autumn
 {n} swept the dry leaves from the path
 The wind blew the leaves around {d}
 The train leaves at noon
-{n} leaves the office early {d}
+{n} leaves the office early
 He never leaves the house without a hat
 
 point
@@ -228,7 +228,7 @@ The elephant lifted its trunk {d}
 The elephant drinks water with its trunk
 {n} fed a nut to the trunk of the elephant
 {n} put the bags into the trunk of the car
-The spare wheel is in the trunk {d}
+The spare wheel was in the trunk {d}
 He locked the {c} suitcase in the trunk
 
 yard
@@ -267,7 +267,7 @@ fly
 A fly buzzed around the soup
 {n} killed the fly with a newspaper
 The fly sat on the {c} cake {d}
-{n} will fly to Paris {d}
+{n} had to fly to Paris {d}
 Most birds can fly
 The pilots fly over the mountains
 
@@ -283,7 +283,7 @@ bowl
 {n} ate a bowl of soup
 The {c} bowl was full of fruit
 The cat drank milk from a bowl {d}
-{n} likes to bowl with friends {d}
+{n} went to bowl with friends {d}
 They bowl at the alley and knock down pins
 You bowl the ball down the lane
 
@@ -308,7 +308,7 @@ train
 The train stopped at the station {d}
 Passengers got off the train
 The players train every day for the match
-{n} will train the young dog {d}
+{n} had to train the young dog {d}
 Athletes train hard before the games
 
 novel
@@ -385,11 +385,11 @@ The basketball court has a new floor
 
 key
 {n} lost the key to the front door
-Turn the key in the lock {d}
+Turn the {c} key in the lock
 The {c} key opens this drawer
 The song is played in a minor key
 {n} sang in the wrong key
-The music changes its key {d}
+The music changed its key {d}
 """
 
 

@@ -14,6 +14,7 @@ from functools import wraps
 from typing import Any
 
 from hyperpelt_tasks.tabletop.dice import Dice
+from hyperpelt_tasks.tabletop.language import inner
 
 from hyperpelt import UserError
 
@@ -111,7 +112,7 @@ def slip(text: str, dice: Dice, level: Level) -> str:
         case 1:
             return text.rstrip(".")
         case 2:
-            return f"{dice.choice(FILLERS)} {text[0].lower() + text[1:] if text.startswith('The ') else text}"
+            return f"{dice.choice(FILLERS)} {inner(text)}."
         case _:
             return typo(text, dice)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hyperpelt_tasks.tabletop.dice import Dice
-from hyperpelt_tasks.tabletop.language import article, options_of, sentence
+from hyperpelt_tasks.tabletop.language import article, inner, options_of, sentence
 from hyperpelt_tasks.tabletop.lexicon import RELATIONS
 from hyperpelt_tasks.tabletop.suite import Level, Row, rows_of
 from hyperpelt_tasks.tabletop.table import (
@@ -123,11 +123,10 @@ class Claim(NamedTuple):
 def on_each(dice: Dice, level: Level) -> Claim:
     """One statement for both pictures, for one of the two, or for neither."""
     text, sorts, holds = dice.choice(STATEMENTS)(dice, level)
-    text = text[0].lower() + text[1:-1]
     number = dice.below(3)
     wanted = ({2}, {1}, {0})[number]
-    front = ("in both pictures", "in exactly one of the pictures", "in neither picture")[number]
-    return Claim(sentence(f"{front} {text}"), sorts, lambda a, b: holds(a) + holds(b) in wanted)
+    front = ("of both pictures", "of exactly one of the pictures", "of neither picture")[number]
+    return Claim(sentence(f"{front} it is true that {inner(text)}"), sorts, lambda a, b: holds(a) + holds(b) in wanted)
 
 
 def one_has_more(dice: Dice, level: Level) -> Claim:
@@ -226,7 +225,7 @@ def ask_whether(dice: Dice, level: Level) -> Asked:
     """A statement turned into a question."""
     text, sorts, holds = dice.choice((there_is, lies_beside))(dice, level)
     wanted = dice.chance(50)
-    asked = f"is it true that {text[0].lower()}{text[1:-1]}?"
+    asked = f"is it true that {inner(text)}?"
     return Asked(sentence(asked), sorts, lambda table: holds(table) == wanted, ("yes",) if wanted else ("no",))
 
 
