@@ -131,7 +131,7 @@ def switch_of(backbone: PreTrainedModel) -> Switch:
 
 
 class _Slot:
-    """Marks an attention module, so that the attention function finds its operation and switch; removable as a hook is."""
+    """Marks an attention module, so that the attention function finds its operation; removable as a hook is."""
 
     def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
         self.module, self.switch, self.operation = module, switch, operation
@@ -233,7 +233,9 @@ def joined_mask(
     if position_bias is not None:
         bias = position_bias if position_bias.grad_fn is not None else position_bias.detach()
         bias = bias[..., :keys].to(query.dtype)
-        return torch.nn.functional.pad(create_position_bias_mask(bias, mask, causal, query, key), (length, 0), value=0.0)
+        return torch.nn.functional.pad(
+            create_position_bias_mask(bias, mask, causal, query, key), (length, 0), value=0.0
+        )
     if causal:
         visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
         mask = visible[None, None]
@@ -311,4 +313,3 @@ def attention_with_prefix(
 AttentionInterface.register(ATTENTION_NAME, attention_with_prefix)
 # Without a mask function of the same name transformers would pass no mask at all, and padding would be attended to.
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
-

@@ -37,7 +37,9 @@ def bake(model: TunedModel, task: str) -> TunedModel:
         UserError: the model does not know the task, or trains the backbone itself.
     """
     if model.unfrozen:
-        raise UserError(f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole.")
+        raise UserError(
+            f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole."
+        )
     index = torch.tensor([model.task_id(task)], device=model.device)
     parts = tuple(replace(part, source="baked") for part in model.method.parts)
     method = replace(
@@ -104,13 +106,15 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     if len(kinds) != 1 or not kinds <= {*_PEFT, Prompt}:
         names = ", ".join(sorted(kind.type_name for kind in kinds)) or "no tuner"
         raise UserError(
-            f"PEFT cannot hold method {model.method.name!r} ({names}): it has types for LoRA, (IA)^3 and prompts alone, one "
+            f"PEFT cannot hold method {model.method.name!r} ({names}): it has types for LoRA, (IA)^3 and prompts, one "
             "at a time. Use `--to baked`, which keeps every method."
         )
     (kind,) = kinds
-    weights = {name: values[0].detach().float() for name, values in baked.weights_of(torch.zeros(1, dtype=torch.long)).items()}
+    weights = {
+        name: values[0].detach().float() for name, values in baked.weights_of(torch.zeros(1, dtype=torch.long)).items()
+    }
     if kind is Prompt:
-        ((key, rows),) = weights.items()
+        (rows,) = weights.values()
         state = {"prompt_embeddings": rows[0]}
         config: dict[str, Any] = {
             "peft_type": "PROMPT_TUNING",

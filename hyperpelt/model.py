@@ -41,7 +41,7 @@ MADE_KEPT = 64
 
 @dataclass
 class TunedOutput:
-    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row, float32."""
+    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row."""
 
     logits: Float[Tensor, "B T V"]
     loss: Tensor | None = None
@@ -271,8 +271,8 @@ class TunedModel(Inference, Persistence, nn.Module):
         limit = getattr(self.backbone.config, "max_position_embeddings", None)
         if limit is not None and mask.shape[1] > limit:
             raise UserError(
-                f"A prompt of {prompt.shape[1]} rows before {input_ids.shape[1]} tokens exceeds this backbone's {limit} "
-                "positions: use a shorter prompt or lower max_source_length."
+                f"A prompt of {prompt.shape[1]} rows before {input_ids.shape[1]} tokens exceeds this backbone's "
+                f"{limit} positions: use a shorter prompt or lower max_source_length."
             )
         running.mask = mask.bool()
         length = prompt.shape[1]

@@ -250,7 +250,7 @@ def list_operations(backbone: nn.Module) -> tuple[Operation, ...]:
     config = getattr(backbone, "config", None)
     if config is None or not getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"Expected an encoder-decoder backbone (T5 or BART family), got {type(backbone).__name__}, which is not one."
+            f"Expected an encoder-decoder backbone (T5 or BART family), got {type(backbone).__name__}."
         )
     family = family_of(config.model_type)
     return tuple(op for stack in family.stacks for op in _Lister(backbone, family, stack).all())
@@ -259,7 +259,7 @@ def list_operations(backbone: nn.Module) -> tuple[Operation, ...]:
 def select(operations: Iterable[Operation], patterns: str | Sequence[str]) -> tuple[Operation, ...]:
     """The operations whose name matches any of `patterns`, in their own order.
 
-    A pattern is a glob over whole names in which `*` also spans dots: `*.feed_forward`, `decoder.*.cross_attention.[qv]`,
+    A pattern is a glob over whole names in which `*` also spans dots: `*.feed_forward`, `decoder.*.cross_attention.q`,
     `encoder.[0-5].*.norm`. A pattern without a dot is a kind (`feed_forward`) or a family of kinds: `attention`,
     `projections`, `norms`. A leading `!` excludes.
 

@@ -63,7 +63,7 @@ class Pass:
         return any(placed.tuner.needs_residual for placed in self.plan.get(operation.name, ()))
 
     def tensors(self, placed: Placed, num_rows: int) -> dict[str, Tensor]:
-        """The tensors of one tuner for `num_rows` rows: [num_rows, *shape], or [1, *shape] where all rows share them."""
+        """The tensors of one tuner for `num_rows` rows: [num_rows, *shape], or [1, *shape] where rows share them."""
         return {name: self._pick(key, index, num_rows) for name, (key, index) in placed.tensors.items()}
 
     def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
@@ -131,8 +131,8 @@ class Pass:
             return parts[0]
         if any(part.gate is not None for part in parts):
             raise UserError(
-                f"Two prefixes meet at {operation.name!r} and one is gated: in a decoder a gated prefix must be the only "
-                "one of its attention. Change the `at` of one of the parts, or make them one prefix."
+                f"Two prefixes meet at {operation.name!r} and one is gated: in a decoder a gated prefix must be alone "
+                "at its attention. Change the `at` of one of the parts, or make them one prefix."
             )
         keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
         return PrefixRows(keys=_join(keys), values=_join(values))

@@ -53,7 +53,7 @@ class Persistence:
         for name, tensor in own.items():
             if tensor.shape != state[name].shape:
                 raise UserError(
-                    f"Saved tensor {name!r} has shape {tuple(state[name].shape)}, this model needs {tuple(tensor.shape)}."
+                    f"Saved tensor {name!r} has shape {tuple(state[name].shape)}, this model has {tuple(tensor.shape)}."
                 )
         for name, tensor in own.items():
             # Detached tensors share memory with the parameters and bump their version, which ends what was kept.
@@ -133,8 +133,8 @@ def _check_backbone(backbone: PreTrainedModel, config: Mapping[str, Any], folder
     got, expected = config_hash(backbone.config), config["backbone_config_sha256"]
     if got != expected:
         raise UserError(
-            f"The model in {folder} was trained on backbone {config['backbone']!r} (configuration {expected[:12]}), but "
-            f"{name or type(backbone).__name__!r} has configuration {got[:12]}. Load it over the backbone it was trained on."
+            f"The model in {folder} was trained on backbone {config['backbone']!r} (configuration {expected[:12]}), "
+            f"but {name or type(backbone).__name__!r} has configuration {got[:12]}. Load it over its own backbone."
         )
     weights = config["backbone_weights"]
     if weights is not None and saving.weights_fingerprint(backbone) != weights:

@@ -83,11 +83,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): truncated or edited. Restore it or train again.") from None
+        raise UserError(
+            f"{path} is not valid JSON ({error}): truncated or edited. Restore it or train again."
+        ) from None
     if not isinstance(config, dict) or "method" not in config or "tasks" not in config:
         raise UserError(f"{path} is not the configuration of a hyperpelt model: it has no `method` and `tasks`.")
     if config.get("format", 0) > FORMAT:
-        raise UserError(f"{path} has format {config['format']}, this hyperpelt reads up to {FORMAT}. Upgrade hyperpelt.")
+        raise UserError(
+            f"{path} has format {config['format']}, this hyperpelt reads up to {FORMAT}. Upgrade hyperpelt."
+        )
     if config.get("config_sha256") != _hash(config):
         raise UserError(
             f"{path} was changed after it was saved (its own hash differs). Restore the file; to load the model over "
@@ -108,7 +112,7 @@ def read_tensors(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Ten
     got, expected = _file_hash(path), config.get("tensors_sha256")
     if got != expected:
         raise UserError(
-            f"{path} is truncated or was changed: SHA-256 is {got[:12]}..., config.json expects {str(expected)[:12]}.... "
+            f"{path} is truncated or was changed: SHA-256 is {got[:12]}..., config.json says {str(expected)[:12]}.... "
             "Copy the file again or go back to a checkpoint."
         )
     try:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, YES_NO, Fields, write
-
 from hyperpelt import Example, Hub, Mixture, Splits, Task
 from hyperpelt import register as add
+from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, YES_NO, Fields, write
 
 SENTENCES = ("sentence1", "sentence2")
 SCORES = tuple(f"{fifth / 5:.1f}" for fifth in range(26))  # STS-B: 0.0, 0.2, ... 5.0

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hyperpelt_tasks.rendering import NO_YES, Fields, write
-
 from hyperpelt import Example, Hub, Splits, Task
 from hyperpelt import register as add
+from hyperpelt_tasks.rendering import NO_YES, Fields, write
 
 ROW = Any
 _HIGHLIGHT = re.compile(r"\s*@highlight\s*")

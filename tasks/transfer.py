@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, Fields, write
-
 from hyperpelt import Example, Hub, Splits, Task
 from hyperpelt import register as add
+from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, Fields, write
 
 ROW = Any
 INFERENCE = Fields(("premise", "hypothesis"))

@@ -20,6 +20,8 @@ from transformers import (  # noqa: E402
 )
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
 @pytest.fixture
 def tiny_t5() -> T5ForConditionalGeneration:
     return make_t5()
@@ -46,9 +48,15 @@ def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
 @pytest.fixture
 def tiny_tokenizer() -> T5Tokenizer:
     """A real T5 tokenizer over letters, a few words and digits; at most 128 ids."""
-    words = "yes no true false maybe sentence entailment positive negative the a is not of to and good bad".split()
+    words = ["yes", "no", "true", "false", "maybe", "sentence", "entailment", "positive", "negative"]
+    words += ["the", "a", "is", "not", "of", "to", "and", "good", "bad"]
     pieces = [f"\u2581{word}" for word in words] + ["\u2581", *"abcdefghijklmnopqrstuvwxyz0123456789.,:?!'-_/()"]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0 - i / 100) for i, piece in enumerate(pieces))]
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        *((piece, -2.0 - i / 100) for i, piece in enumerate(pieces)),
+    ]
     return T5Tokenizer(vocab=vocabulary, extra_ids=10)
 
 

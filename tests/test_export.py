@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import make_bart, make_t5
 
 from hyperpelt.errors import UserError
 from hyperpelt.export import export_peft
-from small_models import make_bart, make_t5
 
 sys.path.insert(0, str(Path(__file__).parent / "promises"))
-from support import batch, small, tuned  # noqa: E402
+from support import batch, small, tuned
 
 
 @pytest.mark.parametrize("make", [make_t5, make_bart], ids=["t5", "bart"])

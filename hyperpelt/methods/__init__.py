@@ -20,7 +20,18 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.methods.base import Method, Part, Source, describe_parts, get, method, method_from_dict, names, settings
 
-__all__ = ["Method", "Part", "Source", "describe", "describe_parts", "get", "method", "method_from_dict", "names", "settings"]
+__all__ = [
+    "Method",
+    "Part",
+    "Source",
+    "describe",
+    "describe_parts",
+    "get",
+    "method",
+    "method_from_dict",
+    "names",
+    "settings",
+]
 
 
 def describe(

@@ -5,8 +5,9 @@
     parallel-adapter = parallel adapter                    @ feed_forward x per task
     mam              = prefix (MLP) @ attention, scaled parallel adapter @ feed_forward x per task
 
-Papers: Houlsby et al. 2019 (arXiv 1902.00751), Pfeiffer et al. 2020 (2005.00247), He et al. 2021 (2110.04366). Default widths are
-reduction 32 on T5-base; MAM's are those of the `adapters` library (N=30, m=800, b=d/2 at d=768, s=4).
+Papers: Houlsby et al. 2019 (arXiv 1902.00751), Pfeiffer et al. 2020 (2005.00247), He et al. 2021
+(2110.04366). Default widths are reduction 32 on T5-base; MAM's are those of the `adapters` library
+(N=30, m=800, b=d/2 at d=768, s=4).
 
 T5-base, one task: 1,807,488; 903,744; 903,744; 60,390,240. Identity: U = 0 (MAM: and N = 0). References: `adapters` for
 counts and on BART, float64 transcriptions on both families.
@@ -52,7 +53,12 @@ def parallel_adapter(
 
 @method("mam", paper="MAM adapter, arXiv 2110.04366")
 def mam(
-    *, prefix_length: int = 30, prefix_hidden: int = 800, bottleneck: int = 384, activation: str = "relu", scale: float = 4.0
+    *,
+    prefix_length: int = 30,
+    prefix_hidden: int = 800,
+    bottleneck: int = 384,
+    activation: str = "relu",
+    scale: float = 4.0,
 ) -> Method:
     adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale)
     parts = (

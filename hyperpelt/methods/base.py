@@ -87,7 +87,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A named composition. **unfreeze**: glob patterns of backbone parameters that are trained in a copy of their own."""
+    """A named composition. **unfreeze**: glob patterns of backbone parameters trained in a copy of their own."""
 
     name: str
     parts: tuple[Part, ...]
@@ -237,6 +237,11 @@ def get(spec: str | Mapping[str, Any] | Method) -> Method:
 def describe_parts(chosen: Method) -> Sequence[dict[str, str]]:
     """One line per part for people: tuner, places, source."""
     return [
-        {"part": part.name, "tuner": str(part.tuner), "at": " ".join(part.at), "source": chosen.source(part.source).type}
+        {
+            "part": part.name,
+            "tuner": str(part.tuner),
+            "at": " ".join(part.at),
+            "source": chosen.source(part.source).type,
+        }
         for part in chosen.parts
     ]

@@ -7,8 +7,9 @@
 operation has heads of its own. Defaults of the authors' code: t = e = 64, h = 128, reduction 32 (b = 24 on T5-base),
 gelu_new, layer norm on I and in the adapter.
 
-T5-base, 8 tasks: ++ 5,211,056 (0.29 % a task), without 1.55 times the backbone. Identity: gamma = beta = 0. Ours start there
-(`init="plain"`); `init="normal"` is the authors' N(0, 0.01^2), which starts near it. Reference: float64 transcription.
+T5-base, 8 tasks: ++ 5,211,056 (0.29 % a task), without 1.55 times the backbone. Identity: gamma = beta = 0. Ours start
+there (`init="plain"`); `init="normal"` is the authors' N(0, 0.01^2), which starts near it.
+Reference: float64 transcription.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     prefix-tuning-mlp = the same, rows made by an MLP (m = 512) that folds away after training
     prompt-tuning     = prompt @ embedded encoder input x per task
 
-T5-base, one task: N=10 552,960; N=10, m=512 29,571,072; N=100 76,800. Identity: N = 0. References: `adapters` on BART, float64
-transcription on T5; peft for prompts.
+T5-base, one task: N=10 552,960; N=10, m=512 29,571,072; N=100 76,800. Identity: N = 0. References: `adapters` on BART,
+float64 transcription on T5; peft for prompts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """U-Tuning (Jiang et al. 2023, arXiv 2303.00690): any of its parallel forms at any of three operations.
 
-    u-tuning = {parallel prefix | parallel prompt | parallel adapter | none} @ {attention, feed_forward, block} x per task
+    u-tuning = {parallel prefix | parallel prompt | parallel adapter | none} @ {attention, feed_forward, block}
+               x per task
 
 Default: prefix form at attention, adapter form at the feed-forward network, nothing at the block. Identity: P_v = 0
 (prefix form), s = 0 (prompt form), U = 0 (adapter form), where ours start. Reference: float64 transcription.
@@ -35,9 +36,7 @@ def u_tuning(
     for site, form in chosen.items():
         if form not in FORMS:
             raise unknown(f"form of u-tuning at {site}", form, FORMS)
-    parts = tuple(
-        Part(name=site, tuner=forms[form], at=(site,)) for site, form in chosen.items() if form != "none"
-    )
+    parts = tuple(Part(name=site, tuner=forms[form], at=(site,)) for site, form in chosen.items() if form != "none")
     if not parts:
         raise UserError("u-tuning with form 'none' everywhere tunes nothing; use the method 'frozen'.")
     return Method(name="u-tuning", parts=parts)

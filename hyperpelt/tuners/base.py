@@ -43,7 +43,9 @@ class Init:
     @property
     def std(self) -> float:
         """Standard deviation of one entry (of the standardised entry for kinds taken from activations)."""
-        return {"normal": self.value, "uniform": self.value / 3**0.5}.get(self.kind, 0.0 if self.constant is not None else 1.0)
+        return {"normal": self.value, "uniform": self.value / 3**0.5}.get(
+            self.kind, 0.0 if self.constant is not None else 1.0
+        )
 
 
 ZEROS, ONES = Init("zeros"), Init("ones")

@@ -7,4 +7,14 @@ from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
 
-__all__ = ["Group", "Head", "HyperNetwork", "HyperNetworkConfig", "PerTask", "Reparametrised", "Shared", "WeightSource", "draw"]
+__all__ = [
+    "Group",
+    "Head",
+    "HyperNetwork",
+    "HyperNetworkConfig",
+    "PerTask",
+    "Reparametrised",
+    "Shared",
+    "WeightSource",
+    "draw",
+]

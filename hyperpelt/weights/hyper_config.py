@@ -21,7 +21,7 @@ INITS = ("plain", "fan_in", "normal")
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """How tensors are made from I: **shared** by `all`, `stack`, `kind` or `operation`; **hidden** tanh units (0: linear)."""
+    """How tensors are made from I: **shared** by `all`, `stack`, `kind`, `operation`; **hidden** tanh units."""
 
     shared: str = "all"
     hidden: int = 0

@@ -71,7 +71,12 @@ class Bundle(nn.Module):
     """
 
     def __init__(
-        self, pieces: Sequence[tuple[Group, list[int]]], num_tasks: int, width: int, hidden: int, generator: torch.Generator | None
+        self,
+        pieces: Sequence[tuple[Group, list[int]]],
+        num_tasks: int,
+        width: int,
+        hidden: int,
+        generator: torch.Generator | None,
     ) -> None:
         super().__init__()
         self.pieces = [(group, indices) for group, indices in pieces]
@@ -102,8 +107,7 @@ class Bundle(nn.Module):
 
     def forward(self, tasks: Int[Tensor, " U"]) -> list[Float[Tensor, "U n *shape"]]:
         embedding, inner, inner_bias, outer, outer_bias = (
-            t.index_select(0, tasks)
-            for t in (self.embedding, self.inner, self.inner_bias, self.outer, self.outer_bias)
+            t.index_select(0, tasks) for t in (self.embedding, self.inner, self.inner_bias, self.outer, self.outer_bias)
         )
         hidden = torch.tanh(torch.baddbmm(inner_bias, embedding, inner))
         flat = torch.baddbmm(outer_bias, hidden, outer)

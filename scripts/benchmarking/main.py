@@ -24,7 +24,11 @@ def machine() -> dict[str, Any]:
     import transformers
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
     return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
 
 
@@ -47,9 +51,9 @@ def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
 @app.command()
 def step(
     shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
-    methods: Annotated[str, typer.Option(help="names of methods, and peers: peft-lora, peft-lora-all, peft-ia3, peft-prefix")] = (
-        "hyperpelt,hyperformer++,prefix-tuning,lora,ia3,full,peft-lora,peft-lora-all,peft-ia3,peft-prefix"
-    ),
+    methods: Annotated[
+        str, typer.Option(help="names of methods, and peers: peft-lora, peft-lora-all, peft-ia3, peft-prefix")
+    ] = ("hyperpelt,hyperformer++,prefix-tuning,lora,ia3,full,peft-lora,peft-lora-all,peft-ia3,peft-prefix"),
     rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
     source: Annotated[int, typer.Option(help="source tokens a row")] = 128,
     target: Annotated[int, typer.Option(help="target tokens a row")] = 8,

@@ -7,7 +7,10 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedMod
 
 T5 = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 SHAPES = {
-    "t5-tiny": (T5Config, {**T5, "d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 2, "vocab_size": 512, "d_kv": 32}),
+    "t5-tiny": (
+        T5Config,
+        {**T5, "d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 2, "vocab_size": 512, "d_kv": 32},
+    ),
     "t5-small": (T5Config, {**T5, "d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8}),
     "t5-base": (T5Config, {**T5, "d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}),
     "t5-large": (T5Config, {**T5, "d_model": 1024, "d_ff": 4096, "num_layers": 24, "num_heads": 16}),

@@ -17,7 +17,7 @@ def synchronise() -> None:
 
 
 def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each step. Every round runs all of them, so that a slow minute of the machine hits all alike."""
+    """Median seconds of each step. Every round runs all of them, so that a slow minute hits all alike."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(warmup + repeats):
         for name, step in steps.items():

@@ -10,7 +10,19 @@ from hyperpelt.model import TunedModel
 
 TASKS = ["a", "b", "c"]
 # One method for each way of touching the backbone: attention rows, hooks of each kind, input, embedded rows, gates.
-METHODS = ["hyperpelt", "hyperformer++", "mam", "lora", "ia3", "bitfit", "pasta", "prompt-tuning", "unipelt", "u-tuning", "pfeiffer"]
+METHODS = [
+    "hyperpelt",
+    "hyperformer++",
+    "mam",
+    "lora",
+    "ia3",
+    "bitfit",
+    "pasta",
+    "prompt-tuning",
+    "unipelt",
+    "u-tuning",
+    "pfeiffer",
+]
 
 
 def small(method: str) -> str | dict[str, object]:
@@ -42,7 +54,7 @@ def batch(rows: int = 4, source: int = 9, target: int = 5, seed: int = 1) -> dic
 
 
 def tuned(backbone: PreTrainedModel, method: object, *, disturbed: bool = True) -> TunedModel:
-    """A tuned model in evaluation mode; `disturbed`: moved away from its start, so that tasks differ and nothing is zero."""
+    """A tuned model in evaluation mode; `disturbed`: moved from its start: tasks differ, nothing is zero."""
     model = TunedModel.build(backbone, method=method, tasks=TASKS, seed=3).eval()
     if disturbed:
         disturb(model)

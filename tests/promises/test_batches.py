@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from support import METHODS, batch, small, tuned
 
 
@@ -73,7 +72,10 @@ def test_cached_beam_and_batched_generation_equal_uncached_decoding(backbone, me
         assert torch.equal(beams, slow_beams)
         for i in range(len(expected)):
             length = int(rows["attention_mask"][i].sum())
-            row = {"attention_mask": rows["attention_mask"][i : i + 1, :length], "task_ids": rows["task_ids"][i : i + 1]}
+            row = {
+                "attention_mask": rows["attention_mask"][i : i + 1, :length],
+                "task_ids": rows["task_ids"][i : i + 1],
+            }
             for width, together in ((1, cached), (3, beams)):
                 alone = model.generate(rows["input_ids"][i : i + 1, :length], **row, **options, num_beams=width)
                 assert torch.equal(alone[0], together[i])
@@ -85,9 +87,9 @@ def test_candidates_scored_together_equal_forward_losses(backbone, method):
     model = tuned(backbone, small(method))
     candidates = torch.tensor([[4, 5, 1], [6, 1, -100], [7, 8, 1], [9, 1, -100], [4, 5, 1], [6, 1, -100]])
     owners = torch.tensor([0, 0, 1, 2, 3, 3])
-    scored = model.token_log_probs(
-        rows["input_ids"], rows["attention_mask"], rows["task_ids"], candidates, owners
-    ).sum(1)
+    scored = model.token_log_probs(rows["input_ids"], rows["attention_mask"], rows["task_ids"], candidates, owners).sum(
+        1
+    )
     with torch.no_grad():
         each = model(
             rows["input_ids"][owners], rows["attention_mask"][owners], candidates, rows["task_ids"][owners]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from support import METHODS, batch, small, tuned
 
 
@@ -35,7 +34,7 @@ def test_activation_checkpointing_changes_nothing(backbone, method):
         assert (recomputed[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-9, name
 
 
-COMPILED = '''
+COMPILED = """
 import sys, torch
 sys.path[:0] = [{tests!r}, {promises!r}]
 from small_models import make_bart, make_t5
@@ -44,7 +43,8 @@ from support import batch, small, tuned
 backbone = make_bart() if {family!r} == "bart" else make_t5()
 model = tuned(backbone, small({method!r})).train()
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
-batches = [{{**batch(seed=s), "task_ids": torch.tensor(t)}} for s, t in enumerate([[0, 1, 2, 0], [1, 1, 1, 1], [2, 0, 1, 1]])]
+mixtures = [[0, 1, 2, 0], [1, 1, 1, 1], [2, 0, 1, 1]]
+batches = [{{**batch(seed=s), "task_ids": torch.tensor(t)}} for s, t in enumerate(mixtures)]
 counter = torch._dynamo.utils.counters
 for rows in batches:
     grads = []
@@ -58,11 +58,13 @@ for rows in batches:
     for a, b in zip(plain, made):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 print("graphs", counter["stats"]["unique_graphs"])
-'''
+"""
 
 
 # A process of its own: the checks of shapes that the tests install are no part of what is compiled.
-@pytest.mark.parametrize(("family", "method"), [("t5", "hyperpelt"), ("bart", "hyperpelt"), ("t5", "unipelt"), ("bart", "lora")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("t5", "hyperpelt"), ("bart", "hyperpelt"), ("t5", "unipelt"), ("bart", "lora")]
+)
 def test_compiled_in_one_graph_gives_the_same_loss_and_gradients(family, method):
     here = Path(__file__).parent
     code = COMPILED.format(tests=str(here.parent), promises=str(here), family=family, method=method)

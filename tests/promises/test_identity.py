@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support import TASKS, batch, disturb, small, tuned
 
 from hyperpelt.model import TunedModel
-from support import TASKS, batch, disturb, small, tuned
 
 NOTHING_AT_START = [
     {"name": "hyperpelt", "prefix_length": 0, "bottleneck": 4},
@@ -14,7 +14,10 @@ NOTHING_AT_START = [
     {"name": "prefix-tuning", "prefix_length": 0},
     {"name": "mam", "prefix_length": 0, "bottleneck": 8},
     {"name": "prompt-tuning", "length": 0},
-    *(small(name) for name in ("hyperformer", "hyperformer++", "houlsby", "pfeiffer", "parallel-adapter", "lora", "ia3")),
+    *(
+        small(name)
+        for name in ("hyperformer", "hyperformer++", "houlsby", "pfeiffer", "parallel-adapter", "lora", "ia3")
+    ),
     *(small(name) for name in ("bitfit", "pasta", "u-tuning", "layer-norm", "hyper-lora", "hyper-ia3", "frozen")),
 ]
 
