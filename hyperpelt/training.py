@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from hyperpelt import checkpoints
-from hyperpelt.config import RunConfig, to_yaml
+from hyperpelt.config import RunConfig, build_run, to_yaml
 from hyperpelt.distributed import start_processes
 from hyperpelt.interrupts import Stop, StopNow, noticing_signals
 from hyperpelt.optimisation import make_optimizer
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from hyperpelt.results import Results
 
 
-def train(config: RunConfig, *, progress: bool = True) -> dict[str, Any]:
-    """Train as `config` says, write the run folder, and return what its results.json holds.
+def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> dict[str, Any]:
+    """Train as `config` says (a mapping of its keys will do), write the run folder, and return its results.json.
 
     progress: print to stderr. Raises UserError for every mistake of the input, before training starts where it can be
     known; TrainingInterrupted after Ctrl-C or SIGTERM, when the run is saved.
     """
-    config = config.with_full_paths()
+    config = (config if isinstance(config, RunConfig) else build_run(config)).with_full_paths()
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with noticing_signals() as stop:

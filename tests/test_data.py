@@ -448,7 +448,7 @@ def test_glue_batches_are_dense_and_mixed(data_root, tmp_path, capsys):
 
     tokenizer, found = load_tokenizer("mini-bart"), {}
     for name in task_names(rate_trees({"glue": None})):
-        lengths = {"max_source_length": 96, "max_target_length": 16, "limit": 1000}
+        lengths = {"max_source_length": 96, "max_target_length": 16, "limit": 500}
         found[name] = tokens(registry.get(name), tokenizer, tmp_path, data_root=data_root, **lengths)
 
     def measure(window: int) -> tuple[float, float]:

@@ -129,6 +129,13 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(start, run
     assert not run.exists()
 
 
+def test_a_mapping_of_settings_will_do(settings, run):
+    values = load_run(None, settings).model_dump() | {"max_steps": 1}
+    assert train(values, progress=False)["training"]["steps"] == 1
+    with pytest.raises(UserError, match="'max_steps'"):
+        train(values | {"max_stepps": 1})
+
+
 def test_a_file_in_place_of_the_folder_is_refused(start, tmp_path):
     (tmp_path / "taken").write_text("", encoding="utf8")
     with pytest.raises(UserError, match="is a file"):
@@ -331,6 +338,15 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
     assert start("resume=true", f"max_steps={stopped.step + 1}")["training"]["steps"] == stopped.step + 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: processes that a shell starts in the background inherit an ignored SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_acts_at_once():
     with noticing_signals() as stop:
         signal.raise_signal(signal.SIGINT)
