@@ -33,7 +33,7 @@ from pretraining.objectives import Batch
 from pretraining.runs import Material, Plan, held_out_loss, unigram
 
 Report = Callable[[str], None]
-SHIPPED = "shipped"
+SHIPPED, WRONG_SOURCE = "shipped", "shipped, wrong source"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +77,19 @@ def backbones(name: str, *, seed: int) -> dict[str, Callable[[], PreTrainedModel
     return compared
 
 
+def with_wrong_sources(batch: Batch) -> Batch:
+    """Every row's target beside its neighbour's source: what a decoder knows without reading."""
+    return replace(batch, source=batch.source.roll(1, 0), source_mask=batch.source_mask.roll(1, 0))
+
+
 def measure_losses(name: str, plan: Plan, material: Material, *, batches: int, seed: int) -> dict[str, Any]:
     """Held-out nats a target token: {objective: {column: loss}}."""
     columns: dict[str, Callable[[Batch], Tensor]] = {}
     for column, build in backbones(name, seed=seed).items():
         task = pretrainable(name, build())
         columns[column] = lambda batch, task=task: task.token_losses(batch)[0]
+    reading = columns[SHIPPED]
+    columns[WRONG_SOURCE] = lambda batch: reading(with_wrong_sources(batch))
     log_probabilities = unigram(plan, material)
     columns["unigram"] = lambda batch: -log_probabilities[batch.labels[batch.labels >= 0]]
     table: dict[str, Any] = {}

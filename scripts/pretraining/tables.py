@@ -12,7 +12,8 @@ INTRODUCTION = """# The embedded backbones: what they have learnt
 
 Written by `scripts/pretrain evaluate` from the JSON files beside it; do not edit. What each backbone is and how it was
 made: [../backbones.md](../backbones.md). `random` is the same shape with transformers' own initial weights,
-`random decoder` is MiniLM's encoder with an untrained decoder.
+`random decoder` is MiniLM's encoder with an untrained decoder; `wrong source` is the shipped model writing a row's
+target while it reads another row's source, so that the difference is what reading the encoder is worth.
 """
 
 
@@ -30,20 +31,27 @@ def _section(result: Mapping[str, Any]) -> list[str]:
     columns = list(next(iter(result["held_out"].values())))
     lines += ["Held-out loss in nats a target token, by objective (smaller is better):", ""]
     lines += _table("objective", columns, [(name, [f"{row[c]:.2f}" for c in columns]) for name, row in _rows(result)])
+    return [*lines, *_tuned(result, columns), ""]
+
+
+def _tuned(result: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
     tuning = result["tuning"]
-    lines += [
+    if not result["tuned"]:
+        return ["", "Accuracy after tuning has not been measured for these weights yet."]
+    columns = [column for column in columns if column not in ("unigram", "shipped, wrong source")]
+    rows = [
+        (task, [*(_accuracy(cells.get(column, {})) for column in columns), _majority(cells)])
+        for task, cells in result["tuned"].items()
+    ]
+    return [
         "",
         f"Accuracy after tuning the frozen backbone by `{tuning['method']}`, one task at a time: {tuning['steps']} "
         f"steps of {tuning['rows']} rows, learning rate {tuning['learning_rate']}, sources cut at "
-        f"{tuning['max_source_length']} tokens, {tuning['test_rows']} test rows at most (larger is better):",
+        f"{tuning['max_source_length']} tokens, {tuning['test_rows']} test rows at most (larger is better; - is not "
+        "measured yet):",
         "",
+        *_table("task", [*columns, "majority"], rows),
     ]
-    if result["tuned"]:
-        columns = [column for column in columns if column != "unigram"]
-        rows = [(task, [*(_accuracy(cells.get(c, {})) for c in columns), _majority(cells)])
-                for task, cells in result["tuned"].items()]  # fmt: skip
-        lines += _table("task", [*columns, "majority"], rows)
-    return [*lines, ""]
 
 
 def _rows(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, float]]]:
