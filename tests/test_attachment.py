@@ -196,3 +196,22 @@ def test_a_backbone_loaded_with_eager_attention_gets_it_back():
     model.detach()
     assert backbone.config._attn_implementation == "eager"
     assert torch.equal(logits(backbone), bare)
+
+
+@pytest.mark.parametrize("method", [SMALL, "bitfit", "unipelt"], ids=str)
+def test_activation_checkpointing_keeps_every_bit_on_t5(method):
+    """transformers would ask for a gradient of T5's constant position bias, and SDPA take another kernel for it."""
+    model = tuned(make_t5(), method).train()
+    batch = make_batch()
+    labels = batch.pop("decoder_input_ids")
+    found = []
+    for _ in range(2):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        found.append((loss.detach(), [p.grad.clone() for _, p in model.trainable_parameters()]))
+        model.zero_grad()
+        model.gradient_checkpointing_enable()
+        assert all(block.gradient_checkpointing for block in model.backbone.encoder.block)
+    (plain, gradients), (loss, recomputed) = found
+    assert torch.equal(loss, plain)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, recomputed, strict=True))
