@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hyperpelt.config_text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
 from hyperpelt.errors import UserError
@@ -34,6 +34,14 @@ def _known_precision(value: Any) -> Any:
     if str(value).lower() in ("fp16", "float16", "half", "16"):
         raise ValueError(FP16)
     return value
+
+
+def _absolute(value: Any) -> Any:
+    """A path that is there, made absolute, so that the run folder can be used from any other folder."""
+    if isinstance(value, list):
+        return [_absolute(each) for each in value]
+    there = isinstance(value, str) and value != "" and Path(value).expanduser().exists()
+    return str(Path(value).expanduser().absolute()) if there else value
 
 
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
@@ -67,10 +75,12 @@ class RunConfig(_Strict):
     tasks: Annotated[list[str] | dict[str, Number | None], BeforeValidator(split_names)] = Field(
         description="names, wildcards ('glue/*') or mixtures; a list, or a mapping from each to its rate"
     )
-    plugins: Annotated[list[str], BeforeValidator(split_names)] = Field(
+    plugins: Annotated[list[str], AfterValidator(_absolute), BeforeValidator(split_names)] = Field(
         [], description="files, modules or YAML tasks that register further tasks"
     )
-    data_root: str | None = Field(None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub")
+    data_root: Annotated[str | None, AfterValidator(_absolute)] = Field(
+        None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub"
+    )
     output_dir: str = Field(description="the run folder")
     overwrite: bool = Field(False, description="replace the run that the output folder already holds")
     resume: bool | Literal["auto"] | str = Field(

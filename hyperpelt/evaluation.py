@@ -156,8 +156,16 @@ def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
 
 
 def without_method(model: TunedModel) -> TunedModel:
-    """The same frozen backbone with nothing attached, for the frozen row; it shares the backbone's tensors."""
-    return TunedModel.build(model.backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
+    """The same frozen backbone with nothing attached, for the frozen row; it shares the backbone's tensors.
+
+    A method that trains the backbone has changed its copy, so the backbone is loaded anew by its name.
+    """
+    backbone = model.backbone
+    if model.unfrozen:
+        from hyperpelt.backbones import load_backbone
+
+        backbone = load_backbone(model.backbone_name, dtype=model.dtype).to(model.device)
+    return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
 
 
 def _measure(

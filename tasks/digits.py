@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt_tasks.rendering import write
-from hyperpelt_tasks.tabletop.dice import Dice
-
 from hyperpelt import Example, Generator, Mixture, Task
 from hyperpelt import register as add
+from hyperpelt_tasks.rendering import write
+from hyperpelt_tasks.tabletop.dice import Dice
 
 if TYPE_CHECKING:
     from PIL.Image import Image

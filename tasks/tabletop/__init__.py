@@ -34,10 +34,9 @@ def tasks(**options: Any) -> list[Task]:
 
 def register() -> None:
     """Register the default suite: twenty tasks and their four mixtures."""
-    from hyperpelt_tasks.tabletop import definitions
-
     from hyperpelt import Mixture
     from hyperpelt import register as add
+    from hyperpelt_tasks.tabletop import definitions
 
     for task in definitions.tasks():
         add(task)

@@ -17,9 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from hyperpelt_tasks.tabletop import tasks
-
 from hyperpelt import Task
+from hyperpelt_tasks.tabletop import tasks
 
 WORD = r"(?u)\b\w+\b"
 

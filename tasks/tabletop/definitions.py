@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hyperpelt import Example, Generator, Task
 from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, NO_YES, Fields, write
 from hyperpelt_tasks.tabletop import asking, inference, judged, pairs, sense, vision
 from hyperpelt_tasks.tabletop.lexicon import several
-
-from hyperpelt import Example, Generator, Task
 
 SENTENCES = ("sentence1", "sentence2")
 THREE_WAY = ("true", "false", "unknown")

@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
+from hyperpelt import UserError
 from hyperpelt_tasks.tabletop.dice import Dice
 from hyperpelt_tasks.tabletop.language import inner
-
-from hyperpelt import UserError
 
 SPLIT_ROWS = {"train": 4000, "validation": 500, "test": 500}
 Row = dict[str, Any]

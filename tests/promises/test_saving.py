@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,6 @@ def test_cut_configuration_is_refused(run):
 
 
 def test_a_killed_write_leaves_the_old_model_whole(run, monkeypatch):
-    import os
 
     from hyperpelt import saving
 
@@ -132,3 +132,10 @@ def test_another_backbone_is_refused(run, tmp_path):
 def test_float16_is_refused_with_the_reason():
     with pytest.raises(UserError, match="overflow"):
         TunedModel.build(make_t5(), method="lora", tasks=TASKS, dtype=torch.float16)
+
+
+def test_others_may_read_what_was_saved(run):
+    umask = os.umask(0)
+    os.umask(umask)
+    for name in ("config.json", "model.safetensors"):
+        assert (run / name).stat().st_mode & 0o777 == 0o666 & ~umask

@@ -6,10 +6,10 @@ import hashlib
 from collections import Counter
 
 import pytest
-from hyperpelt_tasks import digits
 
 import hyperpelt.tasks
 from hyperpelt import check_task
+from hyperpelt_tasks import digits
 
 NAMES = ("digits/which", "digits/parity", "digits/compare")
 SPLITS = ("train", "validation", "test")

@@ -13,6 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+import hyperpelt.tasks
+from hyperpelt import Task, UserError, check_task
 from hyperpelt_tasks import tabletop
 from hyperpelt_tasks.tabletop import baselines, definitions
 from hyperpelt_tasks.tabletop.corpus import sentences
@@ -20,9 +23,6 @@ from hyperpelt_tasks.tabletop.dice import Dice
 from hyperpelt_tasks.tabletop.render import draw, inside
 from hyperpelt_tasks.tabletop.table import SEEN_SHAPES, Table
 from hyperpelt_tasks.tabletop.world import DEEDS, MEETINGS, SYNONYMS
-
-import hyperpelt.tasks
-from hyperpelt import Task, UserError, check_task
 
 SUITE = {task.name: task for task in tabletop.tasks()}
 TEXT = [name for name, task in SUITE.items() if task.modalities == ("text",)]
