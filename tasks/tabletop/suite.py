@@ -44,7 +44,7 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level(plain=85, changes=3, echo=60, swaps=0, twists=0, noise=0),
+    "easy": Level(plain=85, changes=3, echo=30, swaps=0, twists=0, noise=0),
     "default": Level(),
     "hard": Level(things=4, plain=30, changes=1, echo=0, swaps=50, twists=60, noise=25),
 }
