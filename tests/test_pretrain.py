@@ -236,6 +236,33 @@ def test_the_frozen_heads_loss_is_cross_entropy() -> None:
     torch.testing.assert_close(ours.grad, theirs.grad)
 
 
+def test_a_sampled_softmax_estimates_the_whole_one() -> None:
+    """Over many draws, the candidates' corrected exponentials sum to the whole vocabulary's (float64)."""
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(40, generator=generator, dtype=torch.float64).pow(2)
+    probabilities /= probabilities.sum()
+    logits = torch.randn(40, generator=generator, dtype=torch.float64)
+    estimates = []
+    for seed in range(4000):
+        drawn = torch.multinomial(probabilities, 15, replacement=True, generator=generator.manual_seed(seed))
+        candidates = objectives.Candidates(drawn.unique(), 15)
+        corrected = logits[candidates.ids] - candidates.log_inclusion(probabilities.log())
+        estimates.append(corrected.exp().sum())
+    found = torch.stack(estimates)
+    error = found.std() / len(found) ** 0.5
+    assert error < 0.02 * found.mean()
+    assert abs(found.mean() - logits.exp().sum()) < 3 * error
+    assert candidates.positions(candidates.ids[2:3]).item() == 2
+
+
+def test_every_target_is_a_candidate(corpus) -> None:
+    rng = np.random.default_rng(0)
+    labels = torch.tensor([[5, 7, -100], [7, 9, 11]])
+    candidates = objectives.draw_candidates(labels, corpus, 20, rng)
+    assert {5, 7, 9, 11} <= set(candidates.ids.tolist())
+    assert candidates.draws == 25 and bool((candidates.ids.diff() > 0).all())
+
+
 def test_the_frozen_heads_loss_takes_bf16() -> None:
     """As under autocast on a GPU: gradients come in the states' own type."""
     hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)

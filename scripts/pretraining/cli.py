@@ -36,6 +36,7 @@ def train(
     tokens: Annotated[int, typer.Option(help="Source tokens a process and step.")] = 2048,
     lengths: Annotated[str, typer.Option(help="Window lengths in tokens, one drawn a batch.")] = "32,48,64,96",
     objectives: Annotated[str, typer.Option(help="Shares of rows, e.g. infill=0.75,judge=0.25.")] = "",
+    draws: Annotated[int, typer.Option(help="mini-bart: words drawn for a sampled softmax, e.g. 4096; 0: all.")] = 0,
     announce_first: Annotated[bool, typer.Option(help="infill: a mask before the first span too.")] = False,
     tokenizer: Annotated[Path | None, typer.Option(help="mini-t5: folder of `scripts/pretrain tokenizer`.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint of an earlier run to take the weights from.")] = None,
@@ -72,6 +73,7 @@ def train(
         noise=runs.default_noise(model, announce_first=announce_first),
         seed=seed,
         precision=precision,
+        draws=draws,
         init=str(init) if init else None,
     )
     device = start_processes()

@@ -82,9 +82,18 @@ class MiniBart:
         """
         hidden = self.hidden(batch)
         scored = batch.labels != IGNORED
-        head = (self.model.model.shared.weight, self.model.final_logits_bias[0])
-        losses = FrozenHeadLoss.apply(hidden[scored], *head, batch.labels[scored])
+        losses = FrozenHeadLoss.apply(hidden[scored], *self._head(batch))
         return losses, batch.weights[:, None].expand_as(scored)[scored]
+
+    def _head(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Output embeddings [C, D], bias [C] and labels [N] over the batch's candidates, or over all words."""
+        weight, bias = self.model.model.shared.weight, self.model.final_logits_bias[0]
+        labels, candidates = batch.labels[batch.labels != IGNORED], batch.candidates
+        if candidates is None:
+            return weight, bias, labels
+        # The frozen output bias is the unigram model (`set_unigram`).
+        bias = bias[candidates.ids] - candidates.log_inclusion(bias)
+        return weight[candidates.ids], bias, candidates.positions(labels)
 
 
 class FrozenHeadLoss(torch.autograd.Function):

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,10 +79,45 @@ class Batch:
     labels: Tensor
     weights: Tensor
     full: bool  # no padding in the sources
+    candidates: Candidates | None = None  # None: the softmax is over the whole vocabulary
 
     def to(self, device: torch.device | str) -> Batch:
         moved = (tensor.to(device) for tensor in (self.source, self.source_mask, self.labels, self.weights))
-        return Batch(*moved, self.full)
+        return Batch(*moved, self.full, self.candidates.to(device) if self.candidates else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Words among which a step's softmax chooses: ids [C], ascending, and how many draws of the text yielded them.
+
+    The output softmax is the dearest part of a small model. Sampled (Jean et al. 2015, section 3) it costs a fraction:
+    the step's own targets and the words at random places of the text. A word of probability p is among them with
+    probability 1 - (1 - p)^draws, whose logarithm the loss takes off its logit, so that the sum over the candidates
+    estimates the sum over all words and rare words are not favoured for being there.
+    """
+
+    ids: Tensor
+    draws: int
+
+    def to(self, device: torch.device | str) -> Candidates:
+        return Candidates(self.ids.to(device), self.draws)
+
+    def positions(self, labels: Tensor) -> Tensor:
+        """Where each label [N], which is always a candidate, stands in `ids`."""
+        return torch.searchsorted(self.ids, labels)
+
+    def log_inclusion(self, log_probabilities: Tensor) -> Tensor:
+        """Logarithm [C] of each candidate's chance to be one, from the unigram distribution [V]."""
+        probability = log_probabilities[self.ids].double().exp()
+        return (-torch.expm1(self.draws * torch.log1p(-probability))).log().to(log_probabilities.dtype)
+
+
+def draw_candidates(labels: Tensor, corpus: Corpus, draws: int, rng: np.random.Generator) -> Candidates:
+    """The targets of a batch and the words at `draws` random places of the text."""
+    targets = labels[labels != IGNORED]
+    places = rng.integers(0, len(corpus.tokens), size=draws)
+    drawn = torch.from_numpy(corpus.tokens[places].astype(np.int64))
+    return Candidates(torch.cat([targets, drawn]).unique(), len(targets) + draws)
 
 
 def noise_spans(rng: np.random.Generator, length: int, *, density: float, mean_span: float) -> list[tuple[int, int]]:
@@ -257,11 +292,12 @@ def make_batch(
     vocabulary: Vocabulary,
     noise: Noise,
     seed: Sequence[int],
+    draws: int = 0,
 ) -> Batch:
     """One batch as a function of its seed alone, which is what makes resuming exact.
 
     All windows of a batch have one length, drawn from `lengths`; `tokens` source tokens a batch. Rows are dealt to
-    the objectives by `shares` (largest remainders at random).
+    the objectives by `shares` (largest remainders at random). `draws` > 0 samples the softmax (`Candidates`).
     """
     rng = np.random.default_rng(list(seed))
     length = int(lengths[int(rng.integers(len(lengths)))])
@@ -279,7 +315,8 @@ def make_batch(
         for name, amount in zip(names, counts, strict=True)
         for _ in range(amount)
     ]
-    return collate(rows, pad=vocabulary.pad)
+    batch = collate(rows, pad=vocabulary.pad)
+    return replace(batch, candidates=draw_candidates(batch.labels, corpus, draws, rng)) if draws else batch
 
 
 def collate(rows: Sequence[Row], *, pad: int) -> Batch:

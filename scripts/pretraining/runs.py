@@ -44,6 +44,7 @@ class Plan:
     precision: str
     noise: Noise = field(default_factory=Noise)
     processes: int = 1
+    draws: int = 0  # words drawn for a sampled softmax (mini-bart); 0: the whole vocabulary
     init: str | None = None  # a checkpoint of an earlier run whose weights this one starts from
 
     def __post_init__(self) -> None:
@@ -90,6 +91,7 @@ class Material:
             vocabulary=self.vocabulary,
             noise=plan.noise,
             seed=seed,
+            draws=0 if held_out else plan.draws,
         )
 
 
@@ -219,6 +221,7 @@ def bind(plan: Plan, output: Path) -> None:
         os.replace(partial, path)
         return
     old = json.loads(path.read_text(encoding="utf8"))
+    old = {"draws": 0, **old}
     changed = [f"{name}: {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if changed:
         raise UserError(
