@@ -249,9 +249,7 @@ def list_operations(backbone: nn.Module) -> tuple[Operation, ...]:
     """
     config = getattr(backbone, "config", None)
     if config is None or not getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"Expected an encoder-decoder backbone (T5 or BART family), got {type(backbone).__name__}."
-        )
+        raise UserError(f"Expected an encoder-decoder backbone (T5 or BART family), got {type(backbone).__name__}.")
     family = family_of(config.model_type)
     return tuple(op for stack in family.stacks for op in _Lister(backbone, family, stack).all())
 

@@ -25,11 +25,11 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from hyperpelt import embedded
 from hyperpelt.backbones import (
     FAMILIES,
     T5_FAMILIES,
     config_hash,
+    embedded,
     encode_targets,
     load_backbone,
     load_config,

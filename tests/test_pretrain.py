@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import T5Config
 
-from hyperpelt import embedded
-from hyperpelt.backbones import encode_targets, load_backbone, load_tokenizer
+from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_tokenizer
 from hyperpelt.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -260,7 +259,8 @@ def test_every_target_is_a_candidate(corpus) -> None:
     labels = torch.tensor([[5, 7, -100], [7, 9, 11]])
     candidates = objectives.draw_candidates(labels, corpus, 20, rng)
     assert {5, 7, 9, 11} <= set(candidates.ids.tolist())
-    assert candidates.draws == 25 and bool((candidates.ids.diff() > 0).all())
+    assert candidates.draws == 25
+    assert bool((candidates.ids.diff() > 0).all())
 
 
 def test_the_frozen_heads_loss_takes_bf16() -> None:

@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import save_file
 from torch.utils.tensorboard import SummaryWriter
 
-from hyperpelt import UserError, report, run_records
+from hyperpelt import UserError, report
+from hyperpelt.report import run_records
 from hyperpelt.results import Results, TaskResult
 
 

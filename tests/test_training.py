@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hyperpelt.checkpoints import list_checkpoints, load_checkpoint, prune
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
 from hyperpelt.interrupts import StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.model import TunedModel
-from hyperpelt.optimisation import learning_rate, make_optimizer
 from hyperpelt.training import train
+from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune
+from hyperpelt.training.optimisation import learning_rate, make_optimizer
 
 Start = Callable[..., dict[str, Any]]
 

@@ -46,8 +46,8 @@ def evaluate(
     Works under `accelerate launch` with several processes.
     """
     with common.stdout_for_json(as_json):
-        from hyperpelt.distributed import start_processes
         from hyperpelt.evaluation import evaluate as measure
+        from hyperpelt.training.distributed import start_processes
 
         processes = start_processes()
         model, settings = load(run, plugin, processes.device)

@@ -40,7 +40,7 @@ def predict(
     reported with its number and answered by `{"error": ...}`; the others are answered, and the exit status is 2.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
-    from hyperpelt.distributed import start_processes
+    from hyperpelt.training.distributed import start_processes
 
     model, settings = load(run, plugin, start_processes().device)
     from hyperpelt import evaluation, tasks

@@ -61,9 +61,7 @@ def hyperpelt(
     init: str = "plain",
     train_norms: bool = True,
 ) -> Method:
-    adapter = Adapter(
-        bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True
-    )
+    adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)
     parts = (
         Part(tuner=Prefix(length=prefix_length), at=("attention",), source="hypernetwork"),
         Part(tuner=adapter, at=("feed_forward",), source="hypernetwork"),

@@ -99,5 +99,3 @@ def draw_group(group: Group, copies: int, samples: Samples | None, generator: to
         return values
     means, stds = real
     return means + stds * values
-
-

@@ -25,8 +25,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from hyperpelt import TunedModel, embedded, metrics, tasks
-from hyperpelt.backbones import encode_targets, load_backbone, load_config, load_tokenizer
+from hyperpelt import TunedModel, metrics, tasks
+from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_config, load_tokenizer
 from hyperpelt.errors import unknown
 from pretraining.models import MiniBart, MiniT5, random_decoder
 from pretraining.objectives import Batch
@@ -58,7 +58,7 @@ def random_backbone(name: str, *, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mini-bart":
-            from hyperpelt.mini_bart import MiniBart as Shape
+            from hyperpelt.backbones.mini_bart import MiniBart as Shape
 
             return Shape(load_config(name)).eval()
         return AutoModelForSeq2SeqLM.from_config(load_config(name)).eval()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hyperpelt import embedded
+from hyperpelt.backbones import embedded
 from hyperpelt.errors import UserError
 from pretraining.loop import checkpoints
 from pretraining.models import mini_t5_config

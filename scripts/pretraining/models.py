@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
-from hyperpelt import embedded
+from hyperpelt.backbones import embedded
 from pretraining.objectives import IGNORED, Batch, Vocabulary, make_questions
 from pretraining.tokenizer import NUM_SENTINELS
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hyperpelt import embedded
+from hyperpelt.backbones import embedded
 from hyperpelt.errors import UserError, unknown
 from pretraining.corpus import Corpus, load_corpus
 from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision

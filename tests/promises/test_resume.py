@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 
-from hyperpelt.checkpoints import list_checkpoints
 from hyperpelt.config import load_run
 from hyperpelt.training import train
+from hyperpelt.training.checkpoints import list_checkpoints
 
 STEPS = 24
 DROPOUT = {"t5": {"dropout_rate": 0.2}, "bart": {"dropout": 0.2}}

@@ -23,11 +23,11 @@ from hyperpelt.data import (
     rates_table,
     task_names,
 )
-from hyperpelt.distributed import Processes
+from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.mixing import RateTree
 from hyperpelt.model import TunedModel
-from hyperpelt.run_folder import RunFolder
+from hyperpelt.training.distributed import Processes
+from hyperpelt.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task

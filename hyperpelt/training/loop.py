@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from hyperpelt import checkpoints
-from hyperpelt.checkpoints import Checkpoint
 from hyperpelt.data import Batch
 from hyperpelt.errors import UserError
 from hyperpelt.interrupts import Stop, StopNow, TrainingInterrupted
-from hyperpelt.optimisation import learning_rate, load_optimizer_state, optimizer_state
-from hyperpelt.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
+from hyperpelt.training import checkpoints
+from hyperpelt.training.checkpoints import Checkpoint
+from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state
+from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
-    from hyperpelt.distributed import Processes
+    from hyperpelt.data.sampler import MixtureSampler
     from hyperpelt.model import TunedModel
-    from hyperpelt.progress import Reporter
     from hyperpelt.results import Results
-    from hyperpelt.sampler import MixtureSampler
+    from hyperpelt.training.distributed import Processes
+    from hyperpelt.training.progress import Reporter
 
 
 @dataclass

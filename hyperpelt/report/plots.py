@@ -11,7 +11,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hyperpelt.run_records import Curve
+from hyperpelt.report.run_records import Curve
 
 STYLE = {
     "axes.spines.top": False,

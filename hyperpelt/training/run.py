@@ -1,15 +1,4 @@
-"""Joint training of one method on many tasks: `train(config)` makes a run folder.
-
-    from hyperpelt.config import load_run
-    results = train(load_run("scripts/glue_cpu.yaml", ["output_dir=runs/first"]))
-
-The run folder: `config.json` and `model.safetensors` (what `TunedModel.from_pretrained` loads), `results.json`,
-`run.yaml` (every setting), `tensorboard/`, `checkpoints/step-N/` (for `resume`). The same call trains with one process
-or with many, under `accelerate launch` or torchrun.
-
-The walls of this room: training_setup.py (all before the first step), training_loop.py (steps, saving), run_folder.py
-(what is there already), checkpoints.py, optimisation.py, distributed.py, step_records.py, progress.py, interrupts.py.
-"""
+"""A training run from its configuration to its results: set-up, the loop, the last evaluation, the files."""
 
 from __future__ import annotations
 
@@ -23,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hyperpelt import checkpoints
 from hyperpelt.config import RunConfig, build_run, to_yaml
-from hyperpelt.distributed import start_processes
 from hyperpelt.interrupts import Stop, StopNow, noticing_signals
-from hyperpelt.optimisation import make_optimizer
-from hyperpelt.progress import Reporter, rates_as_table
-from hyperpelt.run_folder import settings_that_differ
-from hyperpelt.training_loop import Loop, State
-from hyperpelt.training_setup import Setup, build_model, prepare
+from hyperpelt.training import checkpoints
+from hyperpelt.training.distributed import start_processes
+from hyperpelt.training.folder import settings_that_differ
+from hyperpelt.training.loop import Loop, State
+from hyperpelt.training.optimisation import make_optimizer
+from hyperpelt.training.progress import Reporter, rates_as_table
+from hyperpelt.training.setup import Setup, build_model, prepare
 
 if TYPE_CHECKING:
     from hyperpelt.model import TunedModel

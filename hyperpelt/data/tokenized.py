@@ -35,6 +35,7 @@ VERSION = 1  # of the file's layout and of how texts become tokens
 CACHE_VARIABLE = "HYPERPELT_CACHE"
 BATCH = 1024  # rows rendered and tokenised together
 
+
 class TokenRow(NamedTuple):
     """One training row. `number` is its place in the task's split, as error messages count."""
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt.checkpoints import MANIFEST, list_checkpoints
 from hyperpelt.config import RunConfig
 from hyperpelt.errors import UserError
+from hyperpelt.training.checkpoints import MANIFEST, list_checkpoints
 
 if TYPE_CHECKING:
-    from hyperpelt.training_setup import Setup
+    from hyperpelt.training.setup import Setup
 
 # Everything a run writes; `overwrite` removes these and nothing else.
 FINISHED = ("results.json", "model.safetensors")

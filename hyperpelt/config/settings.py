@@ -1,10 +1,4 @@
-"""What a training run is: one flat, checked set of keys, read from YAML and `key=value` pairs.
-
-    load_run(Path("scripts/glue_cpu.yaml"), ["max_steps=200", "mixing.temperature=5"]) -> RunConfig
-
-Names follow transformers' `TrainingArguments` where it has the key. Nothing here imports PyTorch, so that a misspelt
-key is reported at once. Every mistake is a `UserError`: which key, which file and line, what was expected, what came.
-"""
+"""The keys of a training run and what each may hold."""
 
 from __future__ import annotations
 
@@ -14,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from hyperpelt.config_text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
+from hyperpelt.config.text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
 from hyperpelt.errors import UserError
 
 FP16 = (
@@ -53,7 +47,7 @@ class _Strict(BaseModel):
 
 
 class Mixing(_Strict):
-    """How often each task is drawn. `hyperpelt.mixing.mixing_rates` holds the formulas."""
+    """How often each task is drawn. `hyperpelt.data.mixing.mixing_rates` holds the formulas."""
 
     strategy: Literal["proportional", "temperature", "capped", "equal", "explicit"] = Field(
         "temperature",
@@ -152,7 +146,6 @@ class RunConfig(_Strict):
     def task_rates(self) -> dict[str, float | None]:
         """Every entry of `tasks` with its rate, or None where the mixing strategy decides."""
         return dict(self.tasks) if isinstance(self.tasks, dict) else dict.fromkeys(self.tasks)
-
 
     def with_full_paths(self) -> RunConfig:
         """The same run with files and folders named in full, so that run.yaml means the same wherever it is read."""

@@ -1,14 +1,4 @@
-"""Backbones: the frozen pretrained encoder-decoders that everything else tunes, and their tokenizers.
-
-A backbone is named by one of three things: an embedded name (`mini-bart`, `mini-t5`: no network needed), a folder as
-`save_pretrained` writes it, or a hub id `namespace/name`. Every one is checked to be an encoder-decoder of a family
-whose attention hyperpelt reaches, and is returned in evaluation mode, in float32 unless told otherwise.
-
-    model = load_backbone("mini-bart")
-    tokenizer = load_tokenizer("mini-bart")
-    inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
-    labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
-"""
+"""Backbones and tokenizers by name, folder or hub id; every one is checked to be of a family that hyperpelt reaches."""
 
 from __future__ import annotations
 
@@ -19,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt import embedded
+from hyperpelt.backbones import embedded
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
@@ -228,7 +218,7 @@ def _model_class(config: PreTrainedConfig) -> Any:
     from transformers import AutoModelForSeq2SeqLM
 
     if config.model_type == "bart" and getattr(config, "layer_norm_eps", None) is not None:
-        from hyperpelt.mini_bart import MiniBart
+        from hyperpelt.backbones.mini_bart import MiniBart
 
         return MiniBart
     return AutoModelForSeq2SeqLM

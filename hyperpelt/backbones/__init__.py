@@ -1,0 +1,39 @@
+"""Backbones: the frozen pretrained encoder-decoders that everything else tunes, and their tokenizers.
+
+A backbone is named by one of three things: an embedded name (`mini-bart`, `mini-t5`: no network needed), a folder as
+`save_pretrained` writes it, or a hub id `namespace/name`. Every one is checked to be an encoder-decoder of a family
+whose attention hyperpelt reaches, and is returned in evaluation mode, in float32 unless told otherwise.
+
+    model = load_backbone("mini-bart")
+    tokenizer = load_tokenizer("mini-bart")
+    inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
+    labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
+
+The walls of this room: loading, embedded (what ships with the library), mini_bart (its class).
+"""
+
+from __future__ import annotations
+
+from hyperpelt.backbones.loading import (
+    BART_FAMILIES,
+    FAMILIES,
+    T5_FAMILIES,
+    config_hash,
+    encode_targets,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+    resolve_dtype,
+)
+
+__all__ = [
+    "BART_FAMILIES",
+    "FAMILIES",
+    "T5_FAMILIES",
+    "config_hash",
+    "encode_targets",
+    "load_backbone",
+    "load_config",
+    "load_tokenizer",
+    "resolve_dtype",
+]

@@ -1,0 +1,20 @@
+"""Joint training of one method on many tasks: `train(config)` makes a run folder.
+
+    from hyperpelt.config import load_run
+    results = train(load_run("scripts/glue_cpu.yaml", ["output_dir=runs/first"]))
+
+The run folder: `config.json` and `model.safetensors` (what `TunedModel.from_pretrained` loads), `results.json`,
+`run.yaml` (every setting), `tensorboard/`, `checkpoints/step-N/` (for `resume`). The same call trains with one process
+or with many, under `accelerate launch` or torchrun.
+
+The walls of this room: run (the whole), setup (all before the first step), loop (steps, evaluations, saving),
+folder (what is there already), checkpoints, optimisation, distributed, step_records, progress.
+"""
+
+from __future__ import annotations
+
+from hyperpelt.training.run import train
+
+__all__ = [
+    "train",
+]
