@@ -31,6 +31,7 @@ from transformers.masking_utils import sdpa_mask
 
 from hyperpelt.operations import ATTENTIONS, PROJECTIONS, Operation
 from hyperpelt.passes import Pass
+from hyperpelt.recomputation import Marks, start_recomputing, stop_recomputing
 from hyperpelt.tuners.prefix import PrefixRows
 
 ATTENTION_NAME = "hyperpelt"
@@ -48,6 +49,7 @@ class Switch:
         self.handles: dict[str, list[Any]] = {}
         self.previous_attention: str | None = None
         self.models = 0
+        self.recomputing: Marks | None = None
         self.required_grad: dict[str, bool] = {}
 
     @property
@@ -90,6 +92,15 @@ class Switch:
         if self.models == 0:
             for name, parameter in self.backbone.named_parameters():
                 parameter.requires_grad_(self.required_grad[name])
+            self.recompute(False)
+
+    def recompute(self, enable: bool) -> None:
+        """Activation checkpointing on or off; a detached backbone is never left with it."""
+        if enable and self.recomputing is None:
+            self.recomputing = start_recomputing(self.backbone, self.checkpointing)
+        elif not enable and self.recomputing is not None:
+            stop_recomputing(self.backbone, self.recomputing)
+            self.recomputing = None
 
     def checkpointing(self, function: Callable[..., Any], *args: Any) -> Any:
         """`torch.utils.checkpoint` for a layer, whose recomputation runs under the pass of this forward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ class Stop:
     """Whether somebody wants the run to end: the signal's number, or 0."""
 
     signum: int = 0
+    noted_at: float = 0.0
     impatient: bool = False
 
     @contextmanager
@@ -45,9 +47,14 @@ class Stop:
             self.impatient = False
 
 
+# A launcher (torchrun, accelerate) hands on to its processes the signal that the terminal has sent them already, or
+# turns Ctrl-C into SIGTERM: within this many seconds that is the same wish, not a second one.
+ECHO_SECONDS = 2.0
+
+
 @contextmanager
 def noticing_signals() -> Iterator[Stop]:
-    """While inside, the first Ctrl-C or SIGTERM is only noted; a second one acts at once, as it would have before.
+    """While inside, the first Ctrl-C or SIGTERM is only noted; a later one acts at once, as it would have before.
 
     Outside the main thread, where Python takes no signal handlers, nothing changes.
     """
@@ -58,11 +65,14 @@ def noticing_signals() -> Iterator[Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        stop.signum = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        if stop.impatient:
-            raise StopNow
+        if stop.signum and time.monotonic() - stop.noted_at > ECHO_SECONDS:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
+        elif not stop.signum:
+            stop.signum, stop.noted_at = number, time.monotonic()
+            if stop.impatient:
+                raise StopNow
 
     for number in before:
         signal.signal(number, note)

@@ -32,7 +32,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.inference import Inference
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
-from hyperpelt.operations import ATTENTIONS, list_operations
+from hyperpelt.operations import list_operations
 from hyperpelt.passes import Pass
 from hyperpelt.persistence import Persistence
 
@@ -328,16 +328,10 @@ class TunedModel(Inference, Persistence, nn.Module):
 
     def gradient_checkpointing_enable(self) -> None:
         """Recompute each layer's activations in backward instead of keeping them."""
-        self.backbone.activation_checkpointing_enable()
-        self.backbone._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=self.switch.checkpointing)
-        # T5's attentions, told so, ask for a gradient of their constant position bias (reentrant checkpointing needs
-        # one; ours is not). SDPA then takes a slower kernel that rounds otherwise. Layers are what is recomputed.
-        for operation in self.operations:
-            if operation.kind in ATTENTIONS:
-                self.backbone.get_submodule(operation.path).gradient_checkpointing = False
+        self.switch.recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:
-        self.backbone.activation_checkpointing_disable()
+        self.switch.recompute(False)
 
 
 def _copy(backbone: PreTrainedModel) -> PreTrainedModel:

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
-from hyperpelt.interrupts import StopNow, TrainingInterrupted, noticing_signals
+from hyperpelt.interrupts import ECHO_SECONDS, StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.model import TunedModel
 from hyperpelt.training import train
 from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune
@@ -347,10 +347,13 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_a_second_signal_acts_at_once():
+def test_a_second_signal_acts_at_once_unless_it_echoes_the_first():
+    """A launcher hands on to its processes the Ctrl-C that they have had from the terminal already."""
     with noticing_signals() as stop:
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         assert stop.signum == signal.SIGINT
+        stop.noted_at -= ECHO_SECONDS
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.errors import UserError
+from hyperpelt.interrupts import Stop, noticing_signals
 from pretraining.objectives import Batch
 
 MakeBatch = Callable[[int], Batch]
@@ -125,7 +124,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.step = 0
         self.tokens = 0
-        self.interrupted = False
+        self.stop = Stop()
         self.names, parameters = zip(*self.task.trained(), strict=True)
         decayed = [p for p in parameters if p.dim() >= 2]
         rest = [p for p in parameters if p.dim() < 2]
@@ -139,12 +138,16 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Train until the schedule ends or the sitting's time is over; save at the end either way."""
+        """Train until the schedule ends or the sitting's time is over; save at the end either way.
+
+        Ctrl-C and SIGTERM end the sitting after the running step, with a checkpoint.
+        """
+        with noticing_signals() as self.stop:
+            self._run()
+
+    def _run(self) -> None:
         settings, started = self.settings, time.monotonic()
         first = self.step
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._interrupt)
-            signal.signal(signal.SIGINT, self._interrupt)
         window, window_started, window_tokens = [], time.monotonic(), 0
         for batch in self._batches():
             loss, norm, count = self._update(batch.to(self.device))
@@ -175,7 +178,7 @@ class Trainer:
     def _sitting_over(self, started: float, first: int) -> bool:
         """Whether to stop here: out of time, out of steps, or asked to by a signal. Agreed by all processes."""
         settings = self.settings
-        over = self.interrupted
+        over = bool(self.stop.signum)
         if settings.stop_after_steps is not None:
             over = over or self.step - first >= settings.stop_after_steps
         if settings.stop_after_minutes is not None:
@@ -185,11 +188,6 @@ class Trainer:
         flag = torch.tensor([float(over)], device=self.device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        """Ctrl-C and SIGTERM end the sitting after the running step, with a checkpoint. A second one kills."""
-        self.interrupted = True
-        signal.signal(number, signal.SIG_DFL)
 
     def _batches(self) -> DataLoader:
         """From the present step to the schedule's last."""
