@@ -15,6 +15,7 @@ REQUIRES = [
     "transformers>=5.15",
     "datasets>=4.0",
     "accelerate>=1.10",
+    "filelock>=3.12",
     "safetensors>=0.5",
     "sentencepiece>=0.2",
     "protobuf>=4",

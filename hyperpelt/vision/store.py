@@ -1,0 +1,325 @@
+"""The feature store: features on disk, computed once for each image content and encoder.
+
+    store = FeatureStore(folder, encoder)
+    store.features(images)          [N, G, Dv]: read; what is missing is encoded first, and kept
+    store.build(items)              encode many images, with progress
+    store.read(keys)                never runs an encoder
+
+`folder/<fingerprint>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each with `keys`
+[n, 32] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never changes
+after: there is no index that could disagree with the shards, and a kill leaves at most a temporary file, which the
+next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory.
+
+Legend: N images, G cells, Dv width of a feature.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.vision.encoders import BATCH_SIZE, ImageEncoder
+from hyperpelt.vision.keys import content_key
+from hyperpelt.vision.spec import VisualSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hyperpelt.vision.keys import ImageSource
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+SHARD_BYTES = 64 * 2**20
+ABOUT, SUFFIX, TEMPORARY, LOCK = "store.json", ".safetensors", ".tmp-", ".lock"
+
+
+def default_folder() -> Path:
+    """HYPERPELT_FEATURES, else a folder in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("HYPERPELT_FEATURES") or cache / "hyperpelt" / "features")
+
+
+@dataclass
+class Built:
+    """What `build` did: images **seen**, **encoded** now, **known** before (in the store or twice among the seen)."""
+
+    seen: int = 0
+    encoded: int = 0
+
+    @property
+    def known(self) -> int:
+        return self.seen - self.encoded
+
+
+class FeatureStore:
+    """Features of one encoder on disk; see the module's text.
+
+    - **folder**: of all stores (default: `HYPERPELT_FEATURES`, else in the user's cache)
+    - **encoder**: an `ImageEncoder`; a `VisualSpec` is enough to read
+    - **dtype**: `float32` keeps every bit, `float16` half of the bytes
+    - **max_bytes**: beyond it the oldest shards are removed, the newest never
+    - **hits**, **misses**: of `features` since this object was made
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        encoder: ImageEncoder | VisualSpec,
+        *,
+        dtype: str = "float32",
+        max_bytes: int | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise unknown("dtype of a feature store", dtype, DTYPES)
+        self.encoder = encoder if isinstance(encoder, ImageEncoder) else None
+        self.spec = encoder.spec if isinstance(encoder, ImageEncoder) else encoder
+        self.root = Path(folder) if folder is not None else default_folder()
+        self.folder = self.root / f"{self.spec.fingerprint[:16]}-{dtype}"
+        self.dtype, self.max_bytes, self.shard_bytes = dtype, max_bytes, shard_bytes
+        self.hits = self.misses = 0
+        self._places: dict[str, tuple[str, int]] = {}
+        self._known: set[str] = set()
+        self._open: dict[str, Any] = {}
+        self._begin()
+        self.refresh()
+
+    def _begin(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = {**self.spec.to_dict(), "dtype": self.dtype}
+        path = self.folder / ABOUT
+        if not path.is_file():
+            temporary = path.with_name(f"{TEMPORARY}{os.getpid()}")
+            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf8")
+            os.replace(temporary, path)
+        kept = json.loads(path.read_text(encoding="utf8"))
+        wanted = {"fingerprint": self.spec.fingerprint, "grid": list(self.spec.grid), "dim": self.spec.dim}
+        assert wanted == {key: kept[key] for key in wanted}, f"{path} describes other features"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process of its own (a loader's worker): maps are opened anew there."""
+        return {**self.__dict__, "_open": {}}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the asked features that were there; 0 before anything was asked."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    def shards(self) -> list[Path]:
+        """The shards on disk, oldest first."""
+        return sorted(path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+    def num_bytes(self) -> int:
+        """Bytes of all shards on disk."""
+        return sum(path.stat().st_size for path in self.shards() if path.exists())
+
+    def refresh(self) -> None:
+        """Take notice of the shards that other processes have written or removed."""
+        names = {path.name for path in self.shards()}
+        for name in self._known - names:
+            self._forget(name)
+        for name in sorted(names - self._known):
+            self._index(name)
+
+    def _forget(self, name: str) -> None:
+        self._known.discard(name)
+        self._open.pop(name, None)
+        self._places = {key: place for key, place in self._places.items() if place[0] != name}
+
+    def _index(self, name: str) -> None:
+        try:
+            keys = self._shard(name).get_tensor("keys")
+        except FileNotFoundError:  # removed by another process a moment ago
+            return
+        self._known.add(name)
+        for row, key in enumerate(keys.numpy()):
+            self._places[key.tobytes().hex()] = (name, row)
+
+    def _shard(self, name: str) -> Any:
+        if name not in self._open:
+            path = self.folder / name
+            try:
+                self._open[name] = safe_open(path, framework="pt")
+            except SafetensorError as error:
+                raise UserError(f"{path} is damaged ({error}): remove the file, its images are encoded anew.") from None
+        return self._open[name]
+
+    def read(self, keys: Sequence[str]) -> Float[Tensor, "N G Dv"]:
+        """Features of images by content key, float32.
+
+        Raises:
+            UserError: one of them is not in the store.
+        """
+        if any(key not in self._places for key in keys):
+            self.refresh()
+        missing = [key for key in keys if key not in self._places]
+        if missing:
+            raise UserError(
+                f"The feature store {self.folder} lacks {len(missing)} of {len(keys)} images, one with content key "
+                f"{missing[0][:12]}...: run `hyperpelt features build` for the tasks and this encoder."
+            )
+        features = torch.empty(len(keys), self.spec.cells, self.spec.dim)
+        for i, key in enumerate(keys):
+            name, row = self._places[key]
+            features[i] = self._shard(name).get_slice("features")[row : row + 1][0]
+        return features
+
+    def features(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        keys: Sequence[str] | None = None,
+        load: Callable[[ImageSource], Image] | None = None,
+    ) -> Float[Tensor, "N G Dv"]:
+        """Features of images, in order: read, or encoded and kept.
+
+        - **keys**: their content keys, where they are known already
+        - **load**: makes a Pillow picture of a source; needed for files and bytes that are not in the store
+
+        Raises:
+            UserError: an image is missing and there is no encoder.
+        """
+        keys = [content_key(image) for image in images] if keys is None else list(keys)
+        if any(key not in self._places for key in keys):
+            self.refresh()
+        absent = {key: image for key, image in zip(keys, images, strict=True) if key not in self._places}
+        self.misses += len(absent)
+        self.hits += len(keys) - len(absent)
+        if not absent or self.encoder is None:
+            return self.read(keys)
+        made = self._encode(list(absent.values()), load)
+        kept = dict(zip(absent, made.to(DTYPES[self.dtype]), strict=True))
+        self._write(kept)
+        # A small upper size may have removed at once what was written.
+        here = [key for key in keys if key in self._places]
+        read = dict(zip(here, self.read(here), strict=True))
+        return torch.stack([read[key] if key in read else kept[key].float() for key in keys])
+
+    def _encode(self, images: Sequence[ImageSource], load: Callable[[ImageSource], Image] | None) -> Tensor:
+        assert self.encoder is not None
+        return self.encoder.encode([image if load is None else load(image) for image in images])
+
+    def build(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        load: Callable[[ImageSource], Image] | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[Built], None] | None = None,
+    ) -> Built:
+        """Encode every image that is not in the store; those twice among them, once.
+
+        - **progress**: called after each image with what was done so far
+        """
+        if self.encoder is None:
+            raise UserError(f"Filling the feature store {self.folder} needs its image encoder, not a description.")
+        built, waiting, made = Built(), {}, {}
+        full = max(1, self.shard_bytes // (self.spec.cells * self.spec.dim * DTYPES[self.dtype].itemsize))
+        for image in images:
+            key = content_key(image)
+            built.seen += 1
+            if key not in self._places and key not in made and key not in waiting:
+                waiting[key] = image
+                built.encoded += 1
+            if len(waiting) >= batch_size:
+                made |= zip(waiting, self._encode(list(waiting.values()), load).to(DTYPES[self.dtype]), strict=True)
+                waiting = {}
+            if len(made) >= full:
+                self._write(made)
+                made = {}
+            if progress is not None:
+                progress(built)
+        if waiting:
+            made |= zip(waiting, self._encode(list(waiting.values()), load).to(DTYPES[self.dtype]), strict=True)
+        self._write(made)
+        return built
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The only writer among all processes; what killed ones have left is removed."""
+        with FileLock(self.folder / LOCK):
+            for path in self.folder.glob(f"{TEMPORARY}*{SUFFIX}"):
+                path.unlink(missing_ok=True)
+            self.refresh()
+            yield
+
+    def _write(self, made: dict[str, Float[Tensor, "G Dv"]]) -> None:
+        """Keep new features as one shard; what another process has kept meanwhile is left out."""
+        with self._writing():
+            new = {key: features for key, features in made.items() if key not in self._places}
+            if not new:
+                return
+            shards = self.shards()
+            number = int(shards[-1].name.removesuffix(SUFFIX)) + 1 if shards else 1
+            final = self.folder / f"{number:08d}{SUFFIX}"
+            keys = torch.tensor([list(bytes.fromhex(key)) for key in new], dtype=torch.uint8)
+            temporary = self.folder / f"{TEMPORARY}{os.getpid()}{SUFFIX}"
+            save_file({"keys": keys, "features": torch.stack(list(new.values()))}, str(temporary))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, final)
+            self._index(final.name)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if self.max_bytes is None:
+            return
+        shards = self.shards()
+        sizes = {path: path.stat().st_size for path in shards}
+        for path in shards[:-1]:
+            if sum(sizes.values()) <= self.max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            self._forget(path.name)
+            del sizes[path]
+
+
+def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
+    """Every store in a folder: what its features are, and `images`, `shards`, `bytes`, `path`."""
+    root = Path(folder) if folder is not None else default_folder()
+    found = []
+    for about in sorted(root.glob(f"*/{ABOUT}")):
+        described = json.loads(about.read_text(encoding="utf8"))
+        dtype = described.pop("dtype")
+        store = FeatureStore(root, VisualSpec.from_dict(described), dtype=dtype)
+        sizes = {"images": len(store), "shards": len(store.shards()), "bytes": store.num_bytes()}
+        found.append({**described, "dtype": dtype, **sizes, "path": str(about.parent)})
+    return found
+
+
+def clear(folder: str | Path | None = None, *, encoder: str | None = None) -> list[dict[str, Any]]:
+    """Remove the stores of a folder, or those of one encoder (a name, or the beginning of a fingerprint).
+
+    Returns what was removed, as `list_stores` describes it. Raises UserError if nothing matches `encoder`.
+    """
+    stores = list_stores(folder)
+    chosen = [s for s in stores if encoder is None or s["encoder"] == encoder or s["fingerprint"].startswith(encoder)]
+    if encoder is not None and not chosen:
+        raise unknown("image encoder with a feature store", encoder, [store["encoder"] for store in stores])
+    for store in chosen:
+        path = Path(store["path"])
+        with FileLock(path / LOCK):
+            # The description goes last but the lock: a kill in between leaves an emptier store, not a strange one.
+            for file in [*path.glob(f"*{SUFFIX}"), *path.glob(f"{TEMPORARY}*"), path / ABOUT]:
+                file.unlink(missing_ok=True)
+        (path / LOCK).unlink(missing_ok=True)
+        path.rmdir()
+    return chosen
