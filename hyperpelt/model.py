@@ -29,6 +29,7 @@ from hyperpelt import methods
 from hyperpelt.attachment import switch_of
 from hyperpelt.calibration import collect_samples
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.growth import Growth
 from hyperpelt.inference import Inference
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
@@ -49,7 +50,7 @@ class TunedOutput:
     row_tokens: Int[Tensor, " B"] | None = None
 
 
-class TunedModel(Inference, Persistence, nn.Module):
+class TunedModel(Inference, Persistence, Growth, nn.Module):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.

@@ -21,7 +21,11 @@ class Persistence:
     """Mixin of `TunedModel`: its trained tensors, `save_pretrained`, `from_pretrained`, `push_to_hub`."""
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of all that is trained."""
+        """Names and parameters of all that is trained (now: `train_only` leaves some of the method's out)."""
+        yield from ((name, p) for name, p in self._own_parameters() if p.requires_grad)
+
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the method, trained now or not."""
         yield from self.sources.named_parameters()
         for name, parameter in self.backbone.named_parameters():
             if name in self.unfrozen:
@@ -29,12 +33,12 @@ class Persistence:
 
     def num_trainable(self) -> int:
         """Number of trained values."""
-        return sum(parameter.numel() for _, parameter in self.trainable_parameters())
+        return self.num_learned()
 
     def method_state(self) -> dict[str, Tensor]:
         """Everything a checkpoint must hold: trained tensors, and the statistics that prefixes are measured in."""
         state = {name: tensor.detach() for name, tensor in self.sources.state_dict().items()}
-        return state | {name: parameter.detach() for name, parameter in self.trainable_parameters()}
+        return state | {name: parameter.detach() for name, parameter in self._own_parameters()}
 
     @torch.no_grad()
     def load_method_state(self, state: Mapping[str, Tensor]) -> None:

@@ -29,6 +29,7 @@ class Assembly:
     plan: Plan
     groups: Mapping[str, Sequence[Group]]
     operations: tuple[Operation, ...]
+    width: int  # of the encoder's states
 
     def sampled(self) -> set[tuple[str, str]]:
         """(operation name, init kind) whose tensors start from the backbone's own activations."""
@@ -64,7 +65,7 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
             tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
             placed[op_name].append(Placed(part.tuner, tensors))
     touched = tuple(op for op in operations if op.name in placed)
-    return Assembly(plan=dict(placed), groups=dict(groups), operations=touched)
+    return Assembly(plan=dict(placed), groups=dict(groups), operations=touched, width=operations[0].d_out)
 
 
 def _keys(part: str, wanted: Sequence[tuple[str, TensorSpec]]) -> dict[tuple[str, TensorSpec], str]:
@@ -84,12 +85,18 @@ def _keys(part: str, wanted: Sequence[tuple[str, TensorSpec]]) -> dict[tuple[str
 
 
 def build_source(
-    source: Source, groups: Sequence[Group], num_tasks: int, samples: Samples | None, generator: torch.Generator | None
+    source: Source,
+    groups: Sequence[Group],
+    num_tasks: int,
+    samples: Samples | None,
+    generator: torch.Generator | None,
+    *,
+    width: int | None = None,
 ) -> WeightSource:
-    """The weight source that a method's `Source` describes."""
+    """The weight source that a method's `Source` describes. **width**: of the encoder's states."""
     options = {"samples": samples, "generator": generator}
     if source.type == "hypernetwork":
-        return HyperNetwork(groups, num_tasks, config=source.hypernetwork, **options)
+        return HyperNetwork(groups, num_tasks, config=source.hypernetwork, width=width, **options)
     if source.type == "shared":
         return Shared(groups, num_tasks, **options)
     if source.hidden:
@@ -108,7 +115,7 @@ def build_sources(
     """All weight sources of a method, by the name its parts use."""
     return nn.ModuleDict(
         {
-            name: build_source(method.source(name), groups, num_tasks, samples, generator)
+            name: build_source(method.source(name), groups, num_tasks, samples, generator, width=assembly.width)
             for name, groups in assembly.groups.items()
         }
     )

@@ -38,6 +38,7 @@ def hyperformer_plus(
     hidden_dim: int = 128,
     hyper_dim: int = 64,
     init: str = "plain",
+    description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
     config = HyperNetworkConfig(
@@ -47,6 +48,7 @@ def hyperformer_plus(
         trunk="stack",
         heads={"default": Head(shared="stack")},
         init=init,
+        description_dropout=description_dropout,
     )
     return _make("hyperformer++", bottleneck, train_norms, config)
 
@@ -59,6 +61,7 @@ def hyperformer(
     hidden_dim: int = 128,
     hyper_dim: int = 64,
     init: str = "plain",
+    description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
     config = HyperNetworkConfig(
@@ -68,5 +71,6 @@ def hyperformer(
         reads=("task",),
         heads={"default": Head(shared="operation")},
         init=init,
+        description_dropout=description_dropout,
     )
     return _make("hyperformer", bottleneck, train_norms, config)

@@ -20,13 +20,16 @@ from hyperpelt.tuners import Adapter, Prefix
 from hyperpelt.weights import Head, HyperNetworkConfig
 
 
-def _source(embedding_dim: int, hidden_dim: int, hyper_dim: int, prefix_hidden: int, init: str) -> dict[str, Source]:
+def _source(
+    embedding_dim: int, hidden_dim: int, hyper_dim: int, prefix_hidden: int, init: str, description_dropout: float
+) -> dict[str, Source]:
     config = HyperNetworkConfig(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,
         hyper_dim=hyper_dim,
         heads={"prefix": Head(shared="kind", hidden=prefix_hidden), "default": Head(shared="all")},
         init=init,
+        description_dropout=description_dropout,
     )
     return {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
 
@@ -40,10 +43,11 @@ def hyperprefix(
     hyper_dim: int = 64,
     prefix_hidden: int = 512,
     init: str = "plain",
+    description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
     prefix = Part(tuner=Prefix(length=prefix_length), at=("attention",), source="hypernetwork")
-    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init)
+    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init, description_dropout)
     return Method(name="hyperprefix", parts=(prefix, *trained_norms(train_norms)), sources=sources)
 
 
@@ -59,6 +63,7 @@ def hyperpelt(
     hyper_dim: int = 64,
     prefix_hidden: int = 512,
     init: str = "plain",
+    description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
     adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)
@@ -67,5 +72,5 @@ def hyperpelt(
         Part(tuner=adapter, at=("feed_forward",), source="hypernetwork"),
         *trained_norms(train_norms),
     )
-    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init)
+    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init, description_dropout)
     return Method(name="hyperpelt", parts=parts, sources=sources)

@@ -11,7 +11,7 @@ Legend: T tasks known, U tasks asked for, n operations of a group, N equal rows 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,20 @@ class WeightSource(nn.Module):
     @abstractmethod
     def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
+
+    def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
+        """(owner, attribute) of every parameter that holds one entry a task along its first dimension."""
+        return iter(())
+
+    @torch.no_grad()
+    def add_task(self, mix: Float[Tensor, " T"]) -> None:
+        """Room for one more task, which starts as this mixture of the known ones; those do not change by a bit."""
+        for owner, name in list(self.task_parameters()):
+            old = getattr(owner, name)
+            entry = torch.tensordot(mix.to(old), old, dims=1)
+            grown = nn.Parameter(torch.cat([old.detach(), entry[None]]), requires_grad=old.requires_grad)
+            setattr(owner, name, grown)
+        self.num_tasks += 1
 
 
 def safe(key: str) -> str:

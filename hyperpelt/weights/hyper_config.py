@@ -43,6 +43,8 @@ class HyperNetworkConfig:
     - **normalise**: layer norm on I (HyperFormer)
     - **heads**: by part name; the entry `default` serves all other parts
     - **init**: `plain`, `fan_in` or `normal`; see `hyperpelt.weights.hypernetwork`
+    - **description_dropout**: probability with which a task of a training batch is known by its words alone: its
+      embedding is then computed from the frozen encoder's reading of its description; 0: no such map is trained
     """
 
     embedding_dim: int = 64
@@ -54,6 +56,7 @@ class HyperNetworkConfig:
     normalise: bool = True
     heads: Mapping[str, Head] = field(default_factory=dict)
     init: str = "plain"
+    description_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.init not in INITS:
@@ -67,6 +70,12 @@ class HyperNetworkConfig:
             raise UserError(f"A hypernetwork must read at least one of {', '.join(READS)}, got reads=[].")
         widths = {name: getattr(self, name) for name in ("embedding_dim", "hidden_dim", "hyper_dim")}
         check_at_least(1, "a hypernetwork", **widths)
+        if not 0 <= self.description_dropout <= 1:
+            raise UserError(
+                f"Setting 'description_dropout' of a hypernetwork is a probability, got {self.description_dropout}."
+            )
+        if self.description_dropout and "task" not in self.reads:
+            raise UserError("A hypernetwork with description_dropout must read the task: add it to `reads`.")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HyperNetworkConfig:

@@ -24,7 +24,7 @@ Legend: T tasks, U asked for, n operations, N rows, t embedding width, h trunk w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -35,6 +35,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Init
 from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
+from hyperpelt.weights.description import DescriptionMap
 from hyperpelt.weights.hyper_config import SHARING, Head, HyperNetworkConfig
 
 
@@ -177,12 +178,14 @@ class HyperNetwork(WeightSource):
         config: HyperNetworkConfig | None = None,
         samples: Samples | None = None,
         generator: torch.Generator | None = None,
+        width: int | None = None,
     ) -> None:
         super().__init__(groups, num_tasks)
         self.config = config = config or HyperNetworkConfig()
         self.num_rows = self._rows(groups, config)
         t = config.embedding_dim
         self.task_embeddings = nn.Parameter(draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator))
+        self.description, self.dropped = None, config.description_dropout
         operations = list({op.name: op for group in groups for op in group.operations}.values())
         label = SHARING[config.trunk]
         self.order = {op.name: i for i, op in enumerate(sorted(operations, key=label))}
@@ -214,6 +217,9 @@ class HyperNetwork(WeightSource):
             if real is not None:
                 self.register_buffer(f"{safe(group.key)}__mean", real[0])
                 self.register_buffer(f"{safe(group.key)}__std", real[1])
+        if config.description_dropout:  # drawn last, so that all else starts as it does without
+            assert width is not None, "the width of the backbone's states decides the size of the map"
+            self.description = DescriptionMap(num_tasks, self.num_rows, t, width, hidden=t, generator=generator)
 
     @staticmethod
     def _rows(groups: Sequence[Group], config: HyperNetworkConfig) -> int:
@@ -236,9 +242,25 @@ class HyperNetwork(WeightSource):
 
     def hyper_embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U n N e"]:
         """I for the given tasks and all operations, in the order of `self.order`."""
-        task = self.task_embeddings.index_select(0, tasks)
+        task = self._embeddings(tasks)
         made = [trunk(task) for trunk in self.trunks.values()]
         return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+
+    def _embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
+        """The tasks' own embeddings; in training now and then what their words make of them."""
+        own = self.task_embeddings.index_select(0, tasks)
+        if self.description is None or not self.training or not self.dropped:
+            return own
+        by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
+        return torch.where(by_words[:, None, None], self.description(tasks), own)
+
+    def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
+        yield self, "task_embeddings"
+
+    def add_task(self, mix: Float[Tensor, " T"]) -> None:
+        super().add_task(mix)
+        if self.description is not None:
+            self.description.add_task()
 
     def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         rows = self.hyper_embeddings(tasks)

@@ -13,7 +13,7 @@ one (E, W1, W2) for each (stack, site) of a part, for the row-wise tensors (pref
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -54,6 +54,9 @@ class PerTask(WeightSource):
             return stored
         return {key: tensor.index_select(0, tasks) for key, tensor in stored.items()}
 
+    def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
+        yield from ((self.tensors, name) for name in self.tensors)
+
 
 class Shared(PerTask):
     """One set of tensors for all tasks."""
@@ -62,6 +65,12 @@ class Shared(PerTask):
 
     def __init__(self, groups: Sequence[Group], num_tasks: int, **options: object) -> None:
         super().__init__(groups, 1, **options)
+
+    def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
+        return iter(())
+
+    def add_task(self, mix: Float[Tensor, " T"]) -> None:
+        """Nothing to make room for: every task uses the same tensors."""
 
 
 class Bundle(nn.Module):
@@ -170,6 +179,15 @@ class Reparametrised(WeightSource):
             mean = getattr(self, f"{safe(key)}__mean", None)
             result[key] = values if mean is None else mean + getattr(self, f"{safe(key)}__std") * values
         return result
+
+    def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
+        for bundle in self.bundles.values():
+            yield from ((bundle, name) for name, _ in bundle.named_parameters(recurse=False))
+        yield from self.flat.task_parameters()
+
+    def add_task(self, mix: Float[Tensor, " T"]) -> None:
+        super().add_task(mix)
+        self.flat.num_tasks = self.num_tasks
 
     @torch.no_grad()
     def fold(self) -> PerTask:

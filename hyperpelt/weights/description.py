@@ -1,0 +1,88 @@
+"""From words to a task embedding: what a hypernetwork reads of a task whose id it does not know.
+
+    v       = [state of the instruction ; mean state of a few rendered inputs]      the frozen encoder's reading
+    x       = (v - mean over the trained tasks) / their root mean square
+    z_words = rows + tanh(x W1 + c1) W2                                              [N, t], W2 the same for all rows
+
+The map is trained jointly with everything else: with probability `description_dropout` a task of a training batch is
+known by its words alone, and z_words takes the place of its own embedding. Afterwards a task that nobody trained gets
+an embedding, and through the hypernetwork all its weights, from its words. There are few tasks to learn this from, so
+the map is kept small: only t numbers of an embedding come from the words, about half of the rendered inputs are read
+at a time in training, and a tenth of x is dropped.
+
+The vectors of the known tasks are part of the saved model.
+
+Legend: T tasks, U asked for, K vectors of a task (the instruction, then inputs), d model width, N rows, t embedding
+width, h hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+from hyperpelt.tuners.base import Init
+from hyperpelt.weights.base import draw
+
+NUM_INPUTS = 8  # rendered inputs that are read of each task
+DROPPED = 0.1  # of what the map reads, in training
+
+
+class DescriptionMap(nn.Module):
+    """z_words for tasks by their description vectors; see the module's text."""
+
+    def __init__(
+        self, num_tasks: int, rows: int, t: int, width: int, hidden: int, generator: torch.Generator | None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
+        self.register_buffer("centre", torch.zeros(2 * width))
+        self.register_buffer("scale", torch.ones(()))
+        # Both halves of z_words start with half of a unit variance, as embeddings have.
+        self.rows = nn.Parameter(draw((rows, t), Init("normal", 0.5**0.5), generator))
+        self.inner = nn.Parameter(draw((2 * width, hidden), Init("uniform", (3 / (2 * width)) ** 0.5), generator))
+        self.inner_bias = nn.Parameter(draw((hidden,), Init("zeros"), generator))
+        # tanh of a unit normal keeps about 0.63 of the deviation.
+        bound = 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
+        self.outer = nn.Parameter(draw((hidden, t), Init("uniform", bound), generator))
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the tasks' vectors were given (or loaded); they are never all zero then."""
+        return bool(self.vectors.any())
+
+    @torch.no_grad()
+    def tell(self, vectors: Float[Tensor, "T K d"]) -> None:
+        """Take the description vectors of the tasks that are trained; they fix what x is measured against."""
+        self.vectors.copy_(vectors)
+        both = torch.cat([self.vectors[:, 0], self.vectors[:, 1:].mean(dim=1)], dim=1)
+        # One task alone has no neighbours to be told from.
+        self.centre.copy_(both.mean(dim=0) if len(both) > 1 else torch.zeros_like(both[0]))
+        self.scale.copy_((both - self.centre).square().mean().sqrt().clamp(min=1e-6))
+
+    @torch.no_grad()
+    def add_task(self, vectors: Float[Tensor, "K d"] | None = None) -> None:
+        """Room for one more task; what x is measured against stays."""
+        entry = torch.zeros_like(self.vectors[0]) if vectors is None else vectors.to(self.vectors)
+        self.vectors = torch.cat([self.vectors, entry[None]])
+
+    def forward(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
+        return self.embed(self.vectors.index_select(0, tasks))
+
+    def embed(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U N t"]:
+        """z_words of any tasks, known or not."""
+        x = (self._both(vectors) - self.centre) / self.scale
+        x = dropout(x, DROPPED, self.training)
+        made = torch.tanh(x @ self.inner + self.inner_bias) @ self.outer
+        return self.rows + made.unsqueeze(1)
+
+    def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
+        inputs = vectors[:, 1:]
+        if not self.training:
+            return torch.cat([vectors[:, 0], inputs.mean(dim=1)], dim=1)
+        chosen = torch.rand(inputs.shape[:2], device=inputs.device)
+        half = chosen >= chosen.median(dim=1, keepdim=True).values
+        mean = (inputs * half.unsqueeze(-1)).sum(dim=1) / half.sum(dim=1, keepdim=True)
+        return torch.cat([vectors[:, 0], mean], dim=1)
