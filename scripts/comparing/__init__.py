@@ -1,0 +1,1 @@
+"""`scripts/compare`: methods x seeds by one run configuration; the table of results."""

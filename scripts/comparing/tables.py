@@ -1,0 +1,126 @@
+"""What a study found, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from comparing.study import Cell, Study
+from hyperpelt.results import Results
+
+
+def summary(study: Study, done: Sequence[tuple[Cell, Results]], *, command: str) -> dict[str, Any]:
+    """Everything that the table shows and that repeating it takes."""
+    first = done[0][1]
+    return {
+        "title": study.title,
+        "command": command,
+        "machine": machine(),
+        "versions": dict(first.versions),
+        "settings": {name: value for name, value in first.settings.items() if name != "training"},
+        "cells": [_cell(cell, results) for cell, results in done],
+        "majority": {name: dict(task.majority or {}) for name, task in first.tasks.items()},
+        "rows": {name: task.rows for name, task in first.tasks.items()},
+    }
+
+
+def _cell(cell: Cell, results: Results) -> dict[str, Any]:
+    training = results.settings["training"]
+    kept = ("steps", "batch_size", "seconds", "loss", "best_step", "processes", "device", "precision")
+    return {
+        "method": cell.method,
+        "seed": cell.seed,
+        "settings": list(cell.settings),
+        "trainable": results.model["trainable"],
+        "training": {name: training.get(name) for name in kept},
+        "average": results.average,
+        "tasks": {name: dict(task.metrics) for name, task in results.tasks.items()},
+    }
+
+
+def machine() -> str:
+    """Processor and number of cores, as far as the system tells."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
+
+
+def markdown(study: Study, found: Mapping[str, Any]) -> str:
+    """Two tables: averages and trainable counts, then every task."""
+    names = list(dict.fromkeys(cell["method"] for cell in found["cells"]))
+    by_method = {name: [cell for cell in found["cells"] if cell["method"] == name] for name in names}
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines = [
+        f"# {study.title}",
+        "",
+        "Written by `scripts/compare` from the JSON file beside it; do not edit.",
+        "",
+        f"    {found['command']}",
+        "",
+        f"{found['machine']}; {versions}.",
+        "",
+        *([study.notes.strip(), ""] if study.notes else []),
+        "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
+        "metric columns. Trainable counts are of everything that is trained for all tasks together.",
+        "",
+        *_overview(by_method, found),
+        "",
+        *_tasks(by_method, found),
+        "",
+        "Settings that differ from the run configuration:",
+        "",
+        *(f"- {name}: {_differing(cells)}" for name, cells in by_method.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+    always = mean(value for task in found["majority"].values() for value in task.values())
+    rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-"])]
+    for name, cells in by_method.items():
+        seeds = ", ".join(str(cell["seed"]) for cell in cells)
+        training = [cell["training"] for cell in cells]
+        minutes = mean(one["seconds"] for one in training) / 60
+        work = f"{training[0]['steps']:,} x {training[0]['batch_size']}"
+        values = [
+            f"{cells[0]['trainable']:,}",
+            seeds,
+            spread(cell["average"] for cell in cells),
+            work,
+            f"{minutes:.0f}",
+        ]
+        rows.append((name, values))
+    return table("method", ["trainable", "seeds", "average", "steps x rows", "minutes"], rows)
+
+
+def _tasks(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+    columns = [(task, metric) for task, metrics in found["majority"].items() for metric in metrics]
+    headings = [f"{task.removeprefix('glue/')} {metric}" for task, metric in columns]
+    rows = [("majority", [f"{found['majority'][task][metric]:.1f}" for task, metric in columns])]
+    for name, cells in by_method.items():
+        rows.append((name, [spread((c["tasks"][task][metric] for c in cells), 1) for task, metric in columns]))
+    return table("method", headings, rows)
+
+
+def _differing(cells: Sequence[Mapping[str, Any]]) -> str:
+    shown = [pair for pair in cells[0]["settings"] if not pair.startswith(("seed=", "data_root="))]
+    return ", ".join(f"`{pair}`" for pair in shown)
+
+
+def spread(values: Iterable[float], digits: int = 2) -> str:
+    """`71.25 ± 0.31`; the standard deviation only where there is one."""
+    values = list(values)
+    shown = f"{mean(values):.{digits}f}"
+    return shown + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---" + "|---:" * len(columns) + "|"]
+    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows]

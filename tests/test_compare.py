@@ -1,0 +1,95 @@
+"""`scripts/compare`: runs methods x seeds, goes on where it stopped, writes the table of what is finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_runs import write_run
+from test_cli import make_tokenizer
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "compare"
+METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def write_study(folder: Path, methods: dict, **changes: object) -> Path:
+    settings = dict(pair.split("=", 1) for pair in write_run(folder, make_tokenizer()))
+    settings.pop("output_dir")
+    run = {name: yaml.safe_load(value) for name, value in settings.items()}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf8")
+    study = {"title": "Two methods", "run": "run.yaml", "seeds": [0, 1], "methods": methods, **changes}
+    path = folder / "compare_toys.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    folder = tmp_path_factory.mktemp("compare")
+    study = write_study(folder, METHODS)
+    command = [study, "--runs", folder / "runs", "--output", folder / "out", "--parallel", 2, "max_steps=2"]
+    done = compare(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, command
+
+
+def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    text = (folder / "out" / "toys.md").read_text(encoding="utf8")
+    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    assert [(cell["method"], cell["seed"]) for cell in found["cells"]] == [
+        ("layer-norm", 0),
+        ("layer-norm", 1),
+        ("small", 0),
+        ("small", 1),
+    ]
+    for cell in found["cells"]:
+        assert cell["training"]["steps"] == 2
+        own = json.loads((folder / "runs/toys" / f"{cell['method']}-{cell['seed']}" / "results.json").read_text())
+        assert cell["average"] == own["average"]
+        assert cell["trainable"] == own["model"]["trainable"] > 0
+    assert "| small | " in text
+    assert "0, 1" in text
+    assert "±" in text
+    assert "learning_rate=0.02" in text
+    assert "| majority |" in text
+
+
+def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path, list]) -> None:
+    folder, command = compared
+    results = folder / "runs/toys/small-0/results.json"
+    before = results.stat().st_mtime_ns
+    assert compare(*command).returncode == 0
+    assert results.stat().st_mtime_ns == before
+    done = compare(*command, "--methods", "small", "--seeds", "0", "learning_rate=0.03")
+    assert done.returncode == 0, done.stderr
+    assert results.stat().st_mtime_ns > before
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"lorra": {}, "layer-norm": {}}, seeds=[3])
+    done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", "max_steps=1")
+    assert done.returncode == 1
+    assert "lorra-3 ended with status 2" in done.stderr
+    assert "Did you mean" in (tmp_path / "runs/toys/lorra-3/train.log").read_text(encoding="utf8")
+    assert "| layer-norm |" in (tmp_path / "out" / "toys.md").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [({"sedes": 1}, "Did you mean 'seeds'"), ({"seeds": None}, "expected the keys")]
+)
+def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expected: str) -> None:
+    study = write_study(tmp_path, {"lora": {}})
+    study.write_text(yaml.safe_dump({**yaml.safe_load(study.read_text()), **changes}), encoding="utf8")
+    done = compare(study, "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
