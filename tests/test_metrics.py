@@ -105,4 +105,4 @@ def test_a_metric_can_be_added_once():
         with pytest.raises(UserError, match="exists already"):
             metrics.register("test_shouting", kinds=(), description="")(shouting)
     finally:
-        metrics._METRICS.pop("test_shouting")
+        metrics.registry._METRICS.pop("test_shouting")

@@ -1,15 +1,4 @@
-"""Metrics by name, in points (0-100) as GLUE's tables print them; higher is always better.
-
-    compute(("f1", "accuracy"), predictions=[1, 0, 1], labels=[1, 0, 0])   # {"f1": 66.67, "accuracy": 66.67}
-
-What a prediction and a label are depends on the task's kind:
-
-    classification   index into the row's choices; a prediction may be None (an answer that is no choice: always wrong)
-    regression       float; a prediction may be nan (an answer that is no number)
-    generation       str; a label is one reference or a tuple of references, of which the best match counts
-
-The arithmetic is scikit-learn's and scipy's. `register` adds a metric, for tasks that need their own.
-"""
+"""Metrics of text tasks: choices (GLUE, SuperGLUE), numbers (STS-B) and answers (SQuAD)."""
 
 from __future__ import annotations
 
@@ -17,67 +6,11 @@ import math
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
-from hyperpelt.errors import UserError, unknown
-
-Values = Sequence[Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One metric: `function(predictions, labels, groups)` in points."""
-
-    name: str
-    function: Callable[[Values, Values, Values | None], float]
-    kinds: tuple[str, ...]  # kinds of task it applies to
-    description: str
-
-
-_METRICS: dict[str, Metric] = {}
-
-
-def register(name: str, *, kinds: Sequence[str], description: str) -> Callable:
-    """Decorator: make `function(predictions, labels, groups) -> points` known as `name`."""
-
-    def add(function: Callable[[Values, Values, Values | None], float]) -> Callable:
-        if name in _METRICS:
-            raise UserError(f"The metric {name!r} exists already ({_METRICS[name].description}); choose another name.")
-        _METRICS[name] = Metric(name=name, function=function, kinds=tuple(kinds), description=description)
-        return function
-
-    return add
-
-
-def names() -> list[str]:
-    """Every known metric, sorted."""
-    return sorted(_METRICS)
-
-
-def get(name: str) -> Metric:
-    """The metric called `name`; UserError with the nearest names if there is none."""
-    if name not in _METRICS:
-        raise unknown("metric", name, _METRICS)
-    return _METRICS[name]
-
-
-def compute(
-    metric_names: Sequence[str], predictions: Values, labels: Values, *, groups: Values | None = None
-) -> dict[str, float]:
-    """Each named metric of `predictions` against `labels`, in points.
-
-    `groups` holds one hashable a row: rows of the same group are scored together (MultiRC's questions).
-    Raises UserError for an unknown metric or for no rows at all.
-    """
-    found = [get(name) for name in metric_names]
-    assert len(predictions) == len(labels), f"{len(predictions)} predictions for {len(labels)} labels"
-    assert groups is None or len(groups) == len(labels), f"{len(groups)} groups for {len(labels)} labels"
-    if not len(labels):
-        raise UserError(f"No rows to compute {', '.join(metric_names)} on: the split is empty.")
-    return {metric.name: float(metric.function(predictions, labels, groups)) for metric in found}
-
+from hyperpelt.errors import UserError
+from hyperpelt.metrics.registry import Values, register
 
 # Classification ------------------------------------------------------------------------------------------------------
 
