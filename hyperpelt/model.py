@@ -28,6 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperpelt import methods
 from hyperpelt.attachment import switch_of
 from hyperpelt.calibration import collect_samples
+from hyperpelt.choice_losses import ChoiceLosses, WrongChoices
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.growth import Growth
 from hyperpelt.inference import Inference
@@ -42,15 +43,21 @@ MADE_KEPT = 64
 
 @dataclass
 class TunedOutput:
-    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row."""
+    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row.
+
+    With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
+    share of its two further terms; see `hyperpelt.choice_losses`.
+    """
 
     logits: Float[Tensor, "B T V"]
     loss: Tensor | None = None
     row_loss: Float[Tensor, " B"] | None = None
     row_tokens: Int[Tensor, " B"] | None = None
+    row_length_normalised: Float[Tensor, " B"] | None = None
+    row_unlikelihood: Float[Tensor, " B"] | None = None
 
 
-class TunedModel(Inference, Persistence, Growth, nn.Module):
+class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
@@ -290,12 +297,14 @@ class TunedModel(Inference, Persistence, Growth, nn.Module):
         decoder_input_ids: Int[Tensor, "B T"] | None = None,
         label_smoothing: float = 0.0,
         row_weights: Float[Tensor, " B"] | None = None,
+        wrong: WrongChoices | None = None,
     ) -> TunedOutput:
         """Logits and losses of a batch whose rows may belong to different tasks.
 
         - **labels**: target ids, -100 where there is none
         - **task_ids**: index into `tasks` for each row; may be left out if there is one task
         - **row_weights**: weight of each row's loss (1 if left out)
+        - **wrong**: the rows' wrong choices, for T-Few's losses
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(task_ids, input_ids.shape[0])
@@ -312,7 +321,12 @@ class TunedModel(Inference, Persistence, Growth, nn.Module):
         if row_weights is not None:
             row_loss = row_loss * row_weights
         loss = row_loss.sum() / row_tokens.sum().clamp(min=1)
-        return TunedOutput(logits=output.logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
+        result = TunedOutput(logits=output.logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
+        if wrong is not None:
+            states = output.encoder_last_hidden_state
+            terms = self.choice_losses(output.logits, labels, wrong, states, mask, task_ids)
+            return self.with_choices(result, terms, row_weights, wrong)
+        return result
 
     def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
         if task_ids is not None:

@@ -69,6 +69,14 @@ class RunConfig(_Strict):
     tasks: Annotated[list[str] | dict[str, Number | None], BeforeValidator(split_names)] = Field(
         description="names, wildcards ('glue/*') or mixtures; a list, or a mapping from each to its rate"
     )
+    from_run: Annotated[str | None, AfterValidator(_absolute)] = Field(
+        None,
+        description="a trained run to which `tasks` are added: its backbone and method are taken over, only the new "
+        "tasks' own embeddings (or per-task tensors) are trained, and its tasks keep their outputs bit for bit",
+    )
+    start_from: str = Field(
+        "mean", description="where added tasks start: mean, nearest, described or like:TASK; see docs/transfer.md"
+    )
     plugins: Annotated[list[str], AfterValidator(_absolute), BeforeValidator(split_names)] = Field(
         [], description="files, modules or YAML tasks that register further tasks"
     )
@@ -109,6 +117,10 @@ class RunConfig(_Strict):
         0.05, ge=0, description="steps, or below 1 a share of all steps"
     )
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
+    loss: Literal["lm", "t-few"] = Field(
+        "lm",
+        description="of the target's tokens, or T-Few's, which adds unlikelihood and length-normalised ranking",
+    )
     precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_known_precision)] = Field(
         "fp32", description="of the frozen backbone; trained tensors stay fp32"
     )
@@ -136,6 +148,10 @@ class RunConfig(_Strict):
             raise ValueError("tasks is empty: name at least one task, for example tasks=glue/rte.")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("early_stopping_patience needs evaluations to compare: set eval_steps.")
+        if self.from_run is not None and self.weight_decay:
+            raise ValueError("weight_decay must be 0 with from_run: it would move the tasks that are there already.")
+        if self.from_run is not None and Path(self.from_run).absolute() == Path(self.output_dir).absolute():
+            raise ValueError("output_dir must be another folder than from_run, whose run stays as it is.")
         if isinstance(self.tasks, dict):
             for name, rate in self.tasks.items():
                 if rate is not None and not 0 <= rate < float("inf"):
@@ -156,6 +172,7 @@ class RunConfig(_Strict):
         # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
         backbone = full(self.backbone) if "/" in self.backbone else self.backbone
         changes = {"backbone": backbone, "plugins": [full(name) for name in self.plugins]}
+        changes["from_run"] = self.from_run and full(self.from_run)
         return self.model_copy(update={**changes, "data_root": self.data_root and full(self.data_root)})
 
 

@@ -6,12 +6,14 @@
     rows = MicroBatches(sampler, sets, task_ids={"glue/rte": 0}, pad_token_id=0)
     for micro_batches in batches(rows, start=0, stop=1000): ...
 
-The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), batches.
+The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), choices (wrong
+ones, for losses that compare), batches.
 """
 
 from __future__ import annotations
 
 from hyperpelt.data.batches import IGNORED, MULTIPLE, Batch, MicroBatches, batches, collate, lengths_of, pad
+from hyperpelt.data.choices import Choices
 from hyperpelt.data.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow, encode_inputs
@@ -20,6 +22,7 @@ __all__ = [
     "IGNORED",
     "MULTIPLE",
     "Batch",
+    "Choices",
     "MicroBatches",
     "MixtureSampler",
     "RateTree",

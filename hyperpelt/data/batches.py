@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hyperpelt.data.choices import Choices
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 
@@ -30,6 +31,10 @@ class Batch(TypedDict):
     row_names: list[str]  # 'glue/rte train row 17'
     num_global_tokens: int  # label tokens of the whole global batch, over all processes and accumulation steps
     num_read_tokens: int  # source and label tokens of the whole global batch
+    wrong_labels: NotRequired[Int[Tensor, "W T"]]  # of wrong choices, for T-Few's losses
+    wrong_rows: NotRequired[Int[Tensor, " W"]]  # the row of each
+    num_global_rows: NotRequired[int]
+    num_global_wrong_tokens: NotRequired[int]
 
 
 def collate(
@@ -81,12 +86,13 @@ class MicroBatches(Dataset[Batch]):
     num_micro: int = 1
     rank: int = 0
     world: int = 1
+    choices: Choices | None = None  # where wrong choices are wanted
 
     def __getitem__(self, index: int) -> Batch:
         step, micro = divmod(index, self.num_micro)
         whole = self.sampler.batch(step)
         part = slice_batch(whole, micro=micro, num_micro=self.num_micro, rank=self.rank, world=self.world)
-        return collate(
+        batch = collate(
             [self._set(task)[row] for task, row in zip(part.tasks, part.rows, strict=True)],
             task_ids=[self.task_ids[self.sampler.names[task]] for task in part.tasks],
             names=[self._set(task).name_of(row) for task, row in zip(part.tasks, part.rows, strict=True)],
@@ -94,6 +100,22 @@ class MicroBatches(Dataset[Batch]):
             # Every process knows the whole global batch: the loss is normalised without asking the others.
             num_tokens=self._count_tokens(whole),
         )
+        return batch if self.choices is None else self._with_wrong_choices(batch, part, whole)
+
+    def _with_wrong_choices(self, batch: Batch, part: RowBatch, whole: RowBatch) -> Batch:
+        mine = list(map(self._wrong, part.tasks, part.rows))
+        found = [ids for choices in mine for ids in choices]
+        rows = [row for row, choices in enumerate(mine) for _ in choices]
+        batch["wrong_labels"] = pad(found, IGNORED) if found else torch.zeros(0, MULTIPLE, dtype=torch.long)
+        batch["wrong_rows"] = torch.tensor(rows, dtype=torch.long)
+        batch["num_global_rows"] = len(whole.rows)
+        every = map(self._wrong, whole.tasks, whole.rows)
+        batch["num_global_wrong_tokens"] = sum(len(ids) for choices in every for ids in choices)
+        return batch
+
+    def _wrong(self, task: int, row: int) -> list[list[int]]:
+        assert self.choices is not None
+        return self.choices.wrong(self._set(task), row)
 
     def _set(self, task: int) -> TokenizedSet:
         return self.sets[self.sampler.names[task]]

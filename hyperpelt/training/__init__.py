@@ -8,7 +8,7 @@ The run folder: `config.json` and `model.safetensors` (what `TunedModel.from_pre
 or with many, under `accelerate launch` or torchrun.
 
 The walls of this room: run (the whole), setup (all before the first step), loop (steps, evaluations, saving),
-folder (what is there already), checkpoints, optimisation, distributed, step_records, progress.
+folder (what is there already), checkpoints, optimisation, objective, distributed, step_records, progress.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FINISHED = ("results.json", "model.safetensors")
 OURS = ("config.json", "model.safetensors", "results.json", "run.yaml", "report.html", "tensorboard", "checkpoints")
 # Settings that a resumed run must share with the stopped one (the sampler checks those of the rows itself).
-FIXED = ("backbone", "method", "tasks", "max_source_length", "max_target_length", "train_limit")
+FIXED = ("backbone", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit")
 # Settings that change nothing in the course of a run.
 IRRELEVANT = {
     "output_dir", "resume", "overwrite", "plugins", "data_root", "dataloader_num_workers", "log_steps", "save_steps",

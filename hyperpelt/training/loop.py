@@ -25,6 +25,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.interrupts import Stop, StopNow, TrainingInterrupted
 from hyperpelt.training import checkpoints
 from hyperpelt.training.checkpoints import Checkpoint
+from hyperpelt.training.objective import inputs_of, total_loss
 from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state
 from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
 
@@ -119,10 +120,9 @@ class Loop:
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
-        names = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
-        inputs = {name: batch[name].to(self.processes.device, non_blocking=True) for name in names}
+        inputs = inputs_of(batch, self.processes.device)
         output = self.forward(**inputs, label_smoothing=self.config.label_smoothing)
-        loss = output.row_loss.sum() / batch["num_global_tokens"]
+        loss = total_loss(output, batch)
         self.processes.accelerator.backward(loss * self.processes.loss_scale)
         return output.row_loss.detach()
 

@@ -20,7 +20,7 @@ from hyperpelt.training.folder import settings_that_differ
 from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.progress import Reporter, rates_as_table
-from hyperpelt.training.setup import Setup, build_model, prepare
+from hyperpelt.training.setup import Setup, build_model, prepare, taken_over
 
 if TYPE_CHECKING:
     from hyperpelt.model import TunedModel
@@ -34,6 +34,7 @@ def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> di
     known; TrainingInterrupted after Ctrl-C or SIGTERM, when the run is saved.
     """
     config = (config if isinstance(config, RunConfig) else build_run(config)).with_full_paths()
+    config = taken_over(config)
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with noticing_signals() as stop:

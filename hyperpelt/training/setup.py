@@ -13,6 +13,7 @@ import torch
 from hyperpelt.config import RunConfig
 from hyperpelt.data import (
     Batch,
+    Choices,
     MicroBatches,
     MixtureSampler,
     TokenizedSet,
@@ -24,8 +25,11 @@ from hyperpelt.data import (
     task_names,
 )
 from hyperpelt.data.mixing import RateTree
+from hyperpelt.descriptions import read_tasks
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.model import TunedModel
+from hyperpelt.saving import local_folder, read_config
+from hyperpelt.starts import start_task
 from hyperpelt.training.distributed import Processes
 from hyperpelt.training.folder import RunFolder
 
@@ -67,9 +71,15 @@ class Setup:
             num_micro=self.config.gradient_accumulation_steps,
             rank=self.processes.rank,
             world=self.processes.world,
+            choices=self._choices() if self.config.loss == "t-few" else None,
         )
         workers, on_cuda = self.config.dataloader_num_workers, self.processes.device.type == "cuda"
         return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=on_cuda)
+
+    def _choices(self) -> Choices:
+        named = {task.name: task for task in self.tasks}
+        length, root = self.config.max_target_length, self.config.data_root
+        return Choices(named, self.model.tokenizer, length, data_root=root)
 
     def mixture(self) -> list[dict[str, Any]]:
         """Per task: rows, rate, expected epochs, and how many inputs and targets were cut."""
@@ -124,6 +134,10 @@ def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
 def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task]) -> TunedModel:
     with processes.accelerator.main_process_first():  # one process fetches what is not here yet
         model = build_model(config, tasks)
+        if model.described():
+            _tell(model, config, tasks)
+        if config.from_run is not None:
+            _start(model, config, tasks)
     if any(parameter.dtype != torch.float32 for _, parameter in model.trainable_parameters()):
         raise UserError(
             f"Method {model.method.name!r} trains the backbone itself, which precision={config.precision} would round "
@@ -137,7 +151,43 @@ def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task])
 def build_model(config: RunConfig, tasks: Sequence[Task]) -> TunedModel:
     """The model of a run at its start."""
     dtype = DTYPES[config.precision]
-    return TunedModel.build(config.backbone, method=config.method, tasks=tasks, seed=config.seed, dtype=dtype)
+    if config.from_run is None:
+        return TunedModel.build(config.backbone, method=config.method, tasks=tasks, seed=config.seed, dtype=dtype)
+    model = TunedModel.from_pretrained(config.from_run, dtype=dtype)
+    for task in tasks:
+        model.add_task(task)
+    model.train_only("embedding", [task.name for task in tasks])
+    return model
+
+
+def taken_over(config: RunConfig) -> RunConfig:
+    """The settings of a run that adds tasks to another one, with that one's backbone and method."""
+    if config.from_run is None:
+        return config
+    saved = read_config(local_folder(config.from_run))
+    return config.model_copy(update={"backbone": str(saved["backbone"]), "method": saved["method"]})
+
+
+def _tell(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Let the hypernetwork read the words of its tasks."""
+    model.tell(
+        read_tasks(
+            model.backbone,
+            model.tokenizer,
+            tasks,
+            max_source_length=config.max_source_length,
+            data_root=config.data_root,
+        )
+    )
+
+
+def _start(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Put added tasks where `start_from` says."""
+    added = {task.name for task in tasks}
+    trained = [name for name in model.tasks if name not in added]
+    length, root = config.max_source_length, config.data_root
+    for task in tasks:
+        start_task(model, task, config.start_from, among=trained, max_source_length=length, data_root=root)
 
 
 def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool) -> dict[str, TokenizedSet]:

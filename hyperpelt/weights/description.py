@@ -37,6 +37,7 @@ class DescriptionMap(nn.Module):
         self, num_tasks: int, rows: int, t: int, width: int, hidden: int, generator: torch.Generator | None
     ) -> None:
         super().__init__()
+        self._told = False
         self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
         self.register_buffer("centre", torch.zeros(2 * width))
         self.register_buffer("scale", torch.ones(()))
@@ -51,7 +52,8 @@ class DescriptionMap(nn.Module):
     @property
     def is_told(self) -> bool:
         """Whether the tasks' vectors were given (or loaded); they are never all zero then."""
-        return bool(self.vectors.any())
+        self._told = self._told or bool(self.vectors.any())
+        return self._told
 
     @torch.no_grad()
     def tell(self, vectors: Float[Tensor, "T K d"]) -> None:

@@ -179,10 +179,11 @@ class HyperNetwork(WeightSource):
         samples: Samples | None = None,
         generator: torch.Generator | None = None,
         width: int | None = None,
+        num_rows: int | None = None,
     ) -> None:
         super().__init__(groups, num_tasks)
         self.config = config = config or HyperNetworkConfig()
-        self.num_rows = self._rows(groups, config)
+        self.num_rows = num_rows or self._rows(groups, config)
         t = config.embedding_dim
         self.task_embeddings = nn.Parameter(draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator))
         self.description, self.dropped = None, config.description_dropout
@@ -242,7 +243,9 @@ class HyperNetwork(WeightSource):
 
     def hyper_embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U n N e"]:
         """I for the given tasks and all operations, in the order of `self.order`."""
-        task = self._embeddings(tasks)
+        return self._hyper_embeddings(self._embeddings(tasks))
+
+    def _hyper_embeddings(self, task: Float[Tensor, "U N t"]) -> Float[Tensor, "U n N e"]:
         made = [trunk(task) for trunk in self.trunks.values()]
         return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
@@ -251,6 +254,11 @@ class HyperNetwork(WeightSource):
         own = self.task_embeddings.index_select(0, tasks)
         if self.description is None or not self.training or not self.dropped:
             return own
+        if not torch.compiler.is_compiling() and not self.description.is_told:
+            raise UserError(
+                "This method has description_dropout, but its tasks' words were not given: call model.tell(read_tasks("
+                "...)) of hyperpelt.descriptions before training (`hyperpelt train` does)."
+            )
         by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
         return torch.where(by_words[:, None, None], self.description(tasks), own)
 
@@ -263,7 +271,11 @@ class HyperNetwork(WeightSource):
             self.description.add_task()
 
     def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
-        rows = self.hyper_embeddings(tasks)
+        return self.tensors_of(self._embeddings(tasks))
+
+    def tensors_of(self, task: Float[Tensor, "U N t"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+        """The tensors made of given embeddings, of tasks or of what stands in their place."""
+        rows = self._hyper_embeddings(task)
         mean = rows.mean(dim=2, keepdim=True) if self.num_rows > 1 else rows
         result = {}
         for key in self.groups:

@@ -1,0 +1,60 @@
+"""The wrong choices of training rows, as tokens: what T-Few's losses compare the right one with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperpelt.data.tokenized import TokenizedSet, cut_targets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperpelt.tasks import Examples, Task
+
+
+@dataclass
+class Choices:
+    """Finds the wrong choices of a row of a tokenised split.
+
+    Where a task's choices are fixed, the row's own target tells which is right; where each row brings its own, the row
+    is rendered again. Tokens are made once a text.
+    """
+
+    tasks: Mapping[str, Task]
+    tokenizer: PreTrainedTokenizerBase
+    max_target_length: int
+    data_root: str | Path | None = None
+    _tokens: dict[str, list[int]] = field(default_factory=dict)
+    _found: dict[tuple[str, int], list[list[int]]] = field(default_factory=dict)
+    _examples: dict[str, Examples] = field(default_factory=dict)
+
+    def wrong(self, tokens: TokenizedSet, row: int) -> list[list[int]]:
+        """Target ids of each wrong choice, with EOS; empty for an open answer."""
+        number = int(tokens.numbers[row])
+        key = (tokens.task, number)
+        if key not in self._found:
+            task = self.tasks[tokens.task]
+            choices = task.choices if task.choices is not None else self._own(task, tokens.split, number)
+            right = tokens[row].labels.tolist()
+            self._found[key] = [ids for ids in self._encoded(choices or ()) if ids != right]
+        return self._found[key]
+
+    def _own(self, task: Task, split: str, number: int) -> Sequence[str] | None:
+        if task.kind == "generation":
+            return None
+        if task.name not in self._examples:
+            self._examples[task.name] = task.examples(split, data_root=self.data_root)
+        return self._examples[task.name][number].choices
+
+    def _encoded(self, texts: Iterable[str]) -> list[list[int]]:
+        from hyperpelt.backbones import encode_targets
+
+        texts = list(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
+        if new:
+            made, _ = cut_targets(encode_targets(self.tokenizer, new), self.max_target_length)
+            self._tokens |= dict(zip(new, made, strict=True))
+        return [self._tokens[text] for text in texts]
