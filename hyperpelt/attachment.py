@@ -10,8 +10,6 @@ may share a backbone in turn, and the bare backbone computes what it always did.
   feed-forward network of BART is no module of its own).
 - Activation checkpointing recomputes a layer during backward, when the pass is over. `checkpointing` therefore wraps
   the checkpoint function so that the recomputation runs under the pass of its own forward.
-
-Legend: B rows, S positions, H heads, Q queries, K keys, N prefix rows, k width of a head.
 """
 
 from __future__ import annotations
@@ -21,21 +19,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
+from hyperpelt.joined_attention import ATTENTION_NAME, SLOT
 from hyperpelt.operations import ATTENTIONS, PROJECTIONS, Operation
 from hyperpelt.passes import Pass
 from hyperpelt.recomputation import Marks, start_recomputing, stop_recomputing
-from hyperpelt.tuners.prefix import PrefixRows
-
-ATTENTION_NAME = "hyperpelt"
-_SLOT = "_hyperpelt_slot"
 
 
 class Switch:
@@ -146,10 +137,10 @@ class _Slot:
 
     def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
         self.module, self.switch, self.operation = module, switch, operation
-        setattr(module, _SLOT, self)
+        setattr(module, SLOT, self)
 
     def remove(self) -> None:
-        delattr(self.module, _SLOT)
+        delattr(self.module, SLOT)
 
 
 def _install(switch: Switch, operation: Operation) -> list[Any]:
@@ -224,103 +215,3 @@ def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
         return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
 
     return hook
-
-
-def joined_mask(
-    module: nn.Module,
-    query: Float[Tensor, "B H Q k"],
-    key: Float[Tensor, "B H K k"],
-    mask: Tensor | None,
-    position_bias: Tensor | None,
-    is_causal: bool,
-    length: int,
-) -> Tensor | None:
-    """Mask for keys that got `length` prefix rows on the left: always visible, with zero position bias.
-
-    A causal mask is made explicit and aligned to the lower right, as the prefix must stay visible to every query.
-    """
-    queries, keys = query.shape[2], key.shape[2]
-    causal = is_causal and mask is None and queries > 1
-    if position_bias is not None:
-        bias = position_bias if position_bias.grad_fn is not None else position_bias.detach()
-        bias = bias[..., :keys].to(query.dtype)
-        return torch.nn.functional.pad(
-            create_position_bias_mask(bias, mask, causal, query, key), (length, 0), value=0.0
-        )
-    if causal:
-        visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-        mask = visible[None, None]
-    if mask is None:
-        return None
-    return torch.nn.functional.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
-
-
-def _gated(
-    query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, keys: Tensor, values: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Attention whose prefix keys and values are scaled by a gate for each query, as one ordinary attention.
-
-    With heads of twice the width, [q ; g q] meets [k ; 0] and [0 ; P_k], and values [v ; 0] and [0 ; P_v] keep the two
-    parts of the result apart: out = first half + g * second half.
-    """
-    assert rows.gate is not None
-    gate = rows.gate[:, None, :, None].to(query.dtype)
-    width = value.shape[-1]
-
-    def left(t: Tensor) -> Tensor:
-        return torch.cat([t, torch.zeros_like(t)], dim=-1)
-
-    def right(t: Tensor) -> Tensor:
-        return torch.cat([torch.zeros_like(t), t], dim=-1)
-
-    def merge(out: Tensor) -> Tensor:
-        return out[..., :width] + gate.transpose(1, 2) * out[..., width:]
-
-    joined_keys, joined_values = torch.cat([right(keys), left(key)], 2), torch.cat([right(values), left(value)], 2)
-    return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
-
-
-def attention_with_prefix(
-    module: nn.Module,
-    query: Float[Tensor, "B H Q k"],
-    key: Float[Tensor, "B H K k"],
-    value: Float[Tensor, "B H K k"],
-    attention_mask: Tensor | None,
-    *,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    position_bias: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "B Q H k"], None]:
-    """The registered attention function: SDPA, with the prefix rows of the running pass joined to keys and values."""
-    slot: _Slot | None = getattr(module, _SLOT, None)
-    running = None if slot is None else slot.switch.running
-    rows = None if slot is None or running is None else running.prefix(slot.operation, query.shape[0])
-    if slot is None or running is None or rows is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask,
-            dropout=dropout, scaling=scaling, is_causal=is_causal, position_bias=position_bias, **kwargs,
-        )  # fmt: skip
-    keys, values = (t.expand(query.shape[0], -1, -1, -1) for t in (rows.keys, rows.values))
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    mask = running.mask_for(
-        slot.operation,
-        (attention_mask, position_bias),
-        (keys.shape[2], key.shape[2]),
-        lambda: joined_mask(module, query, key, attention_mask, position_bias, causal, keys.shape[2]),
-    )
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if rows.gate is None:
-        key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        return sdpa_attention_forward(
-            module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=False
-        )
-    query, key, value, merge = _gated(query, key, value, rows, keys, values)
-    out, _ = sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, is_causal=False)
-    return merge(out), None
-
-
-AttentionInterface.register(ATTENTION_NAME, attention_with_prefix)
-# Without a mask function of the same name transformers would pass no mask at all, and padding would be attended to.
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -10,6 +10,7 @@ what it cannot hold is refused by name, never dropped.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -41,15 +42,18 @@ def bake(model: TunedModel, task: str) -> TunedModel:
             f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole."
         )
     index = torch.tensor([model.task_id(task)], device=model.device)
-    parts = tuple(replace(part, source="baked") for part in model.method.parts)
-    method = replace(
-        model.method, name=f"baked-{model.method.name}", parts=parts, sources={"baked": Source(type="per_task")}
-    )
+    seeing = {name: source for name, source in model.method.sources.items() if source.visual is not None}
+    parts = tuple(part if part.source in seeing else replace(part, source="baked") for part in model.method.parts)
+    sources = {"baked": Source(type="per_task"), **seeing}
+    method = replace(model.method, name=f"baked-{model.method.name}", parts=parts, sources=sources)
     baked = TunedModel(
-        model.backbone, method, [task], tokenizer=model.tokenizer, backbone_name=model.backbone_name, calibrate=False
-    )
+        model.backbone, method, [task], tokenizer=model.tokenizer, backbone_name=model.backbone_name, calibrate=False,
+        visual=model.visual,
+    )  # fmt: skip
     baked.task_fingerprints = {task: model.task_fingerprints.get(task)}
-    if parts:
+    for name in seeing.keys() & model.sources.keys():  # what images bring differs from row to row: it stays made
+        baked.sources[name] = copy.deepcopy(model.sources[name])
+    if "baked" in baked.sources:
         tensors = baked.sources["baked"].tensors
         for key, values in model.weights_of(index).items():
             tensors[safe(key)].copy_(values)
@@ -101,6 +105,8 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     Raises:
         UserError: the method is not of one type that PEFT has.
     """
+    if model.visual is not None:
+        raise UserError(f"PEFT cannot hold the visual part of method {model.method.name!r}. Use `--to baked`.")
     baked = bake(model, task)
     kinds = {type(placed.tuner) for there in baked.assembly.plan.values() for placed in there}
     if len(kinds) != 1 or not kinds <= {*_PEFT, Prompt}:

@@ -1,6 +1,7 @@
 """Using a tuned model: generation, and the log-probabilities that choices are ranked by.
 
-Legend: B rows, S source length, T target length, N candidates (each belongs to one row), V vocabulary.
+Legend: B rows, S source length, T target length, N candidates (each belongs to one row), V vocabulary,
+M images, G cells of an image, Dv width of a cell's feature.
 """
 
 from __future__ import annotations
@@ -43,12 +44,15 @@ class Inference:
         task_ids: Int[Tensor, " B"] | None = None,
         attention_mask: Int[Tensor, "B S"] | None = None,
         max_source_length: int | None = None,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
         **options: Any,
     ) -> list[str] | Int[Tensor, "B T"]:
         """Answers, written token by token; the tensors of each task are made once for the whole call.
 
         - **inputs**: texts, or ids with their `attention_mask`
         - **task**, or **task_ids** for a batch that mixes tasks
+        - **visual**, **visual_rows**: features of images and the row of each, as `forward` takes them
         - **options**: as `generate` of transformers takes them (`num_beams`, `max_new_tokens`, ...)
         - returns texts for texts, ids for ids
         """
@@ -60,7 +64,8 @@ class Inference:
         mode = self.training
         self.eval()
         try:
-            with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask) as running:
+            images = self.row_images(visual, visual_rows, ids.shape[0])
+            with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
                 running.picked = {}
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
@@ -77,14 +82,20 @@ class Inference:
         task_ids: Int[Tensor, " B"],
         labels: Int[Tensor, "N T"],
         rows: Int[Tensor, " N"],
+        *,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "N T"]:
         """log p of every target token, float32; 0 where the label is -100.
 
         The encoder runs once for the B rows; candidate n reads the encoding of row `rows[n]` and is scored under
-        that row's task.
+        that row's task and images.
+
+        - **visual**, **visual_rows**: features of images and which of the B rows each belongs to
         """
         task_ids, rows = task_ids.to(self.device), rows.to(self.device)
-        with self.running(task_ids, input_ids, attention_mask) as running:
+        images = self.row_images(visual, visual_rows, input_ids.shape[0])
+        with self.running(task_ids, input_ids, attention_mask, images) as running:
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
         # Candidates that begin alike read the same tokens: one sequence in the decoder serves them all.
@@ -92,7 +103,8 @@ class Inference:
         read, which = torch.unique(read, dim=0, return_inverse=True)
         chosen, decoder_input_ids = read[:, 0], read[:, 1:]
         states, mask, task_ids = states.index_select(0, chosen), mask.index_select(0, chosen), task_ids[chosen]
-        with self.running(task_ids, None, mask):
+        images = None if images is None else images.of_rows(chosen.tolist())
+        with self.running(task_ids, None, mask, images):
             logits = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
@@ -111,11 +123,14 @@ class Inference:
         task: str,
         normalisation: str = "sum",
         max_source_length: int | None = None,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
     ) -> list[list[float]]:
         """The score of each choice for each input, in nats: log-likelihood under a named length rule.
 
         - **choices**: the same for all inputs, or a list for each input
         - **normalisation**: `sum`, `token` or `character`; see `hyperpelt.scoring`
+        - **visual**, **visual_rows**: features of images and which input each belongs to
         """
         from hyperpelt.backbones import encode_targets
 
@@ -131,7 +146,8 @@ class Inference:
         mode = self.training
         self.eval()
         task_ids = torch.full((len(inputs),), self.task_id(task))
-        log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows)
+        seen = {"visual": visual, "visual_rows": visual_rows}
+        log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows, **seen)
         self.train(mode)
         eos = self.backbone.config.eos_token_id
         scores = normalise(log_probs, labels, texts, eos_token_id=eos, normalisation=normalisation)

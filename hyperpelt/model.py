@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -29,6 +29,7 @@ from hyperpelt import methods
 from hyperpelt.attachment import switch_of
 from hyperpelt.calibration import collect_samples
 from hyperpelt.choice_losses import ChoiceLosses, WrongChoices
+from hyperpelt.encoder_input import joined_input
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.growth import Growth
 from hyperpelt.inference import Inference
@@ -37,6 +38,11 @@ from hyperpelt.methods.base import Method
 from hyperpelt.operations import list_operations
 from hyperpelt.passes import Pass
 from hyperpelt.persistence import Persistence
+from hyperpelt.row_images import RowImages
+from hyperpelt.sight import Sight, for_features, spec_of
+
+if TYPE_CHECKING:
+    from hyperpelt.vision import ImageEncoder, VisualSpec
 
 MADE_KEPT = 64
 
@@ -57,7 +63,7 @@ class TunedOutput:
     row_unlikelihood: Float[Tensor, " B"] | None = None
 
 
-class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
+class TunedModel(Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
@@ -75,11 +81,13 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         backbone_name: str = "",
         seed: int = 0,
         calibrate: bool = True,
+        visual: VisualSpec | None = None,
     ) -> None:
         super().__init__()
         if len(set(tasks)) != len(tasks) or not tasks:
             raise UserError(f"A tuned model needs at least one task and each task once, got {list(tasks)}.")
-        self.method, self.tasks, self.tokenizer = method, tuple(tasks), tokenizer
+        self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
+        method = self.method
         self.task_fingerprints: dict[str, str] = {}
         self.backbone_name = backbone_name or backbone.name_or_path
         self.operations = list_operations(backbone)
@@ -91,6 +99,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
         self.sources = build_sources(method, self.assembly, len(tasks), samples=samples or None, generator=generator)
         self.sources.to(self.backbone.device)
+        self.visual = self._visual_spec(visual)
         self.unfrozen = frozenset(trained)
         self.switch = switch_of(self.backbone)
         self._made: dict[Any, dict[str, Sequence[Tensor]]] = {}
@@ -109,6 +118,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
+        image_encoder: ImageEncoder | VisualSpec | str | Path | None = None,
     ) -> TunedModel:
         """A fresh tuned model.
 
@@ -117,6 +127,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         - **tasks**: names, or `Task` objects
         - **seed**: of every initial value
         - **dtype**: of the frozen backbone, float32 or bfloat16; what is trained stays float32
+        - **image_encoder**: whose features a method with a visual part will read: an encoder, its `spec` or its name;
+          None: the method's own `feature_dim` and `cells`
 
         Raises:
             UserError: unknown method, family or setting; float16.
@@ -132,7 +144,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
             backbone = backbone.to(dtype)
         _check_dtype(backbone.dtype)
         names = [task if isinstance(task, str) else task.name for task in tasks]
-        model = cls(backbone, methods.get(method), names, tokenizer=tokenizer, backbone_name=name, seed=seed)
+        options = {"tokenizer": tokenizer, "backbone_name": name, "seed": seed, "visual": spec_of(image_encoder)}
+        model = cls(backbone, methods.get(method), names, **options)
         model.task_fingerprints = {t.name: t.fingerprint() for t in tasks if not isinstance(t, str)}
         return model
 
@@ -161,7 +174,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         ids = torch.ones(1, 2, dtype=torch.long, device=self.device)
         mode = self.training
         self.eval()
-        with torch.no_grad(), self.running(torch.zeros(1, dtype=torch.long), ids, ids) as running:
+        images = self.blank_images(1)
+        with torch.no_grad(), self.running(torch.zeros(1, dtype=torch.long), ids, ids, images) as running:
             running.reached = Counter()
             inputs, mask = self.embedded(running, ids, ids)
             self.backbone(**inputs, attention_mask=mask, decoder_input_ids=ids[:, :1], use_cache=False)
@@ -203,7 +217,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
     def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         """The tensors of all operations for distinct tasks, by group key, in float32."""
         made: dict[str, Tensor] = {}
-        for source in self.sources.values():
+        for source in self._sources_of(visual=False):
             made |= source(tasks)
         return made
 
@@ -228,8 +242,14 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
             self._made[key] = made
         return made
 
-    def running(self, task_ids: Int[Tensor, " B"], input_ids: Tensor | None, attention_mask: Tensor | None) -> Any:
-        """Context manager of one pass over the backbone for rows of the given tasks."""
+    def running(
+        self,
+        task_ids: Int[Tensor, " B"],
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        images: RowImages | None = None,
+    ) -> Any:
+        """Context manager of one pass over the backbone for rows of the given tasks and images."""
         task_ids = task_ids.to(self.device, non_blocking=True)
         if torch.compiler.is_compiling():
             # Shapes may not depend on data: make all tasks if they are few, else one set a row.
@@ -244,6 +264,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
             rows=None if distinct.shape[0] == 1 else rows,
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),
+            images=images,
         )
         return self.switch.run(made)
 
@@ -267,25 +288,24 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
     def embedded(
         self, running: Pass, input_ids: Int[Tensor, "B S"], attention_mask: Int[Tensor, "B S"]
     ) -> tuple[dict[str, Tensor], Int[Tensor, "B S"]]:
-        """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them."""
+        """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them and the
+        tokens of images after them."""
         operation = self.operations[0]
         if not running.has(operation):
             return {"input_ids": input_ids}, attention_mask
         embedded = self.backbone.get_submodule(operation.path)(input_ids)
-        prompt = running.prompt(embedded, operation)
-        if prompt is None:
+        joined = joined_input(running, operation, embedded, attention_mask)
+        if joined is None:
             return {"input_ids": input_ids}, attention_mask
-        mask = torch.cat([attention_mask.new_ones(prompt.shape[:2]), attention_mask], dim=1)
+        inputs, mask = joined
         limit = getattr(self.backbone.config, "max_position_embeddings", None)
         if limit is not None and mask.shape[1] > limit:
             raise UserError(
-                f"A prompt of {prompt.shape[1]} rows before {input_ids.shape[1]} tokens exceeds this backbone's "
-                f"{limit} positions: use a shorter prompt or lower max_source_length."
+                f"{input_ids.shape[1]} tokens with the {mask.shape[1] - input_ids.shape[1]} rows of prompts and images "
+                f"beside them exceed this backbone's {limit} positions: use a shorter prompt or a coarser image grid, "
+                "or lower max_source_length."
             )
-        running.mask = mask.bool()
-        length = prompt.shape[1]
-        running.special = {s: torch.nn.functional.pad(t, (length, 0)) for s, t in running.special.items()}
-        return {"inputs_embeds": torch.cat([prompt, embedded], dim=1)}, mask
+        return {"inputs_embeds": inputs}, mask
 
     def forward(
         self,
@@ -298,6 +318,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         label_smoothing: float = 0.0,
         row_weights: Float[Tensor, " B"] | None = None,
         wrong: WrongChoices | None = None,
+        visual: Float[Tensor, "N G Dv"] | None = None,
+        visual_rows: Int[Tensor, " N"] | None = None,
     ) -> TunedOutput:
         """Logits and losses of a batch whose rows may belong to different tasks.
 
@@ -305,6 +327,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         - **task_ids**: index into `tasks` for each row; may be left out if there is one task
         - **row_weights**: weight of each row's loss (1 if left out)
         - **wrong**: the rows' wrong choices, for T-Few's losses
+        - **visual**: features of N images; **visual_rows**: the row of each (several of a row in their order; rows
+          without images are not named); left out: one image a row. No images at all: the model is blind
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(task_ids, input_ids.shape[0])
@@ -312,7 +336,8 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
             if labels is None:
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
             decoder_input_ids = self.shift_right(labels)
-        with self.running(task_ids, input_ids, attention_mask) as running:
+        images = self.row_images(visual, visual_rows, input_ids.shape[0])
+        with self.running(task_ids, input_ids, attention_mask, images) as running:
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
@@ -324,7 +349,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, nn.Module):
         result = TunedOutput(logits=output.logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
         if wrong is not None:
             states = output.encoder_last_hidden_state
-            terms = self.choice_losses(output.logits, labels, wrong, states, mask, task_ids)
+            terms = self.choice_losses(output.logits, labels, wrong, states, mask, task_ids, images=images)
             return self.with_choices(result, terms, row_weights, wrong)
         return result
 

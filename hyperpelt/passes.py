@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,16 +19,21 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
+from hyperpelt.row_images import Choice, RowImages
 from hyperpelt.tuners.base import Site, Tuner
 from hyperpelt.tuners.prefix import PrefixRows
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A tuner at one operation, with the keys and indices of its tensors: name -> (group key, index in the group)."""
+    """A tuner at one operation, with the keys and indices of its tensors: name -> (group key, index in the group).
+
+    A **visual** one draws its tensors from images, and works on the rows that have images.
+    """
 
     tuner: Tuner
     tensors: Mapping[str, tuple[str, int]]
+    visual: bool = False
 
 
 # Operation name -> the tuners there, in the order of the method's parts.
@@ -42,6 +47,7 @@ class Pass:
     - **made**: for each group key the tensors of its n operations, each [U, *shape] (or [1, *shape] if shared)
     - **rows** [B]: index into the U distinct tasks, or None if there is one
     - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
+    - **images**: of the rows, None if no row has any
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -50,6 +56,7 @@ class Pass:
     rows: Int[Tensor, " B"] | None
     mask: Bool[Tensor, "B S"] | None = None
     special: Mapping[str, Tensor] = field(default_factory=dict)
+    images: RowImages | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
     residuals: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
@@ -77,6 +84,17 @@ class Pass:
             self.picked[key, index, num_rows] = chosen
         return chosen
 
+    def _of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
+        """The tensors that were made of image number `order` of each chosen row."""
+        assert self.images is not None
+        images = choice.images[:, order]
+        made = self.images.made
+        return {name: made[key][index].index_select(0, images) for name, (key, index) in placed.tensors.items()}
+
+    def _row_images(self, num_rows: int) -> RowImages:
+        assert self.images is not None
+        return self.images.expanded(num_rows)
+
     @staticmethod
     def expanded(rows: Tensor, num_rows: int) -> Tensor:
         """Per-row data for a batch in which each row stands several times in a row, as beams do."""
@@ -98,7 +116,8 @@ class Pass:
         )
 
     def _placed(self, operation: Operation, point: str) -> list[Placed]:
-        found = [placed for placed in self.plan[operation.name] if placed.tuner.point == point]
+        seeing = self.images is not None
+        found = [p for p in self.plan[operation.name] if p.tuner.point == point and (seeing or not p.visual)]
         if found and self.reached is not None:
             self.reached[operation.name, point] += 1
         return found
@@ -109,24 +128,53 @@ class Pass:
         """OP(x) plus the delta of every tuner there; each tuner sees what those before it left."""
         for placed in self._placed(operation, "output"):
             site = self._site(operation, read, output)
-            output = output + placed.tuner(site, self.tensors(placed, read.shape[0])).to(output.dtype)
+            output = self._added(placed, site, output)
         self.residuals.pop(operation.name, None)
         return output
 
     def tuned_input(self, operation: Operation, read: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
         """What a block reads, plus the delta of every tuner of its input."""
         for placed in self._placed(operation, "input"):
-            site = self._site(operation, read, None)
-            read = read + placed.tuner(site, self.tensors(placed, read.shape[0])).to(read.dtype)
+            read = self._added(placed, self._site(operation, read, None), read)
         return read
 
-    def prefix(self, operation: Operation, num_rows: int) -> PrefixRows | None:
-        """All prefix rows of an attention, joined; None if it has none."""
+    def _added(self, placed: Placed, site: Site, values: Float[Tensor, "B S e"]) -> Float[Tensor, "B S e"]:
+        """`values` plus what the tuner gives at `site`; a visual one, what it gives for each image of a row."""
+        num_rows = values.shape[0]
+        if not placed.visual:
+            return values + placed.tuner(site, self.tensors(placed, num_rows)).to(values.dtype)
+        for choice in self._row_images(num_rows).by_order:
+            values = choice.add(values, placed.tuner(chosen(site, choice), self._of_images(placed, choice)))
+        return values
+
+    def parts(self, operation: Operation, num_rows: int) -> RowImages | None:
+        """The images of the rows where they bring prefix rows to this attention, else None."""
+        seen = self.images is not None and any(
+            placed.visual and placed.tuner.point == "attention" for placed in self.plan[operation.name]
+        )
+        return self._row_images(num_rows) if seen else None
+
+    def prefix(self, operation: Operation, num_rows: int, choice: Choice | None = None) -> PrefixRows | None:
+        """All prefix rows of an attention, joined, those of a row's images last; None if it has none.
+
+        - **choice**: for these of the `num_rows` rows alone
+        """
         found = self._placed(operation, "attention") if self.has(operation) else []
+        if choice is not None:
+            found = [placed for placed in found if not placed.visual or choice.num_images]
         if not found:
             return None
-        read = self.inputs[operation.name]
-        parts = [placed.tuner(self._site(operation, read, None), self.tensors(placed, num_rows)) for placed in found]
+        site, parts = self._site(operation, self.inputs[operation.name], None), []
+        for placed in found:
+            if choice is None:
+                parts.append(placed.tuner(site, self.tensors(placed, num_rows)))
+            elif not placed.visual:
+                tensors = self.tensors(placed, num_rows)
+                own = {name: choice.of(values, num_rows) for name, values in tensors.items()}
+                parts.append(placed.tuner(chosen(site, choice), own))
+            else:
+                each = range(choice.num_images)
+                parts += [placed.tuner(chosen(site, choice), self._of_images(placed, choice, i)) for i in each]
         if len(parts) == 1:
             return parts[0]
         if any(part.gate is not None for part in parts):
@@ -139,21 +187,46 @@ class Pass:
 
     def prompt(self, embedded: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B N d"] | None:
         """Rows to put before the embedded input, or None."""
-        found = self._placed(operation, "rows") if self.has(operation) else []
+        found = [p for p in self._placed(operation, "rows") if not p.visual] if self.has(operation) else []
         if not found:
             return None
         site = Site(operation=operation, input=embedded)
         rows = [placed.tuner(site, self.tensors(placed, embedded.shape[0])) for placed in found]
         return torch.cat([r.expand(embedded.shape[0], -1, -1) for r in rows], dim=1).to(embedded.dtype)
 
+    def tokens(
+        self, embedded: Float[Tensor, "B S d"], operation: Operation
+    ) -> tuple[Float[Tensor, "B V d"], Bool[Tensor, "B V"]] | None:
+        """Rows to put after the embedded input, those of each image in turn, and which of them are real; or None."""
+        found = [p for p in self.plan.get(operation.name, ()) if p.visual and p.tuner.point == "rows"]
+        if not found or self.images is None:
+            return None
+        num_rows = embedded.shape[0]
+        site, rows, real = Site(operation=operation, input=embedded), [], []
+        for placed in found:
+            for choice in self._row_images(num_rows).by_order:
+                tokens = placed.tuner(chosen(site, choice), self._of_images(placed, choice)).to(embedded.dtype)
+                length, width = tokens.shape[1:]
+                rows.append(choice.add(tokens.new_zeros(num_rows, length, width), tokens))
+                ones = torch.ones(len(tokens), length, device=tokens.device)
+                real.append(choice.add(ones.new_zeros(num_rows, length), ones).bool())
+        return torch.cat(rows, dim=1), torch.cat(real, dim=1)
+
     def mask_for(
-        self, operation: Operation, tensors: tuple[Any, ...], sizes: tuple[int, ...], make: Callable[[], Any]
+        self,
+        operation: Operation,
+        tensors: tuple[Any, ...],
+        sizes: tuple[int, ...],
+        make: Callable[[], Any],
+        *,
+        part: int | None = None,
     ) -> Any:
         """The joined mask of an attention: made once for all layers of a stack that ask with the same ingredients.
 
         T5's layers share one position bias, so its sum with the mask need not be built (and saved) in every layer.
+        **part**: the rows' number of images, where the batch is parted by it.
         """
-        label = f"{operation.stack}.{operation.kind}"
+        label = f"{operation.stack}.{operation.kind}.{part}"
         if label in self.masks:
             known_tensors, known_sizes, mask = self.masks[label]
             if known_sizes == sizes and all(a is b for a, b in zip(known_tensors, tensors, strict=True)):
@@ -162,6 +235,13 @@ class Pass:
         if mask is None or not mask.requires_grad:
             self.masks[label] = (tensors, sizes, mask)
         return mask
+
+
+def chosen(site: Site, choice: Choice) -> Site:
+    """The site as the chosen rows see it."""
+    values = {name: getattr(site, name) for name in ("input", "output", "residual", "mask", "special")}
+    num_rows = site.input.shape[0]
+    return replace(site, **{name: choice.of(value, num_rows) for name, value in values.items()})
 
 
 def _join(parts: list[Tensor]) -> Tensor:

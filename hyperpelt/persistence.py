@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hyperpelt import __version__, methods, saving
 from hyperpelt.errors import UserError
+from hyperpelt.vision.spec import VisualSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,6 +74,7 @@ class Persistence:
             "backbone_config_sha256": config_hash(self.backbone.config),
             "backbone_weights": None if self.unfrozen else saving.weights_fingerprint(self.backbone),
             "method": self.method.to_dict(),
+            "visual": None if self.visual is None else self.visual.to_dict(),
             "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
@@ -113,6 +115,7 @@ class Persistence:
             [task["name"] for task in config["tasks"]],
             tokenizer=tokenizer,
             backbone_name=str(config["backbone"]),
+            visual=None if config.get("visual") is None else VisualSpec.from_dict(config["visual"]),
         )
         model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
         model.load_method_state(tensors)

@@ -16,6 +16,7 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     projections,
     u_tuning,
     unipelt,
+    visual,
 )
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.methods.base import Method, Part, Source, describe_parts, get, method, method_from_dict, names, settings

@@ -18,7 +18,17 @@ from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
 from hyperpelt.passes import Placed, Plan
 from hyperpelt.tuners.base import TensorSpec
-from hyperpelt.weights import Group, HyperNetwork, PerTask, Reparametrised, Shared, WeightSource
+from hyperpelt.weights import (
+    Group,
+    HyperNetwork,
+    PerTask,
+    Reparametrised,
+    Shared,
+    VisualHyperNetwork,
+    VisualProjector,
+    VisualSource,
+    WeightSource,
+)
 from hyperpelt.weights.base import Samples
 
 
@@ -63,7 +73,7 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
         index = {(keys[item], op.name): i for item, members in wanted.items() for i, op in enumerate(members)}
         for op_name, specs in needs.items():
             tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
-            placed[op_name].append(Placed(part.tuner, tensors))
+            placed[op_name].append(Placed(part.tuner, tensors, visual=method.source(part.source).visual is not None))
     touched = tuple(op for op in operations if op.name in placed)
     return Assembly(plan=dict(placed), groups=dict(groups), operations=touched, width=operations[0].d_out)
 
@@ -92,11 +102,14 @@ def build_source(
     generator: torch.Generator | None,
     *,
     width: int | None = None,
-) -> WeightSource:
+) -> WeightSource | VisualSource:
     """The weight source that a method's `Source` describes. **width**: of the encoder's states."""
     options = {"samples": samples, "generator": generator}
     if source.type == "hypernetwork":
         return HyperNetwork(groups, num_tasks, config=source.hypernetwork, width=width, **options)
+    if source.visual is not None:
+        kinds = {kind.type_name: kind for kind in (VisualHyperNetwork, VisualProjector)}
+        return kinds[source.type](groups, config=source.visual, **options)
     if source.type == "shared":
         return Shared(groups, num_tasks, **options)
     if source.hidden:

@@ -23,8 +23,9 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.setting_types import check_at_least, check_settings
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
+from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
-SOURCE_TYPES = ("per_task", "shared", "hypernetwork")
+SOURCE_TYPES = ("per_task", "shared", "hypernetwork", *VISUAL_SOURCES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +54,28 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How a weight source is made. **hidden** > 0 gives `per_task` its MLP reparametrisation of that width."""
+    """How a weight source is made. **hidden** > 0 gives `per_task` its MLP reparametrisation of that width.
+
+    **visual**: settings of the types that read images, None for the others.
+    """
 
     type: str
     hidden: int = 0
     hypernetwork: HyperNetworkConfig = field(default_factory=HyperNetworkConfig)
+    visual: VisualConfig | None = None
 
     def __post_init__(self) -> None:
         if self.type not in SOURCE_TYPES:
             raise unknown("weight source", self.type, SOURCE_TYPES)
+        if self.type in VISUAL_SOURCES and self.visual is None:
+            object.__setattr__(self, "visual", VISUAL_SOURCES[self.type]())
         check_at_least(0, f"weight source {self.type!r}", hidden=self.hidden)
         if self.hidden and self.type != "per_task":
             raise UserError(f"Only the weight source 'per_task' has an MLP (`hidden`), not {self.type!r}.")
 
     def to_dict(self) -> dict[str, Any]:
+        if self.visual is not None:
+            return {"type": self.type, **self.visual.to_dict()}
         extra = self.hypernetwork.to_dict() if self.type == "hypernetwork" else {"hidden": self.hidden}
         return {"type": self.type, **extra}
 
@@ -80,6 +89,8 @@ class Source:
             raise unknown("weight source", str(kind), SOURCE_TYPES)
         if kind == "hypernetwork":
             return cls(type=kind, hypernetwork=HyperNetworkConfig.from_dict(values))
+        if kind in VISUAL_SOURCES:
+            return cls(type=kind, visual=VISUAL_SOURCES[kind].from_dict(values))
         if "hypernetwork" in values:
             raise unknown(f"setting of weight source {kind!r}", "hypernetwork", ["type", "hidden"])
         return cls(type=kind, **check_settings(f"weight source {kind!r}", values, cls))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyperpelt.tuners.adapter import Adapter
 from hyperpelt.tuners.base import Init, Site, TensorSpec, Tuner, tuner_from_dict, tuner_type, tuner_types
+from hyperpelt.tuners.memory import Memory
 from hyperpelt.tuners.parallel import Gate, ParallelRows
 from hyperpelt.tuners.prefix import Prefix, PrefixRows
 from hyperpelt.tuners.projection import Bias, LoRA, Norm, Scale
@@ -15,6 +16,7 @@ __all__ = [
     "Gate",
     "Init",
     "LoRA",
+    "Memory",
     "Norm",
     "ParallelRows",
     "Prefix",

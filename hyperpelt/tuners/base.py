@@ -10,7 +10,7 @@ Every tensor that a tuner receives has a leading dimension of B (its row's own) 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -115,6 +115,13 @@ class Tuner:
     @property
     def needs_residual(self) -> bool:
         return False
+
+    def with_rows(self, count: int) -> Tuner:
+        """The same tuner whose row-wise tensors have `count` rows, also inside a gate."""
+        names = {f.name for f in fields(self)}
+        if "length" in names:
+            return replace(self, length=count)
+        return replace(self, tuner=self.tuner.with_rows(count)) if "tuner" in names else self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data from which `from_dict` makes an equal tuner."""

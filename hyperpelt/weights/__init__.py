@@ -6,6 +6,8 @@ from hyperpelt.weights.base import Group, WeightSource, draw
 from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
+from hyperpelt.weights.visual import VisualHyperNetwork, VisualProjector, VisualSource
+from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
 __all__ = [
     "Group",
@@ -13,8 +15,14 @@ __all__ = [
     "HyperNetwork",
     "HyperNetworkConfig",
     "PerTask",
+    "ProjectorConfig",
     "Reparametrised",
     "Shared",
+    "VisualConfig",
+    "VisualHyperConfig",
+    "VisualHyperNetwork",
+    "VisualProjector",
+    "VisualSource",
     "WeightSource",
     "draw",
 ]

@@ -1,0 +1,116 @@
+"""Methods that see: image features enter a text-only frozen T5 or BART. See docs/vision.md.
+
+    vl-hyperpelt  = hyperpelt, and for each image of a row: prefix @ attention, parallel adapter @ feed_forward
+                    x visual hypernetwork                               HyperPELT (arXiv 2203.03878)
+    visual-tokens = another method, and tokens after the embedded input x projector     VL-Adapter (2112.06825)
+    memvp         = another method or none, and memory @ feed_forward x projector       MemVP (2405.05615)
+
+The paper of HyperPELT fixes: a 7 x 7 grid of a frozen encoder's features, a trained linear map, and a second, separate
+set of hypernetworks for prefixes (one row a cell) and parallel adapters, joined to the task's own. Shapes that it
+leaves open are those of `hyperpelt`. Without images (`visual=None`) each is exactly its text part.
+
+T5-base, 8 tasks, CLIP-ResNet's 49 cells of 2048: see docs/methods.md. Identity: visual prefix off and fresh adapters
+(vl-hyperpelt), scale 0 (memvp): bit-equal to the text part. Reference: float64 transcriptions.
+"""
+
+from __future__ import annotations
+
+from hyperpelt.errors import UserError
+from hyperpelt.methods.base import Method, Part, Source, get, method
+from hyperpelt.methods.hyperpelt import hyperpelt
+from hyperpelt.tuners import Adapter, Memory, Prefix, Prompt
+from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
+from hyperpelt.weights.visual_config import ProjectorConfig, VisualHyperConfig
+
+
+@method("vl-hyperpelt", paper="HyperPELT, arXiv 2203.03878")
+def vl_hyperpelt(
+    *,
+    prefix_length: int = 49,
+    bottleneck: int = 16,
+    visual_bottleneck: int = 16,
+    visual_prefix: bool = True,
+    activation: str = "relu",
+    scale: float = 1.0,
+    embedding_dim: int = 64,
+    hidden_dim: int = 128,
+    hyper_dim: int = 64,
+    prefix_hidden: int = 512,
+    init: str = "plain",
+    description_dropout: float = 0.0,
+    train_norms: bool = True,
+    feature_dim: int = 2048,
+    cells: int = 49,
+    max_images: int = 2,
+) -> Method:
+    text = hyperpelt(
+        prefix_length=prefix_length,
+        bottleneck=bottleneck,
+        activation=activation,
+        scale=scale,
+        embedding_dim=embedding_dim,
+        hidden_dim=hidden_dim,
+        hyper_dim=hyper_dim,
+        prefix_hidden=prefix_hidden,
+        init=init,
+        description_dropout=description_dropout,
+        train_norms=train_norms,
+    )
+    network = HyperNetworkConfig(
+        embedding_dim=embedding_dim,
+        hidden_dim=hidden_dim,
+        hyper_dim=hyper_dim,
+        heads={"visual_prefix": Head(shared="kind", hidden=prefix_hidden), "default": Head(shared="all")},
+        init=init,
+    )
+    config = VisualHyperConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, network=network)
+    adapter = Adapter(
+        bottleneck=visual_bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True
+    )
+    prefix = Part(name="visual_prefix", tuner=Prefix(length=cells), at=("attention",), source="visual")
+    parts = (
+        *text.parts,
+        *([prefix] if visual_prefix else []),
+        Part(name="visual_adapter", tuner=adapter, at=("feed_forward",), source="visual"),
+    )
+    sources = {**text.sources, "visual": Source(type="visual_hypernetwork", visual=config)}
+    return Method(name="vl-hyperpelt", parts=parts, sources=sources)
+
+
+def _beside(name: str, part: Part, config: ProjectorConfig) -> tuple[tuple[Part, ...], dict[str, Source]]:
+    """The parts and sources of a text method with a visual part more."""
+    text = get(name) if name else Method(name="", parts=())
+    if text.unfreeze or any(text.source(other.source).visual is not None for other in text.parts):
+        raise UserError(f"`beside` names a method of text alone that keeps the backbone frozen, not {name!r}.")
+    return (*text.parts, part), {**text.sources, "projector": Source(type="visual_projector", visual=config)}
+
+
+@method("visual-tokens", paper="VL-Adapter, arXiv 2112.06825")
+def visual_tokens(
+    *, beside: str = "hyperpelt", hidden: int = 0, feature_dim: int = 2048, cells: int = 49, max_images: int = 2
+) -> Method:
+    config = ProjectorConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, hidden=hidden, normalise=True)
+    part = Part(name="visual_tokens", tuner=Prompt(length=cells), at=("encoder.embedding",), source="projector")
+    parts, sources = _beside(beside, part, config)
+    return Method(name="visual-tokens", parts=parts, sources=sources)
+
+
+@method("memvp", paper="MemVP, arXiv 2405.05615")
+def memvp(
+    *,
+    beside: str = "",
+    hidden: int = 128,
+    activation: str = "relu",
+    scale: float = 0.1,
+    projector_scale: float = 0.01,
+    feature_dim: int = 1024,
+    cells: int = 256,
+    max_images: int = 2,
+) -> Method:
+    config = ProjectorConfig(
+        feature_dim=feature_dim, cells=cells, max_images=max_images, hidden=hidden, scale=projector_scale
+    )
+    memory = Memory(length=cells, activation=activation, scale=scale)
+    part = Part(name="visual_memory", tuner=memory, at=("feed_forward",), source="projector")
+    parts, sources = _beside(beside, part, config)
+    return Method(name="memvp", parts=parts, sources=sources)
