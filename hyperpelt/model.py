@@ -343,6 +343,7 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module)
         if labels is None:
             return TunedOutput(logits=output.logits)
         row_loss, row_tokens = row_losses(output.logits, labels, label_smoothing)
+        row_loss = self.tied(row_loss, images)
         if row_weights is not None:
             row_loss = row_loss * row_weights
         loss = row_loss.sum() / row_tokens.sum().clamp(min=1)

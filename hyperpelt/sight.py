@@ -115,6 +115,17 @@ class Sight:
             made |= source(features.float(), order)
         return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
 
+    def tied(self, row_loss: Float[Tensor, " B"], images: RowImages | None) -> Float[Tensor, " B"]:
+        """The same losses. Where a batch has no images, what reads them gets a gradient of zero instead of none.
+
+        So a process whose share of a batch is text alone still takes part when gradients are averaged, and one process
+        does what several do.
+        """
+        if images is not None or self.visual is None or not torch.is_grad_enabled():
+            return row_loss
+        trained = [p for source in self._sources_of(visual=True) for p in source.parameters() if p.requires_grad]
+        return row_loss + sum(p.flatten()[0] for p in trained) * 0.0 if trained else row_loss
+
     def blank_images(self, num_rows: int) -> RowImages | None:
         """An image of nothing for each row, where the method reads images."""
         if self.visual is None:

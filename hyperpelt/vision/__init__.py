@@ -16,7 +16,8 @@ _HOME = {
     "FeatureStore": "store",
     "ImageEncoder": "encoders",
     "VisualSpec": "spec",
-    "content_key": "keys",
+    "content_hash": "images",
+    "load_image": "images",
     "load_image_encoder": "encoders",
 }
 
@@ -24,7 +25,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from hyperpelt.vision.encoders import ImageEncoder, load_image_encoder  # noqa: F401
-    from hyperpelt.vision.keys import content_key  # noqa: F401
+    from hyperpelt.vision.images import content_hash, load_image  # noqa: F401
     from hyperpelt.vision.spec import VisualSpec  # noqa: F401
     from hyperpelt.vision.store import FeatureStore  # noqa: F401
 

@@ -5,8 +5,8 @@
     store.build(items)              encode many images, with progress
     store.read(keys)                never runs an encoder
 
-`folder/<fingerprint>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each with `keys`
-[n, 32] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never changes
+`folder/<fingerprint>-<dtype>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each with `keys`
+[n, 16] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never changes
 after: there is no index that could disagree with the shards, and a kill leaves at most a temporary file, which the
 next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory.
 
@@ -32,13 +32,13 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.vision.encoders import BATCH_SIZE, ImageEncoder
-from hyperpelt.vision.keys import content_key
+from hyperpelt.vision.images import content_hash, load_image
 from hyperpelt.vision.spec import VisualSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from hyperpelt.vision.keys import ImageSource
+    Load = Callable[[Any], Image]
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SHARD_BYTES = 64 * 2**20
@@ -184,20 +184,20 @@ class FeatureStore:
 
     def features(
         self,
-        images: Sequence[ImageSource],
+        images: Sequence[Any],
         *,
         keys: Sequence[str] | None = None,
-        load: Callable[[ImageSource], Image] | None = None,
+        load: Load = load_image,
     ) -> Float[Tensor, "N G Dv"]:
-        """Features of images, in order: read, or encoded and kept.
+        """Features of images (as `load_image` takes them), in order: read, or encoded and kept.
 
-        - **keys**: their content keys, where they are known already
-        - **load**: makes a Pillow picture of a source; needed for files and bytes that are not in the store
+        - **keys**: their content hashes, where they are known already
+        - **load**: makes a Pillow picture of one that is not in the store
 
         Raises:
             UserError: an image is missing and there is no encoder.
         """
-        keys = [content_key(image) for image in images] if keys is None else list(keys)
+        keys = [content_hash(image) for image in images] if keys is None else list(keys)
         if any(key not in self._places for key in keys):
             self.refresh()
         absent = {key: image for key, image in zip(keys, images, strict=True) if key not in self._places}
@@ -213,15 +213,15 @@ class FeatureStore:
         read = dict(zip(here, self.read(here), strict=True))
         return torch.stack([read[key] if key in read else kept[key].float() for key in keys])
 
-    def _encode(self, images: Sequence[ImageSource], load: Callable[[ImageSource], Image] | None) -> Tensor:
+    def _encode(self, images: Sequence[Any], load: Load) -> Tensor:
         assert self.encoder is not None
-        return self.encoder.encode([image if load is None else load(image) for image in images])
+        return self.encoder.encode([load(image) for image in images])
 
     def build(
         self,
-        images: Iterable[ImageSource],
+        images: Iterable[Any],
         *,
-        load: Callable[[ImageSource], Image] | None = None,
+        load: Load = load_image,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[Built], None] | None = None,
     ) -> Built:
@@ -234,7 +234,7 @@ class FeatureStore:
         built, waiting, made = Built(), {}, {}
         full = max(1, self.shard_bytes // (self.spec.cells * self.spec.dim * DTYPES[self.dtype].itemsize))
         for image in images:
-            key = content_key(image)
+            key = content_hash(image)
             built.seen += 1
             if key not in self._places and key not in made and key not in waiting:
                 waiting[key] = image

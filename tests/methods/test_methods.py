@@ -24,8 +24,8 @@ from hyperpelt.tuners import base as tuners_base
 
 NAMED = [
     "bitfit", "frozen", "full", "houlsby", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix", "ia3",
-    "layer-norm", "lora", "mam", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp",
-    "prompt-tuning", "u-tuning", "unipelt",
+    "layer-norm", "lora", "mam", "memvp", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning",
+    "prefix-tuning-mlp", "prompt-tuning", "u-tuning", "unipelt", "visual-tokens", "vl-hyperpelt",
 ]  # fmt: skip
 FORMS = ["hyper-lora", "hyper-unipelt", "hyper-prefix-tuning-mlp", "hyper-pasta", "shared-houlsby", "shared-mam"]
 # Widths at which every method fits a model of width 32.
@@ -36,6 +36,9 @@ SMALL = {
     "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "prefix-tuning-mlp": {"hidden": 8},
     "hyperformer": {"bottleneck": 4},
+    "memvp": {"hidden": 8, "feature_dim": 12, "cells": 4},
+    "visual-tokens": {"feature_dim": 12, "cells": 4},
+    "vl-hyperpelt": {"prefix_length": 4, "bottleneck": 4, "prefix_hidden": 8, "feature_dim": 12, "cells": 4},
 }
 
 
