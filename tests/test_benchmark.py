@@ -10,15 +10,58 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_step_prints_one_row_a_contestant_with_its_ratio_to_the_limit():
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), "step", "--shape", "t5-tiny", "--rows", "4"]
-    command += ["--source", "16", "--repeats", "2", "--methods", "hyperpelt,peft-lora", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def benchmark(*arguments: object) -> list[dict]:
+    """The rows that a part prints as JSON, which is all that it prints."""
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), *map(str, arguments), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = {row["method"]: row for row in json.loads(done.stdout)["rows"]}
+    return json.loads(done.stdout)["rows"]
+
+
+def test_step_prints_one_row_a_contestant_with_its_ratio_to_the_limit():
+    options = ["--shape", "t5-tiny", "--rows", 4, "--source", 16, "--repeats", 2, "--methods", "hyperpelt,peft-lora"]
+    rows = {row["method"]: row for row in benchmark("step", *options)}
     assert list(rows) == ["limit", "hyperpelt", "peft-lora"]
     for row in rows.values():
         assert row["ratio_to_limit"] == row["seconds"] / rows["limit"]["seconds"]
         assert row["seconds"] > 0
         assert row["peak_mb"] > 0
     assert rows["limit"]["trainable"] == 0 < rows["hyperpelt"]["trainable"]
+
+
+def test_scale_adds_only_embeddings_as_the_tasks_grow():
+    rows = benchmark("scale", "--shape", "t5-tiny", "--counts", "1,8,64", "--rows", 8, "--source", 8, "--repeats", 1)
+    trainable = {row["tasks"]: row["trainable"] for row in rows}
+    assert list(trainable) == [1, 8, 64]
+    assert (trainable[64] - trainable[8]) * 7 == (trainable[8] - trainable[1]) * 56 > 0
+    assert rows[1]["ratio_to_8_tasks"] == 1.0
+    assert all(row["generation_seconds"] > 0 for row in rows)
+
+
+def test_generation_is_measured_against_the_bare_backbone():
+    rows = benchmark("generate", "--shape", "t5-tiny", "--rows", 8, "--source", 8, "--target", 3, "--repeats", 1)
+    assert [row["method"] for row in rows] == [
+        "bare backbone",
+        "hyperpelt, baked",
+        "hyperpelt, live",
+        "hyperpelt, one batch of 8 tasks",
+        "hyperpelt, 8 batches of one task",
+    ]
+    assert rows[0]["ratio_to_bare"] == 1.0
+    assert all(row["tokens_per_second"] > 0 for row in rows)
+
+
+def test_scoring_chooses_what_one_pass_a_choice_chooses(data_root):
+    options = ["--tasks", "glue/mnli", "--limit", 12, "--repeats", 1, "--data-root", data_root]
+    loop, ours = benchmark("score", *options)
+    assert (loop["choices"], loop["ratio_to_loop"]) == (3, 1.0)
+    assert ours["equal_predictions"] == "12/12"
+
+
+def test_training_is_measured_against_the_trainer_on_the_same_rows(data_root):
+    options = ["--tasks", "glue/rte", "--steps", 1, "--rows", 4, "--length", 16, "--repeats", 1]
+    rows = benchmark("mixture", *options, "--data-root", data_root)
+    names = ["hyperpelt", "lora", "Trainer + peft-lora, random", "Trainer + peft-lora, grouped by length"]
+    assert [row["method"] for row in rows] == names
+    assert rows[2]["ratio_to_random"] == rows[3]["ratio_to_grouped"] == 1.0
+    assert all(row["rows_per_second"] > 0 for row in rows)

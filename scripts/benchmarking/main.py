@@ -78,3 +78,96 @@ def step(
         compiled=compiled,
     )
     show(result, as_json, ["method", "trainable", "seconds", "ratio_to_limit", "peak_mb"])
+
+
+@app.command()
+def mixture(
+    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
+    tasks: Annotated[str, typer.Option(help="tasks of the mixture")] = "glue/*",
+    rows: Annotated[int, typer.Option(help="rows of a batch")] = 32,
+    steps: Annotated[int, typer.Option(help="steps a round")] = 20,
+    length: Annotated[int, typer.Option(help="sources are cut at so many tokens")] = 128,
+    data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Rows a second on real text, end to end, against transformers' Trainer with PEFT's LoRA."""
+    from benchmarking.mixture import measure
+
+    result = measure(
+        backbone=backbone, tasks=tasks, rows=rows, steps=steps, length=length, data_root=data_root, repeats=repeats
+    )
+    show(result, as_json, ["method", "rows_per_second", "ratio_to_random", "ratio_to_grouped"])
+
+
+@app.command()
+def scale(
+    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    method: Annotated[str, typer.Option(help="a method whose weights a hypernetwork makes")] = "hyperpelt",
+    counts: Annotated[str, typer.Option(help="numbers of tasks")] = "1,8,64,512,4096",
+    rows: Annotated[int, typer.Option(help="rows of the batch, of eight tasks")] = 16,
+    source: Annotated[int, typer.Option(help="source tokens a row")] = 64,
+    target: Annotated[int, typer.Option(help="target tokens a row")] = 8,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Step time, generation alone and memory as the number of tasks grows."""
+    from benchmarking.scale import measure
+
+    numbers = [int(count) for count in counts.split(",")]
+    result = measure(
+        shape=shape, method=method, counts=numbers, rows=rows, source=source, target=target, repeats=repeats
+    )
+    show(result, as_json, list(result[0]))
+
+
+@app.command()
+def score(
+    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
+    tasks: Annotated[str, typer.Option(help="tasks with choices")] = "glue/mnli,super_glue/boolq",
+    limit: Annotated[int, typer.Option(help="rows of each task")] = 256,
+    batch_size: Annotated[int, typer.Option(help="rows (ours) or requests (the loop) at a time")] = 32,
+    data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Choice scoring on real rows against one encoder-decoder pass a choice."""
+    from benchmarking.score import measure
+
+    result = measure(
+        backbone=backbone,
+        tasks=tasks.split(","),
+        limit=limit,
+        batch_size=batch_size,
+        data_root=data_root,
+        repeats=repeats,
+    )
+    show(result, as_json, list(result[0]))
+
+
+@app.command()
+def generate(
+    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    method: Annotated[str, typer.Option(help="any method that can be baked")] = "hyperpelt",
+    rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
+    source: Annotated[int, typer.Option(help="source tokens a row")] = 64,
+    target: Annotated[int, typer.Option(help="tokens written a row")] = 24,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Tokens a second, baked and live, against the bare backbone; a batch of eight tasks against eight batches."""
+    from benchmarking.generate import measure
+
+    result = measure(shape=shape, method=method, rows=rows, source=source, target=target, repeats=repeats)
+    show(result, as_json, list(result[0]))
+
+
+@app.command()
+def start(
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Seconds of `import hyperpelt` and of `hyperpelt --help`, against `import torch`."""
+    from benchmarking.start import measure
+
+    show(measure(repeats=repeats), as_json, ["method", "seconds", "ratio_to_limit"])
