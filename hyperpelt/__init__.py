@@ -29,6 +29,7 @@ _HOME = {
     "register": "tasks",
     "task": "tasks",
     "train": "training",
+    "vqa_scores": "metrics",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hyperpelt.errors import UserError
     from hyperpelt.evaluation import evaluate
     from hyperpelt.methods import Method, Part
+    from hyperpelt.metrics import vqa_scores
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
     from hyperpelt.training import train

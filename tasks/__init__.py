@@ -5,6 +5,7 @@
     transfer     text sets that are usually transferred to: reviews, questions, paraphrase, inference, common sense
     tabletop     the embedded suite: text and picture tasks made from a seed, and their mixtures
     digits       scikit-learn's handwritten digits as visual questions
+    vl           vision and language: VQAv2, GQA, NLVR2, SNLI-VE, COCO captions, ...
 
 Each module defines tasks while `register` runs, and reads nothing.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-MODULES = ("glue", "super_glue", "transfer", "tabletop", "digits")
+MODULES = ("glue", "super_glue", "transfer", "tabletop", "digits", "vl")
 
 
 def register() -> None:

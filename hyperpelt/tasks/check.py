@@ -3,8 +3,8 @@
 Findings have a level: an `error` would fail or mislead a run, a `warning` is worth a look, a `note` is a fact. All rows
 of every split are looked at (or a fixed random sample of `limit` rows):
 
-    rows        unreadable or empty splits; rows that do not render, with the reason, by split and row number; rows
-                that do not render without their answer, so that nothing could be predicted
+    rows        unreadable or empty splits; rows that do not render or whose images cannot be read, with the reason, by
+                split and row number; rows that do not render without their answer, so that nothing could be predicted
     answers     a choice that never occurs, one class far ahead of the others, the same input with different answers
     tokens      fixed choices that share their first token or are the start of one another, targets that the tokenizer
                 cannot write, shares of inputs and targets that are cut
@@ -13,7 +13,6 @@ of every split are looked at (or a fixed random sample of `limit` rows):
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks import findings as look
 from hyperpelt.tasks.findings import Finding, Numbered
 from hyperpelt.tasks.registry import get
-from hyperpelt.tasks.rendering import Example
+from hyperpelt.tasks.rendering import Example, Naming
 from hyperpelt.tasks.types import Examples, Task
 
 SHOWN = 3  # rendered rows, and failures, shown of each split
@@ -125,7 +124,7 @@ def _definition(task: Task, known_metrics: Collection[str] | None) -> Iterator[F
 def _render(
     task: Task, split: str, report: CheckReport, data_root: str | Path | None, limit: int | None
 ) -> Iterator[Numbered]:
-    """The rows that render; what does not becomes a finding. Images are kept as digests only."""
+    """The rows that render; what does not, or has a bad image, becomes a finding. Images are kept as digests only."""
     try:
         report.sizes[split] = len(task.rows(split, data_root=data_root))
         examples = task.examples(split, data_root=data_root, limit=limit)
@@ -137,12 +136,13 @@ def _render(
     for number, row in examples.raw():
         try:
             example = task.example(row, split=split, number=number)
+            digests = _digests(example, Naming(task.name, split, number)) if example.images else ()
         except UserError as error:
             failures.append(str(error))
             continue
         if len(shown) < SHOWN:
             shown.append(_shown(number, example))
-        yield number, replace(example, images=tuple(map(_digest, example.images)))
+        yield number, replace(example, images=digests)
     report.findings += _failures(split, failures, len(examples))
     if split == task.splits.names()[-1]:
         report.findings += _unanswered(task, split, examples)
@@ -153,9 +153,14 @@ def _shown(number: int, example: Example) -> dict[str, Any]:
     return content | {"choices": example.choices, "images": len(example.images)}
 
 
-def _digest(image: Any) -> bytes:
-    pixels = image if isinstance(image, bytes) else image.tobytes()
-    return hashlib.blake2b(pixels, digest_size=12).digest()
+def _digests(example: Example, where: Naming) -> tuple[bytes, ...]:
+    """A digest of each image, all of which can be decoded. Raises UserError that says where for one that cannot."""
+    from hyperpelt.vision.images import content_hash, load_image
+
+    with where:
+        for image in example.images:
+            load_image(image)
+        return tuple(bytes.fromhex(content_hash(image)) for image in example.images)
 
 
 def _failures(split: str, failures: Sequence[str], num_rows: int) -> Iterator[Finding]:

@@ -18,11 +18,13 @@ class Example:
 
     input: the text the encoder reads. target: the text the decoder is trained to write. choices: the candidates to
     rank, None for an open answer. label: the gold for metrics: an index into choices (classification), a float
-    (regression), a string or a tuple of accepted strings (generation). images: PIL images or encoded bytes.
-    group: rows that are scored together (a MultiRC question). weight: of this row's loss (VQA's soft score).
+    (regression), a string or a tuple of accepted strings (generation). images: PIL images, encoded bytes, paths, or
+    undecoded image columns (see `hyperpelt.vision.images`). group: rows that are scored together (a MultiRC question).
+    weight: of this row's loss. targets: (text, score in 0..1) pairs where an answer can be written in several ways:
+    training draws one by score each time, and weighs the loss by it (VQA's soft score; a caption of several).
 
     A render function may leave out what follows from the rest: `choices` when the task has fixed ones, `target` when
-    there is a label, `label` when there is a target; `Task.example` fills it in.
+    there is a label or `targets`, `label` when there is a target; `Task.example` fills it in.
     """
 
     input: str
@@ -32,6 +34,7 @@ class Example:
     images: tuple[Any, ...] = ()
     group: Any = None
     weight: float = 1.0
+    targets: tuple[tuple[str, float], ...] = ()
 
 
 class _MissingColumn(KeyError):
@@ -124,10 +127,19 @@ def _complete_generation(example: Example, choices: tuple[str, ...] | None) -> E
     references = (label,) if isinstance(label, str) else tuple(label)
     if not references or not all(isinstance(text, str) and text for text in references):
         raise UserError(f"expected a target text or a tuple of accepted answers, got {label!r}")
-    target = example.target or references[0]
+    target = example.target or (example.targets[0][0] if example.targets else references[0])
+    _check_targets(example.targets)
     if choices and target not in choices:
         raise UserError(f"the answer {target!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
     return replace(example, choices=choices, label=label if isinstance(label, str) else references, target=target)
+
+
+def _check_targets(targets: tuple[tuple[str, float], ...]) -> None:
+    for text, score in targets:
+        if not isinstance(text, str) or not text or not 0 <= score <= 1:
+            raise UserError(f"expected targets as (text, score in 0..1), got {(text, score)!r}")
+    if targets and not any(score > 0 for _, score in targets):
+        raise UserError("no target has a score above 0, so none can be drawn")
 
 
 def complete(kind: str, example: Example, choices: tuple[str, ...] | None) -> Example:

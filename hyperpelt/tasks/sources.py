@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.columns import undecoded
 from hyperpelt.tasks.origin import caller
 
 Row = Mapping[str, Any]
@@ -97,7 +98,7 @@ class Hub:
 
     def read(self, split: str, data_root: Path | None) -> Rows:
         if data_root is None:
-            return self._ask_hub("load_dataset", split=split, revision=self.revision)
+            return undecoded(self._ask_hub("load_dataset", split=split, revision=self.revision))
         return _load("parquet", self._files(split, data_root))
 
     def _files(self, split: str, data_root: Path) -> tuple[Path, ...]:
@@ -252,7 +253,7 @@ def _load(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     try:
         with quiet():
             # One name for whatever the split is called: the library refuses some ("all", "dev-1").
-            return datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options)
+            return undecoded(datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options))
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
         cause = error.__cause__ or error
         raise UserError(f"Could not read {', '.join(map(str, files))}: {_first_line(cause)}") from error

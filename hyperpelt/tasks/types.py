@@ -37,7 +37,7 @@ class Task:
     render: a pure function of a row. kind: how answers are judged. choices: the fixed candidates in label order; None
     if each row brings its own, or if answers are open. metrics: names in `hyperpelt.metrics`. description: one
     sentence that instructs. answer: the columns that hold the gold answer, which a row to predict on does not have
-    (they are None then). origin: file:line of the definition.
+    (they are None then). num_beams: of the search for open answers; 1 is greedy. origin: file:line of the definition.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Task:
     description: str = ""
     modalities: tuple[str, ...] = ("text",)
     answer: tuple[str, ...] = ("label",)
+    num_beams: int = 1
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -77,6 +78,8 @@ class Task:
             yield "expected at least one metric"
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             yield f"expected modalities among {', '.join(MODALITIES)}, got {self.modalities!r}"
+        if not isinstance(self.num_beams, int) or self.num_beams < 1:
+            yield f"expected num_beams to be a count of at least 1, got {self.num_beams!r}"
         if self.choices is not None:
             yield from self._problems_of_choices(self.choices)
 
@@ -95,7 +98,9 @@ class Task:
         """A hash of the definition: what decides how rows are chosen, rendered and judged. Not of the data, nor of
         where the definition stands."""
         parts = (self.name, self.source, self.kind, self.choices, self.metrics, self.splits, self.modalities)
-        return fingerprint(*parts, self.description, self.answer, self.render)
+        # What is as by default stays unsaid, so that tasks without it keep their fingerprints.
+        search = () if self.num_beams == 1 else (self.num_beams,)
+        return fingerprint(*parts, self.description, self.answer, self.render, *search)
 
     def rows(self, split: str, *, data_root: str | Path | None = None) -> Rows:
         """The raw rows of 'train', 'validation' or 'test': a `datasets.Dataset` or a list.
@@ -142,7 +147,7 @@ class Task:
             example = self.render(Columns(row, () if answered else self.answer))
             if answered or not isinstance(example, Example):
                 return complete(self.kind, example, self.choices)
-            return replace(example, choices=example.choices or self.choices, target="", label=None)
+            return replace(example, choices=example.choices or self.choices, target="", label=None, targets=())
 
 
 class Examples(Sequence[Example]):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ MAX_BYTES = 128 << 20  # of a file that is fetched
 # Raster formats that decode in this process. PIL would also start Ghostscript for an EPS file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 URLS = ("http://", "https://")
+ORIENTATION = 0x0112  # the EXIF tag
 TIMEOUT = 30.0  # seconds to wait for an address
 
 
@@ -56,27 +58,29 @@ def load_image(image: Any, *, allow_urls: bool = False, max_pixels: int = MAX_PI
 
 
 def content_hash(image: Any, *, allow_urls: bool = False) -> str:
-    """The `content_key` of an image in whatever form it comes: a file, its bytes and its column entry have one key.
+    """64 hexadecimal digits that name an image by its content: the SHA-256 of its encoded bytes.
 
-    Encoded images are not decoded for it. Raises as `load_image` does.
+    A file, its bytes and its column entry have one hash, and nothing is decoded for it. Of a PIL image its mode, size,
+    palette, rotation and pixels count. Raises as `load_image` does.
     """
-    return _key(source_of(image, allow_urls=allow_urls))
+    source = source_of(image, allow_urls=allow_urls)
+    return sha256(source).hexdigest() if isinstance(source, bytes) else _hash_of_pixels(source)
 
 
 def source_of(image: Any, *, allow_urls: bool = False) -> bytes | Image:
-    """The image as encoded bytes, or the PIL image that it is: what the feature store takes. Raises as `load_image`."""
+    """The image as encoded bytes, or the PIL image that it is. Raises as `load_image`."""
     from PIL import Image as pil
 
     return image if isinstance(image, pil.Image) else read_bytes(image, allow_urls=allow_urls)
 
 
-def _key(source: bytes | Image) -> str:
-    from hyperpelt.vision.keys import content_key
-
+def _hash_of_pixels(picture: Image) -> str:
     try:
-        return content_key(source)
-    except Exception as problem:  # a PIL image of a damaged file decodes only now
+        pixels = picture.tobytes()  # of a damaged file, this is where it shows
+        head = (picture.mode, picture.size, picture.getpalette(), picture.getexif().get(ORIENTATION, 1))
+    except Exception as problem:
         raise BadImage(f"the image is corrupt or truncated ({problem})") from None
+    return sha256(repr(head).encode() + pixels).hexdigest()
 
 
 def read_bytes(image: Any, *, allow_urls: bool = False) -> bytes:
