@@ -5,10 +5,10 @@
     store.build(items)              encode many images, with progress
     store.read(keys)                never runs an encoder
 
-`folder/<fingerprint>-<dtype>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each with `keys`
-[n, 16] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never changes
-after: there is no index that could disagree with the shards, and a kill leaves at most a temporary file, which the
-next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory.
+`folder/<fingerprint>-<dtype>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each
+with `keys` [n, 16] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never
+changes after: there is no index that could disagree with the shards, and a kill leaves at most a temporary file, which
+the next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory.
 
 Legend: N images, G cells, Dv width of a feature.
 """

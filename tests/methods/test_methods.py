@@ -74,12 +74,16 @@ def test_what_is_counted_is_what_is_trained_and_all_of_it_learns(name, make):
     assert model.num_trainable() == count_trainable(methods.get(spec), backbone, list_operations(backbone), 2)
     if name == "frozen":
         return
+    seen_images = {}
+    if model.visual is not None:
+        pictures = torch.randn(2, model.visual.cells, model.visual.dim, generator=torch.Generator().manual_seed(0))
+        seen_images = {"visual": pictures, "visual_rows": torch.tensor([1, 1])}
     # Two steps: where a tensor starts at zero, what is multiplied by it learns from the second step on.
     optimiser = torch.optim.SGD([p for _, p in model.trainable_parameters()], lr=0.05)
     seen = set()
     for _ in range(3):
         optimiser.zero_grad()
-        model(**rows(), task_ids=torch.tensor([0, 1])).loss.backward()
+        model(**rows(), task_ids=torch.tensor([0, 1]), **seen_images).loss.backward()
         seen |= {n for n, p in model.trainable_parameters() if p.grad is not None and p.grad.abs().max() > 0}
         optimiser.step()
     idle = {n for n, _ in model.trainable_parameters()} - seen
