@@ -117,5 +117,5 @@ def test_vectors_at_a_place_where_they_make_no_sense_are_refused(tuner, at, want
 
 def test_a_prompt_longer_than_the_positions_of_bart_is_refused():
     model = TunedModel.build(make_rough("mbart"), method={"name": "prompt-tuning", "length": 60}, tasks=["a"])
-    with pytest.raises(UserError, match="9 tokens with the 60 rows .* exceed this backbone's 64 positions"):
+    with pytest.raises(UserError, match=r"9 tokens with the 60 rows .* exceed this backbone's 64 positions"):
         model(**{**make_batch(), "task_ids": torch.zeros(4, dtype=torch.long)})
