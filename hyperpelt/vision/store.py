@@ -205,13 +205,13 @@ class FeatureStore:
         self.hits += len(keys) - len(absent)
         if not absent or self.encoder is None:
             return self.read(keys)
-        made = self._encode(list(absent.values()), load)
-        kept = dict(zip(absent, made.to(DTYPES[self.dtype]), strict=True))
-        self._write(kept)
-        # A small upper size may have removed at once what was written.
-        here = [key for key in keys if key in self._places]
-        read = dict(zip(here, self.read(here), strict=True))
-        return torch.stack([read[key] if key in read else kept[key].float() for key in keys])
+        # Read first: with a small upper size, writing may remove what is asked for here.
+        there = [key for key in dict.fromkeys(keys) if key not in absent]
+        read = dict(zip(there, self.read(there), strict=True))
+        made = self._encode(list(absent.values()), load).to(DTYPES[self.dtype])
+        self._write(dict(zip(absent, made, strict=True)))
+        read |= zip(absent, made.float(), strict=True)
+        return torch.stack([read[key] for key in keys])
 
     def _encode(self, images: Sequence[Any], load: Load) -> Tensor:
         assert self.encoder is not None
