@@ -112,7 +112,7 @@ class Sight:
         made: dict[str, Tensor] = {}
         for source in self._sources_of(visual=True):
             source.check_order(order)
-            made |= source(features.float(), order)
+            made |= source(features.to(source.feature_mean.dtype), order)
         return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
 
     def tied(self, row_loss: Float[Tensor, " B"], images: RowImages | None) -> Float[Tensor, " B"]:
