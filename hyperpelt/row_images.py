@@ -9,8 +9,7 @@ Legend: B rows, N images, b rows of a choice, I images a row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -46,26 +45,35 @@ class Choice:
         return values.index_add(0, self.rows, delta.expand(len(self.rows), *values.shape[1:]))
 
 
-@dataclass(frozen=True)
 class RowImages:
     """The images of a batch.
 
     - **owned**: for each row the numbers of its images, in order
     - **made**: for each group key of the visual sources the tensors of its n operations, each [N, *shape]
+    - **by_order**: the first image of each row that has one, then the second ones, and so on
+    - **by_count**: all rows, parted by how many images they have; those without come first
+    - **back** [B]: where each row stands among those of `by_count`, one part after the other; None if there is one part
     """
 
-    owned: tuple[tuple[int, ...], ...]
-    made: Mapping[str, Sequence[Tensor]]
-    device: torch.device
-    _copies: dict[int, RowImages] = field(default_factory=dict)
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.owned)
+    def __init__(
+        self, owned: Sequence[Sequence[int]], made: Mapping[str, Sequence[Tensor]], device: torch.device
+    ) -> None:
+        self.owned, self.made, self.device = owned, made, device
+        self.num_rows = len(owned)
+        counts = [len(images) for images in owned]
+        by_order = [[row for row, count in enumerate(counts) if count > order] for order in range(max(counts))]
+        alike = [[row for row, count in enumerate(counts) if count == each] for each in sorted(set(counts))]
+        self.by_order = [
+            self._choice(rows, [[owned[row][order]] for row in rows]) for order, rows in enumerate(by_order)
+        ]
+        self.by_count = [self._choice(rows, [owned[row] for row in rows]) for rows in alike]
+        places = {row: place for place, row in enumerate(row for rows in alike for row in rows)}
+        self.back = None if len(alike) == 1 else torch.tensor([places[row] for row in range(len(owned))], device=device)
+        self._copies: dict[int, RowImages] = {}
 
     def of_rows(self, rows: Sequence[int]) -> RowImages:
         """The same images for a batch of which each row is a copy of row `rows[i]` of this one."""
-        return RowImages(tuple(self.owned[row] for row in rows), self.made, self.device)
+        return RowImages([self.owned[row] for row in rows], self.made, self.device)
 
     def __getitem__(self, rows: Int[Tensor, " M"]) -> RowImages:
         """`of_rows` of a tensor of row numbers, as the other values of a batch are indexed."""
@@ -86,26 +94,3 @@ class RowImages:
             rows=None if everyone else torch.tensor(rows, dtype=torch.long, device=self.device),
             images=torch.tensor(images, dtype=torch.long, device=self.device).reshape(len(rows), -1),
         )
-
-    @cached_property
-    def by_order(self) -> tuple[Choice, ...]:
-        """The first image of each row that has one, then the second ones, and so on."""
-        most = max(map(len, self.owned))
-        having = [[row for row, images in enumerate(self.owned) if len(images) > order] for order in range(most)]
-        return tuple(
-            self._choice(rows, [[self.owned[row][order]] for row in rows]) for order, rows in enumerate(having)
-        )
-
-    @cached_property
-    def by_count(self) -> tuple[Choice, ...]:
-        """All rows, parted by how many images they have; those without come first."""
-        counts = sorted({len(images) for images in self.owned})
-        alike = [[row for row, images in enumerate(self.owned) if len(images) == count] for count in counts]
-        return tuple(self._choice(rows, [self.owned[row] for row in rows]) for rows in alike)
-
-    @cached_property
-    def back(self) -> Int[Tensor, " B"] | None:
-        """Where each row stands among the rows of `by_count`, one part after the other; None if there is one part."""
-        if len(self.by_count) == 1:
-            return None
-        return torch.argsort(torch.cat([choice.rows for choice in self.by_count]))

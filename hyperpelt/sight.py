@@ -105,13 +105,14 @@ class Sight:
         for image, row in enumerate(rows):
             order.append(len(owned[row]))
             owned[row].append(image)
+        for source in self._sources_of(visual=True):
+            source.check_images(max(order) + 1)
         made = self._seen(visual.to(self.device), torch.tensor(order, device=self.device))
-        return RowImages(tuple(map(tuple, owned)), made, self.device)
+        return RowImages(owned, made, self.device)
 
     def _seen(self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"]) -> dict[str, Sequence[Tensor]]:
         made: dict[str, Tensor] = {}
         for source in self._sources_of(visual=True):
-            source.check_order(order)
             made |= source(features.to(source.feature_mean.dtype), order)
         return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
 

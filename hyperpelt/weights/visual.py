@@ -62,11 +62,10 @@ class VisualSource(nn.Module):
     def measured(self, features: Float[Tensor, "N G Dv"]) -> Float[Tensor, "N G Dv"]:
         return (features - self.feature_mean) / self.feature_std
 
-    def check_order(self, order: Int[Tensor, " N"]) -> None:
+    def check_images(self, most: int) -> None:
         """Raises:
         UserError: a row has more images than there are places.
         """
-        most = int(order.max()) + 1
         if most > self.config.max_images:
             raise UserError(
                 f"A row has {most} images, the method takes {self.config.max_images}: set `max_images` higher."

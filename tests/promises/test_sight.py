@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,6 +218,43 @@ def test_activation_checkpointing_with_images_changes_nothing(backbone, method):
     assert torch.equal(loss, plain_loss)
     for name, gradient in plain.items():
         assert (recomputed[name] - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-9, name
+
+
+COMPILED = """
+import sys, torch
+sys.path[:0] = [{tests!r}, {promises!r}]
+from small_models import make_t5
+from support import batch, disturb
+from hyperpelt import TunedModel
+from hyperpelt.vision import VisualSpec
+
+spec = VisualSpec(dim=10, grid=(2, 2))
+method = {{"name": "vl-hyperpelt", "prefix_length": 3, "bottleneck": 4, "prefix_hidden": 6}}
+model = TunedModel.build(make_t5(), method=method, tasks=["a", "b", "c"], image_encoder=spec).train()
+disturb(model)
+compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+for seed in range(2):
+    pictures, grads = torch.randn(4, 4, 10, generator=torch.Generator().manual_seed(seed)), []
+    for run in (model, compiled):
+        output = run(**batch(seed=seed), visual=pictures)
+        output.loss.backward()
+        grads.append((output.loss.detach(), [p.grad.clone() for _, p in model.trainable_parameters()]))
+        model.zero_grad(set_to_none=True)
+    (plain_loss, plain), (loss, made) = grads
+    torch.testing.assert_close(loss, plain_loss, atol=1e-6, rtol=1e-6)
+    for a, b in zip(plain, made):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_one_image_a_row_compiles_into_one_graph():
+    """In a process of its own, without the checks of shapes that the tests install."""
+    here = Path(__file__).parent
+    code = COMPILED.format(tests=str(here.parent), promises=str(here))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("graphs 1"), done.stdout
 
 
 def test_features_are_measured_in_the_units_that_were_given_and_saved(tmp_path):
