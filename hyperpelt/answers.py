@@ -2,7 +2,8 @@
 
     answers = answer(model, task, examples, settings).answers       # one an example, in the examples' order
 
-Ranking encodes each input once and scores all candidates of a batch in one decoder pass; generation is greedy. Inputs
+Ranking encodes each input once and scores all candidates of a batch in one decoder pass; generation searches
+with as many beams as the task says (one: greedily). Inputs
 are sorted by length and cut into batches over *all* examples before the batches are dealt out to the processes, so an
 answer does not depend on how many processes there are, and no row is answered twice.
 
@@ -26,6 +27,7 @@ from hyperpelt import scoring
 from hyperpelt.backbones import encode_targets
 from hyperpelt.data import IGNORED, MULTIPLE, encode_inputs
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.vision.seeing import refuse
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Example, Task
+    from hyperpelt.vision.seeing import Eye
 
 REGRESSION = ("expected", "argmax")
 
@@ -46,6 +49,7 @@ class Settings:
       number of the best choice (`argmax`)
     - **batch_size**: rows the encoder reads at once; **decoder_rows**: candidates the decoder reads at once
     - **max_source_length**, **max_target_length**: tokens; longer inputs are cut and counted
+    - **num_beams**: None: as each task says
     """
 
     normalisation: str = "sum"
@@ -54,6 +58,7 @@ class Settings:
     decoder_rows: int = 256
     max_source_length: int = 128
     max_target_length: int = 32
+    num_beams: int | None = None
 
     def __post_init__(self) -> None:
         scoring.check_normalisation(self.normalisation)
@@ -85,6 +90,7 @@ class _Input:
     ids: list[int]
     choices: tuple[str, ...] | None
     candidates: list[list[int]] | None
+    images: tuple[str, ...] = ()  # keys
 
     @property
     def width(self) -> int:
@@ -98,13 +104,17 @@ def answer(
     examples: Sequence[Example],
     settings: Settings,
     *,
+    eye: Eye | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = False,
 ) -> Answers:
     """Answer every example, on all processes together; each process gets all answers.
 
-    Raises UserError for a task that the model does not have, and for images where it reads text alone.
+    eye: has seen the examples (`Eye.see`), whose images are keys by now. Raises UserError for a task that the model
+    does not have, and for images where there is no eye.
     """
+    if eye is None and any(example.images for example in examples):
+        raise refuse(task.name)
     inputs, num_cut = _encode(model, task, examples, settings)
     batches = cut(inputs, settings.batch_size, settings.decoder_rows)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -112,7 +122,7 @@ def answer(
     found: list[tuple[int, Answer]] = []
     with _evaluating(model):
         for batch, counts in tqdm(mine, desc=task.name, unit="batch", leave=False, disable=None if progress else True):
-            answers = _answer_batch(model, task, [inputs[index] for index in batch], settings)
+            answers = _answer_batch(model, task, [inputs[index] for index in batch], settings, eye)
             found += zip(batch, answers, strict=True) if counts else []
     return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)
 
@@ -120,18 +130,14 @@ def answer(
 def _encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
     """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut."""
     examples, tokenizer = list(examples), tokenizer_of(model)
-    if any(example.images for example in examples):
-        raise UserError(f"Task {task.name} has images; this version reads text alone. Leave the task out.")
     ids, num_cut = encode_inputs(tokenizer, [example.input for example in examples], settings.max_source_length)
     texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
     end = tokenizer.eos_token_id
     candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
     tokens = dict(zip(texts, candidates, strict=True))
-    inputs = [
-        _Input(row, example.choices, None if example.choices is None else [tokens[text] for text in example.choices])
-        for row, example in zip(ids, examples, strict=True)
-    ]
-    return inputs, num_cut
+    ranked = [None if row.choices is None else [tokens[text] for text in row.choices] for row in examples]
+    parts = zip(ids, examples, ranked, strict=True)
+    return [_Input(row, example.choices, rank, example.images) for row, example, rank in parts], num_cut
 
 
 def tokenizer_of(model: TunedModel) -> PreTrainedTokenizerBase:
@@ -198,16 +204,29 @@ def _evaluating(model: TunedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _answer_batch(model: TunedModel, task: Task, batch: Sequence[_Input], settings: Settings) -> list[Answer]:
+def _answer_batch(
+    model: TunedModel, task: Task, batch: Sequence[_Input], settings: Settings, eye: Eye | None
+) -> list[Answer]:
     source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
     lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
     mask = (torch.arange(source.shape[1], device=model.device) < lengths[:, None]).long()
     task_ids = torch.full((len(batch),), model.task_id(task.name), device=model.device)
+    seen = _seen(batch, eye)
     if batch[0].candidates is None:
-        texts = _generate(model, source, mask, task_ids, settings.max_target_length)
+        beams = settings.num_beams or task.num_beams
+        texts = _generate(model, source, mask, task_ids, seen, max_new_tokens=settings.max_target_length, beams=beams)
         return [Answer(text=text, prediction=_parsed(task.kind, text)) for text in texts]
-    scores = _score(model, source, mask, task_ids, batch, settings)
+    scores = _score(model, source, mask, task_ids, batch, settings, seen)
     return [_chosen(task.kind, row.choices or (), found, settings) for row, found in zip(batch, scores, strict=True)]
+
+
+def _seen(batch: Sequence[_Input], eye: Eye | None) -> dict[str, Tensor]:
+    """`visual` and `visual_rows` of a batch, as the model takes them; nothing where no row has an image."""
+    keys = [key for row in batch for key in row.images]
+    if eye is None or not keys:
+        return {}
+    owners = [number for number, row in enumerate(batch) for _ in row.images]
+    return {"visual": eye.features(keys), "visual_rows": torch.tensor(owners)}
 
 
 def _score(
@@ -217,6 +236,7 @@ def _score(
     task_ids: Int[Tensor, " B"],
     batch: Sequence[_Input],
     settings: Settings,
+    seen: dict[str, Tensor],
 ) -> list[list[float]]:
     """Every row's scores, one a candidate."""
     candidates = [tokens for row in batch for tokens in row.candidates or ()]
@@ -225,7 +245,7 @@ def _score(
     labels = _padded(candidates, IGNORED).to(source.device)
     # One pass, except for a single row with very many candidates.
     log_probs = [
-        model.token_log_probs(source, mask, task_ids, part, part_rows)
+        model.token_log_probs(source, mask, task_ids, part, part_rows, **seen)
         for part, part_rows in zip(labels.split(settings.decoder_rows), rows.split(settings.decoder_rows), strict=True)
     ]
     scores = scoring.normalise(
@@ -243,11 +263,13 @@ def _generate(
     source: Int[Tensor, "B S"],
     mask: Int[Tensor, "B S"],
     task_ids: Int[Tensor, " B"],
+    seen: dict[str, Tensor],
+    *,
     max_new_tokens: int,
+    beams: int,
 ) -> list[str]:
-    tokens = model.generate(
-        source, attention_mask=mask, task_ids=task_ids, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-    )
+    how = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": beams}
+    tokens = model.generate(source, attention_mask=mask, task_ids=task_ids, **seen, **how)
     return [text.strip() for text in tokenizer_of(model).batch_decode(tokens, skip_special_tokens=True)]
 
 

@@ -5,7 +5,8 @@
     predict(model, "glue/rte", [{"sentence1": "...", "sentence2": "..."}])
 
 Classification ranks the choices' log-likelihoods, regression takes the probability-weighted mean of its choices'
-numbers (or the best one's number), open answers are generated greedily. Under `accelerate launch` every process answers
+numbers (or the best one's number), open answers are generated, greedily or with the task's beams. Images are seen once
+and kept as features (`hyperpelt.vision`). Under `accelerate launch` every process answers
 its share of the rows and all get the same results, equal to those of one process.
 """
 
@@ -15,7 +16,8 @@ import math
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -24,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt import metrics, scoring
 from hyperpelt import tasks as registry
-from hyperpelt.answers import Answer, Answers, Settings, answer, tokenizer_of
+from hyperpelt.answers import Answers, Settings, answer, tokenizer_of
 from hyperpelt.backbones import encode_targets
 from hyperpelt.errors import UserError
 from hyperpelt.model import TunedModel
+from hyperpelt.prediction import predict
 from hyperpelt.results import Results, TaskResult
 from hyperpelt.tasks import Example, Task
+from hyperpelt.vision import seeing
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 # The majority answer is that of at most so many training rows, a fixed random sample: rendering all of a large set
 # would take longer than evaluating.
 MAJORITY_SAMPLE = 10_000
+__all__ = ["describe", "evaluate", "majority_answer", "predict", "resolve", "versions", "without_method"]
 VERSIONED = ("hyperpelt", "torch", "transformers", "tokenizers", "datasets", "scikit-learn", "scipy")
 
 
@@ -52,8 +57,12 @@ def evaluate(
     normalisation: str = "sum",
     regression: str = "expected",
     limit: int | None = None,
+    num_beams: int | None = None,
     majority: bool = True,
     frozen: bool = False,
+    features_dir: str | Path | None = None,
+    on_bad_image: str = "error",
+    blind: bool = False,
     accelerator: Accelerator | None = None,
     progress: bool = True,
 ) -> Results:
@@ -61,10 +70,13 @@ def evaluate(
 
     Args:
         tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
-        normalisation, regression, batch_size, max_source_length, max_target_length: see `hyperpelt.answers.Settings`.
+        normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
+            `hyperpelt.answers.Settings`.
         limit: at most so many rows of each task, a fixed random sample.
         majority: also score the most frequent answer of the training split.
-        frozen: also score the backbone without the method, which takes as long again.
+        frozen: also score the backbone without the method (and so without images), which takes as long again.
+        features_dir: folder of the feature store. on_bad_image: `error`, or `skip`: a row is answered without an image
+            that cannot be used, and these are counted. blind: withhold the images.
         accelerator: shares the rows out among its processes.
 
     Raises:
@@ -76,6 +88,7 @@ def evaluate(
         batch_size=batch_size,
         max_source_length=max_source_length,
         max_target_length=max_target_length,
+        num_beams=num_beams,
     )
     chosen = resolve(tasks, among=model.tasks)
     _check(model, chosen)
@@ -88,23 +101,34 @@ def evaluate(
         accelerator=accelerator,
         progress=progress,
     )
-    found = {task.name: measure(model, task, majority=majority) for task in chosen}
+    eye = None if blind else _eye(model, chosen, features_dir, on_bad_image)
+    found = {task.name: measure(model, task, majority=majority, eye=eye, blind=blind) for task in chosen}
     if frozen:
         bare = without_method(model)
         for task in chosen:
-            scores = measure(bare, task, majority=False).metrics
+            scores = measure(bare, task, majority=False, eye=None, blind=True).metrics
             found[task.name] = replace(found[task.name], frozen=scores)
     names = ("normalisation", "regression", "max_source_length", "max_target_length")
     how = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in names}}
+    if any("image" in task.modalities for task in chosen):
+        how |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": num_beams}
     return Results(tasks=found, settings=how, model=describe(model), versions=versions())
+
+
+def _eye(
+    model: TunedModel, tasks: Sequence[Task], features_dir: str | Path | None, on_bad_image: str
+) -> seeing.Eye | None:
+    if not any("image" in task.modalities for task in tasks):
+        return None
+    return seeing.eye_of(model, features_dir=features_dir, on_bad_image=on_bad_image)
 
 
 def _check(model: TunedModel, tasks: Sequence[Task]) -> None:
     """An unknown task or metric is reported before hours of work."""
     for task in tasks:
         model.task_id(task.name)
-        for name in task.metrics:
-            metrics.get(name)
+        if not metrics.available(task.metrics)[0]:
+            raise UserError(f"Task {task.name}: {' '.join(set(metrics.available(task.metrics)[1].values()))}")
 
 
 def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | None = None) -> list[Task]:
@@ -113,46 +137,6 @@ def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | 
     names = [task for task in wanted if isinstance(task, str)]
     found = registry.select(names, among=among) if names else []
     return list(dict.fromkeys([*found, *(task for task in wanted if isinstance(task, Task))]))
-
-
-def predict(
-    model: TunedModel,
-    task: str | Task,
-    rows: Iterable[Mapping[str, Any] | Example],
-    *,
-    batch_size: int = 32,
-    max_source_length: int = 128,
-    max_target_length: int = 32,
-    normalisation: str = "sum",
-    regression: str = "expected",
-) -> list[dict[str, Any]]:
-    """Answer rows that need no gold label: the task's columns (a mapping), or rendered examples.
-
-    Each answer is `{"answer": text or number}`, and where choices were ranked `"probabilities": {choice: p}` in the
-    choices' order. Raises UserError for a row that lacks a column, naming the row.
-    """
-    task = registry.get(task) if isinstance(task, str) else task
-    settings = Settings(
-        normalisation=normalisation,
-        regression=regression,
-        batch_size=batch_size,
-        max_source_length=max_source_length,
-        max_target_length=max_target_length,
-    )
-    examples = [
-        row if isinstance(row, Example) else task.example(row, answered=False, number=number)
-        for number, row in enumerate(rows)
-    ]
-    answers = answer(model, task, examples, settings).answers
-    return [_as_dict(task, example, found) for example, found in zip(examples, answers, strict=True)]
-
-
-def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
-    content: dict[str, Any] = {"answer": found.prediction if task.kind == "regression" else found.text}
-    if found.scores is not None and example.choices is not None:
-        weights = scoring.probabilities(found.scores)
-        content["probabilities"] = dict(zip(example.choices, weights, strict=True))
-    return content
 
 
 def without_method(model: TunedModel) -> TunedModel:
@@ -177,12 +161,18 @@ def _measure(
     data_root: str | Path | None,
     limit: int | None,
     majority: bool,
+    eye: seeing.Eye | None,
+    blind: bool,
     accelerator: Accelerator | None,
     progress: bool,
 ) -> TaskResult:
     start = time.perf_counter()
-    examples = list(task.examples(split, data_root=data_root, limit=limit))
-    found = answer(model, task, examples, settings, accelerator=accelerator, progress=progress)
+    rows = task.examples(split, data_root=data_root, limit=limit)
+    bad = 0 if eye is None else eye.num_bad
+    with accelerator.main_process_first() if accelerator else nullcontext():  # one process encodes what is new
+        examples = seeing.seen(task, f"{task.name} {split}", zip(rows.numbers, rows, strict=True), eye, blind=blind)
+    num_bad = 0 if eye is None else eye.num_bad - bad
+    found = answer(model, task, examples, settings, eye=eye, accelerator=accelerator, progress=progress)
     predictions = [answer.prediction for answer in found.answers]
     baseline = [majority_answer(task, split, data_root)] * len(examples) if majority else None
     return TaskResult(
@@ -192,15 +182,16 @@ def _measure(
         majority=None if baseline is None else _scores(task, baseline, examples),
         invalid=sum(isinstance(value, float) and math.isnan(value) for value in predictions),
         num_cut=found.num_cut,
+        num_bad_images=num_bad,
         seconds=time.perf_counter() - start,
-        notes=tuple(_notes(model, examples, settings, found)),
+        notes=tuple(_notes(model, task, examples, settings, found, num_bad)),
     )
 
 
 def _scores(task: Task, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
     groups = [example.group for example in examples]
     labels = [example.label for example in examples]
-    return metrics.compute(task.metrics, predictions, labels, groups=groups)
+    return metrics.compute(metrics.available(task.metrics)[0], predictions, labels, groups=groups)
 
 
 @cache
@@ -225,7 +216,13 @@ def _has_rows(task: Task, split: str, data_root: str | Path | None) -> bool:
         return False
 
 
-def _notes(model: TunedModel, examples: Sequence[Example], settings: Settings, found: Answers) -> Iterable[str]:
+def _notes(
+    model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings, found: Answers, num_bad: int
+) -> Iterable[str]:
+    for name, why in metrics.available(task.metrics)[1].items():
+        yield f"{name} is not measured: {why}"
+    if num_bad:
+        yield f"{num_bad} bad images were skipped; their rows were answered without them"
     if found.num_cut:
         yield f"{found.num_cut} of {len(examples)} inputs were cut at {settings.max_source_length} tokens"
     if settings.normalisation == "token":

@@ -40,6 +40,7 @@ class TaskResult:
     frozen: Scores | None = None  # what the backbone scores without the method
     invalid: int = 0  # generated answers that were no choice or no number
     num_cut: int = 0  # rows whose input was cut at max_source_length
+    num_bad_images: int = 0  # images that were skipped; their rows were answered without them
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -62,6 +63,7 @@ class TaskResult:
             "frozen": block(self.frozen),
             "invalid": self.invalid,
             "num_cut": self.num_cut,
+            "num_bad_images": self.num_bad_images,
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
         }
@@ -74,6 +76,7 @@ class TaskResult:
             return None if block is None else block["metrics"]
 
         kept = {name: content[name] for name in ("kind", "rows", "metrics", "invalid", "num_cut", "seconds")}
+        kept["num_bad_images"] = content.get("num_bad_images", 0)
         baselines = {name: scores(content[name]) for name in ("majority", "frozen")}
         return cls(**kept, **baselines, notes=tuple(content["notes"]))
 

@@ -54,6 +54,9 @@ Normalisation = Annotated[
 Regression = Annotated[
     Number, typer.Option("--regression", help="Numbers: the probability-weighted mean of the choices, or the best one.")
 ]
+Beams = Annotated[
+    int | None, typer.Option("--num-beams", min=1, help="Of the search for open answers; default: the task's.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, or a hub id.")]
 
 

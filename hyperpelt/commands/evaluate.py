@@ -32,6 +32,17 @@ def evaluate(
     normalisation: common.Normalisation = None,
     regression: common.Regression = common.Number.expected,
     batch_size: common.BatchSize = None,
+    num_beams: common.Beams = None,
+    blind: Annotated[
+        bool | None, typer.Option("--blind/--seeing", help="Withhold images, or show them; default: as the run did.")
+    ] = None,
+    skip_bad_images: Annotated[
+        bool,
+        typer.Option("--skip-bad-images", help="Answer rows without an image that is bad, and count them."),
+    ] = False,
+    features_dir: Annotated[
+        Path | None, typer.Option("--features", metavar="FOLDER", help="The feature store; default: the run's.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")
     ] = None,
@@ -60,6 +71,8 @@ def evaluate(
             data_root=data_root or (settings.data_root if settings else None),
             regression=regression.value,
             accelerator=processes.accelerator,
+            num_beams=num_beams,
+            **_image_settings(settings, blind, skip_bad_images, features_dir),
             **scoring_settings(settings, normalisation, batch_size),
         )
         processes.close()
@@ -89,6 +102,17 @@ def load(run: str, plugins: list[str] | None, device: torch.device) -> tuple[Tun
     common.quiet_transformers()
     dtype = resolve_dtype(settings.precision if settings else None)
     return TunedModel.from_pretrained(run, device=device, dtype=dtype), settings
+
+
+def _image_settings(
+    settings: RunConfig | None, blind: bool | None, skip: bool, features_dir: Path | None
+) -> dict[str, Any]:
+    """How images are seen: what the user says, else what the run's settings say."""
+    return {
+        "blind": (settings is not None and settings.blind) if blind is None else blind,
+        "on_bad_image": "skip" if skip else settings.on_bad_image if settings else "error",
+        "features_dir": features_dir or (settings.features_dir if settings else None),
+    }
 
 
 def scoring_settings(

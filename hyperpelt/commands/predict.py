@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,10 @@ def predict(
     normalisation: common.Normalisation = None,
     regression: common.Regression = common.Number.expected,
     batch_size: common.BatchSize = None,
+    num_beams: common.Beams = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch images whose path is an http(s) address.")
+    ] = False,
     plugin: common.Plugins = None,
     debug: common.Debug = False,
 ) -> None:
@@ -38,6 +42,7 @@ def predict(
     A line that is no JSON object is the text of the task's only text column, or, for a task with several, an input
     already rendered. Each answer is `{"answer": ..., "probabilities": {choice: p}}`. A line that cannot be read is
     reported with its number and answered by `{"error": ...}`; the others are answered, and the exit status is 2.
+    An image column holds the path of a file, seen from the current folder.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes
@@ -48,9 +53,10 @@ def predict(
     model.task_id(task)
     definition = tasks.get(task)
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
+    how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}
     num_bad = 0
     for lines in _chunks(_lines(file)):
-        read = [_read(line, definition) for line in lines]
+        read = [_read(line, definition, allow_urls) for line in lines]
         good = [line.example for line in read if line.example is not None]
         answers = iter(evaluation.predict(model, definition, good, **how) if good else [])
         for line in read:
@@ -101,10 +107,11 @@ def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, byte
         yield chunk
 
 
-def _read(line: tuple[int, bytes], task: Task) -> Line:
+def _read(line: tuple[int, bytes], task: Task, allow_urls: bool) -> Line:
     number, content = line
     try:
-        return Line(number, _example(content.decode("utf8").strip(), task))
+        example = _example(content.decode("utf8").strip(), task)
+        return Line(number, _with_images(example, allow_urls) if example.images else example)
     except UnicodeDecodeError as problem:
         return Line(number, None, f"expected UTF-8 text: {problem.reason} at byte {problem.start}")
     except UserError as problem:
@@ -122,6 +129,16 @@ def _example(text: str, task: Task) -> Example:
     if column is not None:
         return task.example({column: text}, answered=False)
     return _rendered(text, task)
+
+
+def _with_images(example: Example, allow_urls: bool) -> Example:
+    """The example with its images read, all of which can be decoded: a bad one is its line's error alone."""
+    from hyperpelt.vision.images import load_image, source_of
+
+    sources = tuple(source_of(image, allow_urls=allow_urls) for image in example.images)
+    for source in sources:
+        load_image(source)
+    return replace(example, images=sources)
 
 
 def _rendered(text: str, task: Task) -> Example:

@@ -104,6 +104,23 @@ class RunConfig(_Strict):
     max_target_length: Whole = Field(32, ge=2, description="tokens; longer targets are cut and counted")
     dataloader_num_workers: Whole = Field(0, ge=0)
 
+    # Images
+    image_encoder: str = Field(
+        "mini-vision", description="whose features methods with a visual part read: embedded name, folder or hub id"
+    )
+    image_grid: Whole | None = Field(
+        None, ge=1, description="features are averaged to this many cells a side; null: the encoder's own grid"
+    )
+    features_dir: Annotated[str | None, AfterValidator(_absolute)] = Field(
+        None, description="folder of the feature store; else HYPERPELT_FEATURES, else in the user's cache"
+    )
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error",
+        description="an image that cannot be used ends the run, or is skipped and counted: its row is not trained on, "
+        "and is answered without it in evaluations",
+    )
+    blind: bool = Field(False, description="withhold the images: the baseline that answers from the text alone")
+
     # Optimisation
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: Number = Field(3e-4, gt=0, description="peak; 3e-4 is HyperFormer's")
@@ -171,7 +188,8 @@ class RunConfig(_Strict):
 
         # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
         backbone = full(self.backbone) if "/" in self.backbone else self.backbone
-        changes = {"backbone": backbone, "plugins": [full(name) for name in self.plugins]}
+        encoder = full(self.image_encoder) if "/" in self.image_encoder else self.image_encoder
+        changes = {"backbone": backbone, "image_encoder": encoder, "plugins": [full(name) for name in self.plugins]}
         changes["from_run"] = self.from_run and full(self.from_run)
         return self.model_copy(update={**changes, "data_root": self.data_root and full(self.data_root)})
 

@@ -6,8 +6,8 @@
     rows = MicroBatches(sampler, sets, task_ids={"glue/rte": 0}, pad_token_id=0)
     for micro_batches in batches(rows, start=0, stop=1000): ...
 
-The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), choices (wrong
-ones, for losses that compare), batches.
+The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), making (how they come
+about), fingerprints (what they are made of), choices (wrong ones, for losses that compare), batches.
 """
 
 from __future__ import annotations

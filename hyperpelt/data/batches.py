@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from hyperpelt.data.choices import Choices
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
+
+if TYPE_CHECKING:
+    from hyperpelt.vision.store import FeatureStore
 
 MULTIPLE = 8  # lengths are padded to it: fewer shapes, and strides that attention kernels take without a copy
 IGNORED = -100  # a label that carries no loss
@@ -35,6 +38,8 @@ class Batch(TypedDict):
     wrong_rows: NotRequired[Int[Tensor, " W"]]  # the row of each
     num_global_rows: NotRequired[int]
     num_global_wrong_tokens: NotRequired[int]
+    visual: NotRequired[Float[Tensor, "N G Dv"]]  # features of the rows' images
+    visual_rows: NotRequired[Int[Tensor, " N"]]  # the row of each
 
 
 def collate(
@@ -59,6 +64,15 @@ def collate(
         num_global_tokens=labels,
         num_read_tokens=sources + labels,
     )
+
+
+def see(rows: Sequence[TokenRow], features: FeatureStore) -> dict[str, Tensor]:
+    """`visual` and `visual_rows` of a batch; nothing where no row has an image."""
+    keys = [key for row in rows for key in row.images]
+    if not keys:
+        return {}
+    owners = [number for number, row in enumerate(rows) for _ in row.images]
+    return {"visual": features.read(keys), "visual_rows": torch.tensor(owners)}
 
 
 def pad(rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]], value: int) -> Int[Tensor, "B S"]:
@@ -87,19 +101,23 @@ class MicroBatches(Dataset[Batch]):
     rank: int = 0
     world: int = 1
     choices: Choices | None = None  # where wrong choices are wanted
+    features: FeatureStore | None = None  # of the rows' images; without it they are not looked at
 
     def __getitem__(self, index: int) -> Batch:
         step, micro = divmod(index, self.num_micro)
         whole = self.sampler.batch(step)
         part = slice_batch(whole, micro=micro, num_micro=self.num_micro, rank=self.rank, world=self.world)
+        rows = [self._row(task, row, step) for task, row in zip(part.tasks, part.rows, strict=True)]
         batch = collate(
-            [self._set(task)[row] for task, row in zip(part.tasks, part.rows, strict=True)],
+            rows,
             task_ids=[self.task_ids[self.sampler.names[task]] for task in part.tasks],
             names=[self._set(task).name_of(row) for task, row in zip(part.tasks, part.rows, strict=True)],
             pad_token_id=self.pad_token_id,
             # Every process knows the whole global batch: the loss is normalised without asking the others.
-            num_tokens=self._count_tokens(whole),
+            num_tokens=self._count_tokens(whole, step),
         )
+        if self.features is not None:
+            batch |= see(rows, self.features)
         return batch if self.choices is None else self._with_wrong_choices(batch, part, whole)
 
     def _with_wrong_choices(self, batch: Batch, part: RowBatch, whole: RowBatch) -> Batch:
@@ -117,14 +135,21 @@ class MicroBatches(Dataset[Batch]):
         assert self.choices is not None
         return self.choices.wrong(self._set(task), row)
 
+    def _row(self, task: int, row: int, step: int) -> TokenRow:
+        tokens = self._set(task)
+        return tokens.drawn(row, seed=self.sampler.seed, step=step) if tokens.has_targets else tokens[row]
+
     def _set(self, task: int) -> TokenizedSet:
         return self.sets[self.sampler.names[task]]
 
-    def _count_tokens(self, batch: RowBatch) -> tuple[int, int]:
+    def _count_tokens(self, batch: RowBatch, step: int) -> tuple[int, int]:
         counts = np.zeros(2, np.int64)
         for task in np.unique(batch.tasks):
             rows, tokens = batch.rows[batch.tasks == task], self._set(task)
-            counts += (tokens.source_lengths[rows].sum(), tokens.target_lengths[rows].sum())
+            targets = tokens.target_lengths[rows].sum()
+            if tokens.has_targets:
+                targets = sum(len(self._row(task, row, step).labels) for row in rows)
+            counts += (tokens.source_lengths[rows].sum(), targets)
         return int(counts[0]), int(counts[1])
 
 

@@ -13,36 +13,40 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
+from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
+from hyperpelt.data.making import Columns, cut_targets, encode_inputs, see_again, tokenise
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hyperpelt.tasks import Example, Task
+    from hyperpelt.tasks import Task
+    from hyperpelt.vision.seeing import Eye
+
+__all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 
 VERSION = 1  # of the file's layout and of how texts become tokens
 CACHE_VARIABLE = "HYPERPELT_CACHE"
-BATCH = 1024  # rows rendered and tokenised together
+KEY_BYTES = 32  # of an image's key
 
 
 class TokenRow(NamedTuple):
-    """One training row. `number` is its place in the task's split, as error messages count."""
+    """One training row. `number` is its place in the task's split, as error messages count; `images` are keys."""
 
     input_ids: Int[np.ndarray, " S"]
     labels: Int[np.ndarray, " T"]
     weight: float
     number: int
+    images: tuple[str, ...] = ()
 
 
 class TokenizedSet:
@@ -56,6 +60,9 @@ class TokenizedSet:
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         self._source, self._source_starts = _ragged(table.column("input_ids"))
         self._target, self._target_starts = _ragged(table.column("labels"))
+        # Columns that only some sets have.
+        further = ("images", "target_ids", "target_lengths", "target_scores")
+        self._further = {name: _ragged(table.column(name)) for name in further if name in table.schema.names}
         self.weights: Float[np.ndarray, " N"] = table.column("weight").to_numpy()
         self.numbers: Int[np.ndarray, " N"] = table.column("number").to_numpy()
         about = json.loads(table.schema.metadata[b"hyperpelt"])
@@ -64,6 +71,7 @@ class TokenizedSet:
         self.fingerprint: str = about["fingerprint"]
         self.num_cut_sources: int = about["num_cut_sources"]
         self.num_cut_targets: int = about["num_cut_targets"]
+        self.num_bad_images: int = about.get("num_bad_images", 0)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -71,7 +79,47 @@ class TokenizedSet:
     def __getitem__(self, index: int) -> TokenRow:
         source = self._source[self._source_starts[index] : self._source_starts[index + 1]]
         target = self._target[self._target_starts[index] : self._target_starts[index + 1]]
-        return TokenRow(source, target, float(self.weights[index]), int(self.numbers[index]))
+        return TokenRow(source, target, float(self.weights[index]), int(self.numbers[index]), self._images(index))
+
+    @property
+    def has_images(self) -> bool:
+        return "images" in self._further
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether rows have several targets, of which one is drawn."""
+        return "target_scores" in self._further
+
+    def drawn(self, index: int, *, seed: int, step: int) -> TokenRow:
+        """The row with one of its targets, drawn by score, the score times its weight being its weight.
+
+        The draw is a function of seed, step, task and row: not of processes, workers, or other rows.
+        """
+        row = self[index]
+        scores = self._of("target_scores", index) if self.has_targets else ()
+        if not len(scores):
+            return row
+        generator = np.random.default_rng([seed, 4, step, crc32(self.task.encode()), row.number])
+        chosen = int(np.searchsorted(np.cumsum(scores, dtype=np.float64), generator.random() * scores.sum(), "right"))
+        chosen = min(chosen, len(scores) - 1)
+        ends = np.cumsum(self._of("target_lengths", index))
+        labels = self._of("target_ids", index)[ends[chosen] - self._of("target_lengths", index)[chosen] : ends[chosen]]
+        return row._replace(labels=labels, weight=row.weight * float(scores[chosen]))
+
+    def image_keys(self) -> Iterator[str]:
+        """The key of every image of every row."""
+        for index in range(len(self)) if self.has_images else ():
+            yield from self._images(index)
+
+    def _images(self, index: int) -> tuple[str, ...]:
+        if not self.has_images:
+            return ()
+        found = self._of("images", index).tobytes().hex()
+        return tuple(found[start : start + 2 * KEY_BYTES] for start in range(0, len(found), 2 * KEY_BYTES))
+
+    def _of(self, column: str, index: int) -> np.ndarray:
+        values, starts = self._further[column]
+        return values[starts[index] : starts[index + 1]]
 
     def __reduce__(self) -> tuple[type[TokenizedSet], tuple[Path]]:
         return TokenizedSet, (self.path,)  # a worker process maps the file itself
@@ -102,134 +150,47 @@ class TokenizedSet:
         limit: int | None = None,
         cache_dir: str | Path | None = None,
         progress: bool = False,
+        eye: Eye | None = None,
+        blind: bool = False,
     ) -> TokenizedSet:
         """The tokens of a split, from the cache if they are there.
 
-        limit: a fixed random sample of that many rows. progress: show a bar while they are made. Raises UserError for
-        an empty split, a row that does not render, a task with images, and a cache that cannot be written.
+        limit: a fixed random sample of that many rows. progress: show a bar while they are made. eye: sees the images
+        of rows, whose features are in its store afterwards. blind: images are withheld. Raises UserError for an empty
+        split, a row that does not render, images where there is no eye for them, and a cache that cannot be written.
         """
         from filelock import FileLock
 
+        eye = eye if "image" in task.modalities and not blind else None
         examples = task.examples(split, data_root=data_root, limit=limit)
         if not len(examples):
             raise UserError(f"{task.name}: its split {split!r} has no rows.")
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         rows = task.rows(split, data_root=data_root)
-        key = _digest(
-            [VERSION, task.name, split, task.fingerprint(), fingerprint_rows(rows), limit, lengths],
-            fingerprint_tokenizer(tokenizer),
-        )
+        made_of = [VERSION, task.name, split, task.fingerprint(), fingerprint_rows(rows), limit, lengths]
+        key = digest([*made_of, *_how_seen(task, eye)], fingerprint_tokenizer(tokenizer))
         folder = cache_folder(cache_dir)
         path = folder / f"{re.sub('[^a-z0-9_.-]+', '-', task.name)}-{split}-{key}.arrow"
         with FileLock(path.with_suffix(".lock")):
             found = _open_whole(path)
             if found is None:
-                columns, about = _tokenise(examples, tokenizer, progress, **lengths)
+                columns = Columns(tokenizer, **lengths)
+                made, about = tokenise(examples, columns, eye=eye, blind=blind, progress=progress)
+                if not len(columns.numbers):
+                    raise UserError(f"{task.name}: every row of its split {split!r} has a bad image; none is left.")
                 about |= {"task": task.name, "split": split, "fingerprint": key, **lengths}
-                _write(path, columns, about)
+                _write(path, made, about)
                 found = cls(path)
+            elif eye is not None and any(image not in eye.store for image in found.image_keys()):
+                see_again(examples, eye, progress=progress)
         return found
 
 
-# ---------------------------------------------------------------------------------------------------------- making
-
-
-def encode_inputs(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> tuple[list[list[int]], int]:
-    """Token ids with the tokenizer's special tokens, cut to `max_length`; and how many texts had to be cut."""
-    encoded = list(tokenizer(list(texts), verbose=False)["input_ids"])
-    long = [index for index, ids in enumerate(encoded) if len(ids) > max_length]
-    if long:  # the tokenizer itself knows which special tokens a cut text keeps
-        again = tokenizer([texts[index] for index in long], truncation=True, max_length=max_length)["input_ids"]
-        for index, ids in zip(long, again, strict=True):
-            encoded[index] = list(ids)
-    return encoded, len(long)
-
-
-def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list[list[int]], int]:
-    """Targets of at most `max_length` tokens; a cut one keeps its last token (EOS), so that it still ends."""
-    whole = [list(ids) for ids in targets]
-    cut = [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in whole]
-    return cut, sum(len(ids) > max_length for ids in whole)
-
-
-def _tokenise(
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-    progress: bool,
-    *,
-    max_source_length: int,
-    max_target_length: int,
-) -> tuple[dict[str, Any], dict[str, int]]:
-    from hyperpelt.backbones import encode_targets
-
-    sources: list[list[int]] = []
-    targets: list[list[int]] = []
-    weights: list[float] = []
-    num_cut = np.zeros(2, np.int64)
-    bar = tqdm(total=len(examples), desc="tokenising", unit="row", leave=False, disable=None if progress else True)
-    for batch in _batches(examples):
-        _refuse_images(batch, examples)
-        ids, cut_sources = encode_inputs(tokenizer, [example.input for example in batch], max_source_length)
-        texts = list(dict.fromkeys(example.target for example in batch))  # few, where they are choices
-        encoded = dict(zip(texts, encode_targets(tokenizer, texts), strict=True))
-        labels, cut_labels = cut_targets([encoded[example.target] for example in batch], max_target_length)
-        num_cut += (cut_sources, cut_labels)
-        sources += ids
-        targets += labels
-        weights += [example.weight for example in batch]
-        bar.update(len(batch))
-    bar.close()
-    numbers = np.asarray(examples.numbers if hasattr(examples, "numbers") else range(len(sources)), np.int64)
-    columns = {"input_ids": sources, "labels": targets, "weight": np.asarray(weights, np.float32), "number": numbers}
-    return columns, {"num_cut_sources": int(num_cut[0]), "num_cut_targets": int(num_cut[1])}
-
-
-def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    rows = iter(examples)
-    while batch := list(islice(rows, BATCH)):
-        yield batch
-
-
-def _refuse_images(batch: Sequence[Example], examples: Any) -> None:
-    if any(example.images for example in batch):
-        raise UserError(f"{examples.task.name} has images; this version trains on text alone. Leave the task out.")
-
-
-# ------------------------------------------------------------------------------------------------------ fingerprints
-
-
-def _digest(*values: Any) -> str:
-    return blake2b(json.dumps(values, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
-
-
-def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A hash of the rows' content, whatever file or machine they come from."""
-    import pyarrow as pa
-
-    state = blake2b(digest_size=16)
-    if hasattr(rows, "with_format"):  # a datasets.Dataset: hash its columns, without making Python objects
-        for table in rows.with_format("arrow").iter(batch_size=8192):
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
-                writer.write_table(table.replace_schema_metadata(None).combine_chunks())
-            state.update(memoryview(sink.getvalue()))
-    else:
-        for row in rows:
-            state.update(json.dumps(dict(row), sort_keys=True, default=str).encode() + b"\n")
-    return state.hexdigest()
-
-
-def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of everything that decides which ids a text gets."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return _digest(type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map)
-    description = json.loads(backend.to_str())
-    # What the last call left behind is no property of the tokenizer.
-    kept = {key: value for key, value in description.items() if key not in ("truncation", "padding")}
-    return _digest(kept, tokenizer.special_tokens_map)
+def _how_seen(task: Task, eye: Eye | None) -> list[str]:
+    """What decides which rows and keys come out of images; nothing for text, whose files stay what they were."""
+    if "image" not in task.modalities:
+        return []
+    return ["blind" if eye is None else f"images, {eye.on_bad_image}"]
 
 
 # -------------------------------------------------------------------------------------------------------------- disk
@@ -278,9 +239,12 @@ def _as_ragged(rows: Sequence[Sequence[int]]) -> Any:
     import pyarrow as pa
 
     starts = np.concatenate([[0], np.cumsum([len(ids) for ids in rows])]).astype(np.int64)
-    flat = np.fromiter((token for ids in rows for token in ids), np.int32, count=int(starts[-1]))
+    if any(isinstance(ids, np.ndarray) for ids in rows):  # bytes of image keys, scores
+        flat = np.concatenate(rows)
+    else:
+        flat = np.fromiter((token for ids in rows for token in ids), np.int32, count=int(starts[-1]))
     return pa.LargeListArray.from_arrays(pa.array(starts), pa.array(flat))
 
 
-def _ragged(column: Any) -> tuple[Int[np.ndarray, " tokens"], Int[np.ndarray, " N1"]]:
+def _ragged(column: Any) -> tuple[np.ndarray, Int[np.ndarray, " N1"]]:
     return column.values.to_numpy(), column.offsets.to_numpy()

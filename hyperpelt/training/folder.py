@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 FINISHED = ("results.json", "model.safetensors")
 OURS = ("config.json", "model.safetensors", "results.json", "run.yaml", "report.html", "tensorboard", "checkpoints")
 # Settings that a resumed run must share with the stopped one (the sampler checks those of the rows itself).
-FIXED = ("backbone", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit")
+FIXED = (
+    "backbone", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit",
+    "image_encoder", "image_grid", "on_bad_image", "blind",
+)  # fmt: skip
 # Settings that change nothing in the course of a run.
 IRRELEVANT = {
     "output_dir", "resume", "overwrite", "plugins", "data_root", "dataloader_num_workers", "log_steps", "save_steps",
     "save_total_limit", "eval_steps", "eval_split", "eval_limit", "test_split", "test_limit", "metric_for_best",
-    "early_stopping_patience", "scoring", "per_device_eval_batch_size", "frozen_row", "use_cpu",
+    "early_stopping_patience", "scoring", "per_device_eval_batch_size", "frozen_row", "use_cpu", "features_dir",
 }  # fmt: skip
 
 
@@ -110,9 +113,16 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _defaults() -> dict[str, Any]:
+    fields = RunConfig.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+
+
 def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
     """Notes on settings that a resumed run changes. UserError for settings and data that its checkpoint rules out."""
-    saved, mine = trainer["config"], setup.config.model_dump(mode="json")
+    # Settings that an older version did not know were as they are by default.
+    saved = {**_defaults(), **trainer["config"]}
+    mine = setup.config.model_dump(mode="json")
     for key in FIXED:
         if mine[key] != saved.get(key):
             raise UserError(

@@ -22,6 +22,9 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
     if "wrong_labels" in batch:
         pair = (batch[name].to(device, non_blocking=True) for name in ("wrong_labels", "wrong_rows"))
         inputs["wrong"] = WrongChoices(*pair)
+    if "visual" in batch:
+        # Which rows they belong to is asked for on the host.
+        inputs |= {"visual": batch["visual"].to(device, non_blocking=True), "visual_rows": batch["visual_rows"]}
     return inputs
 
 

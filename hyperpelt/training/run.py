@@ -118,7 +118,11 @@ class _Run:
             f"{len(self.setup.tasks)} tasks, {self.setup.total:,} steps of {self.setup.sampler.batch_size} rows, "
             f"{self.processes.world} x {self.processes.device.type}, {config.precision}"
         )
-        reporter.say(rates_as_table(self.setup.mixture()))
+        mixture = self.setup.mixture()
+        reporter.say(rates_as_table(mixture))
+        for row in mixture:
+            if row["num_bad_images"]:
+                reporter.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")
         for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
             reporter.say(note)
 
@@ -141,6 +145,9 @@ class _Run:
             # The layers of a sharded backbone run on all processes together, so all of them do all rows.
             accelerator=None if self.processes.sharded else self.processes.accelerator,
             progress=self.show,
+            features_dir=config.features_dir,
+            on_bad_image=config.on_bad_image,
+            blind=config.blind,
         )
 
     # ------------------------------------------------------------------------------------------------------ finishing
@@ -169,7 +176,7 @@ class _Run:
         """The model as it is written; one whose backbone is sharded is put together anew."""
         if not self.processes.sharded:
             return self.model
-        model = build_model(self.config, self.setup.tasks)
+        model = build_model(self.config, self.setup.tasks, self.model.visual)
         model.load_method_state(self.model.method_state())
         return model
 

@@ -30,11 +30,16 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.model import TunedModel
 from hyperpelt.saving import local_folder, read_config
 from hyperpelt.starts import start_task
+from hyperpelt.training import images
 from hyperpelt.training.distributed import Processes
 from hyperpelt.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task
+    from hyperpelt.vision.encoders import ImageEncoder
+    from hyperpelt.vision.seeing import Eye
+    from hyperpelt.vision.spec import VisualSpec
+    from hyperpelt.vision.store import FeatureStore
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -51,6 +56,7 @@ class Setup:
     sets: dict[str, TokenizedSet]
     sampler: MixtureSampler
     total: int
+    features: FeatureStore | None = None
 
     @property
     def names(self) -> list[str]:
@@ -72,6 +78,7 @@ class Setup:
             rank=self.processes.rank,
             world=self.processes.world,
             choices=self._choices() if self.config.loss == "t-few" else None,
+            features=self.features,
         )
         workers, on_cuda = self.config.dataloader_num_workers, self.processes.device.type == "cuda"
         return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=on_cuda)
@@ -82,11 +89,11 @@ class Setup:
         return Choices(named, self.model.tokenizer, length, data_root=root)
 
     def mixture(self) -> list[dict[str, Any]]:
-        """Per task: rows, rate, expected epochs, and how many inputs and targets were cut."""
+        """Per task: rows, rate, expected epochs, how many inputs and targets were cut, and images skipped."""
         sizes = {name: len(tokens) for name, tokens in self.sets.items()}
         rows = rates_table(self.sampler.rates, sizes, self.total * self.sampler.batch_size)
-        cut = ("num_cut_sources", "num_cut_targets")
-        return [{**row, **{key: getattr(self.sets[row["task"]], key) for key in cut}} for row in rows]
+        counts = ("num_cut_sources", "num_cut_targets", "num_bad_images")
+        return [{**row, **{key: getattr(self.sets[row["task"]], key) for key in counts}} for row in rows]
 
 
 def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> Setup:
@@ -98,10 +105,15 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     tasks = _registered(task_names(trees))
     folder = RunFolder.claim(config)
     _check_splits(config, tasks)
-    model = _build_model(config, processes, tasks)
-    sets = _tokenise(config, tasks, model, show)
+    sight = images.choose_encoder(config, processes.device)
+    model = _build_model(config, processes, tasks, sight)
+    eye = images.make_eye(config, model, tasks, sight)
+    with processes.accelerator.main_process_first():  # one process encodes what is not in the feature store yet
+        sets = _tokenise(config, tasks, model, show, eye)
+        images.see_evaluations(config, tasks, eye, show)
+    features = images.features_of(config, model, sets, eye)
     sampler = _make_sampler(config, processes, trees, sets)
-    return Setup(config, processes, folder, tasks, model, sets, sampler, num_steps(config, sampler))
+    return Setup(config, processes, folder, tasks, model, sets, sampler, num_steps(config, sampler), features)
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:
@@ -131,9 +143,11 @@ def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
         raise unknown("metric_for_best", config.metric_for_best, known)
 
 
-def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task]) -> TunedModel:
+def _build_model(
+    config: RunConfig, processes: Processes, tasks: Sequence[Task], encoder: ImageEncoder | None
+) -> TunedModel:
     with processes.accelerator.main_process_first():  # one process fetches what is not here yet
-        model = build_model(config, tasks)
+        model = build_model(config, tasks, encoder)
         if model.described():
             _tell(model, config, tasks)
         if config.from_run is not None:
@@ -148,11 +162,14 @@ def _build_model(config: RunConfig, processes: Processes, tasks: Sequence[Task])
     return model
 
 
-def build_model(config: RunConfig, tasks: Sequence[Task]) -> TunedModel:
-    """The model of a run at its start."""
+def build_model(
+    config: RunConfig, tasks: Sequence[Task], encoder: ImageEncoder | VisualSpec | None = None
+) -> TunedModel:
+    """The model of a run at its start. encoder: whose features its method reads."""
     dtype = DTYPES[config.precision]
     if config.from_run is None:
-        return TunedModel.build(config.backbone, method=config.method, tasks=tasks, seed=config.seed, dtype=dtype)
+        options = {"seed": config.seed, "dtype": dtype, "image_encoder": encoder}
+        return TunedModel.build(config.backbone, method=config.method, tasks=tasks, **options)
     model = TunedModel.from_pretrained(config.from_run, dtype=dtype)
     for task in tasks:
         model.add_task(task)
@@ -190,7 +207,9 @@ def _start(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
         start_task(model, task, config.start_from, among=trained, max_source_length=length, data_root=root)
 
 
-def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool) -> dict[str, TokenizedSet]:
+def _tokenise(
+    config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool, eye: Eye | None
+) -> dict[str, TokenizedSet]:
     make = partial(
         TokenizedSet.load_or_build,
         split="train",
@@ -200,6 +219,8 @@ def _tokenise(config: RunConfig, tasks: Sequence[Task], model: TunedModel, show:
         data_root=config.data_root,
         limit=config.train_limit,
         progress=show,
+        eye=eye,
+        blind=config.blind,
     )
     return {task.name: make(task) for task in tasks}
 

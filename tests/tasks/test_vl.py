@@ -133,7 +133,7 @@ def test_a_damaged_image_is_named_with_its_row(tmp_path: Path) -> None:
 
     rows = vl_rows.snli_ve(4)
     encoded = [{**row, "image": {"bytes": vl_rows.picture(row["image"]), "path": None}} for row in rows]
-    encoded[2]["image"]["bytes"] = encoded[2]["image"]["bytes"][:-20]
+    encoded[2]["image"]["bytes"] = encoded[2]["image"]["bytes"][:-30]
     folder = tmp_path / "sedrickkeh" / "snli-ve" / "data"
     folder.mkdir(parents=True)
     data = datasets.Dataset.from_list(encoded).cast_column("image", datasets.Image())

@@ -1,0 +1,146 @@
+"""From rendered rows to the columns of a tokenised split.
+
+A row that brings `targets` keeps all of them as tokens, with their scores: which one is learnt is drawn anew each time
+the row comes (`TokenizedSet.drawn`). Of a row's images their keys are kept; their features stand in the feature store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperpelt.tasks import Example, Examples
+    from hyperpelt.vision.seeing import Eye
+
+BATCH = 1024  # rows rendered and tokenised together
+Numbered = tuple[int, "Example"]
+
+
+def encode_inputs(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> tuple[list[list[int]], int]:
+    """Token ids with the tokenizer's special tokens, cut to `max_length`; and how many texts had to be cut."""
+    encoded = list(tokenizer(list(texts), verbose=False)["input_ids"])
+    long = [index for index, ids in enumerate(encoded) if len(ids) > max_length]
+    if long:  # the tokenizer itself knows which special tokens a cut text keeps
+        again = tokenizer([texts[index] for index in long], truncation=True, max_length=max_length)["input_ids"]
+        for index, ids in zip(long, again, strict=True):
+            encoded[index] = list(ids)
+    return encoded, len(long)
+
+
+def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list[list[int]], int]:
+    """Targets of at most `max_length` tokens; a cut one keeps its last token (EOS), so that it still ends."""
+    whole = [list(ids) for ids in targets]
+    cut = [ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]] for ids in whole]
+    return cut, sum(len(ids) > max_length for ids in whole)
+
+
+class Columns:
+    """The columns of a tokenised split as they grow. Images and further targets have columns only if a row has some."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int) -> None:
+        self.tokenizer, self.lengths = tokenizer, (max_source_length, max_target_length)
+        self.inputs: list[list[int]] = []
+        self.labels: list[list[int]] = []
+        self.weights: list[float] = []
+        self.numbers: list[int] = []
+        self.images: list[bytes] = []
+        self.targets: list[tuple[list[list[int]], list[float]]] = []  # of each row: tokens and scores
+        self.num_cut = [0, 0]
+
+    def add(self, rows: Sequence[Numbered]) -> None:
+        """Tokenise some rows, whose images are keys by now."""
+        examples = [example for _, example in rows]
+        ids, num_cut = encode_inputs(self.tokenizer, [example.input for example in examples], self.lengths[0])
+        self.num_cut[0] += num_cut
+        self.inputs += ids
+        tokens, cut = self._target_tokens(examples)
+        self.labels += [tokens[example.target] for example in examples]
+        self.num_cut[1] += sum(example.target in cut for example in examples)
+        self.targets += [
+            ([tokens[text] for text, _ in example.targets], [score for _, score in example.targets])
+            for example in examples
+        ]
+        self.weights += [example.weight for example in examples]
+        self.numbers += [number for number, _ in rows]
+        self.images += [b"".join(map(bytes.fromhex, example.images)) for example in examples]
+
+    def _target_tokens(self, examples: Sequence[Example]) -> tuple[dict[str, list[int]], set[str]]:
+        """Tokens of every target text, each made once (they are few, where they are choices); and which were cut."""
+        from hyperpelt.backbones import encode_targets
+
+        texts = [text for example in examples for text in (example.target, *(text for text, _ in example.targets))]
+        texts = list(dict.fromkeys(texts))
+        whole = encode_targets(self.tokenizer, texts)
+        tokens, _ = cut_targets(whole, self.lengths[1])
+        cut = {text for text, ids in zip(texts, whole, strict=True) if len(ids) > self.lengths[1]}
+        return dict(zip(texts, tokens, strict=True)), cut
+
+    def arrays(self) -> dict[str, Any]:
+        """Columns by name: lists of rows, or arrays."""
+        columns: dict[str, Any] = {"input_ids": self.inputs, "labels": self.labels}
+        if any(self.images):
+            columns["images"] = [np.frombuffer(keys, np.uint8) for keys in self.images]
+        if any(scores for _, scores in self.targets):
+            columns["target_ids"] = [[token for ids in some for token in ids] for some, _ in self.targets]
+            columns["target_lengths"] = [[len(ids) for ids in some] for some, _ in self.targets]
+            columns["target_scores"] = [np.asarray(scores, np.float32) for _, scores in self.targets]
+        columns |= {"weight": np.asarray(self.weights, np.float32), "number": np.asarray(self.numbers, np.int64)}
+        return columns
+
+
+def tokenise(
+    examples: Examples, columns: Columns, *, eye: Eye | None, blind: bool, progress: bool
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """All rows of a split as columns, and what to tell of them.
+
+    eye: sees images; blind: they are withheld. Raises UserError for images where there is neither.
+    """
+    rows = _with_progress(_numbered(examples, blind), len(examples), "tokenising", progress)
+    seen = rows if eye is None else eye.see(rows, where=f"{examples.task.name} {examples.split}", drop_bad=True)
+    bad = 0 if eye is None else eye.num_bad
+    for batch in _batches(seen):
+        if eye is None:
+            _refuse_images(batch, examples)
+        columns.add(batch)
+    about = {"num_cut_sources": columns.num_cut[0], "num_cut_targets": columns.num_cut[1]}
+    return columns.arrays(), {**about, "num_bad_images": 0 if eye is None else eye.num_bad - bad}
+
+
+def see_again(examples: Examples, eye: Eye, *, progress: bool) -> None:
+    """Encode the images of a split whose tokens are made, but whose features are not (all) there."""
+    rows = _with_progress(_numbered(examples, blind=False), len(examples), "encoding images", progress)
+    for _ in eye.see(rows, where=f"{examples.task.name} {examples.split}"):
+        pass
+
+
+def _with_progress(rows: Iterator[Numbered], total: int, what: str, progress: bool) -> Iterator[Numbered]:
+    yield from tqdm(rows, total=total, desc=what, unit="row", leave=False, disable=None if progress else True)
+
+
+def _numbered(examples: Any, blind: bool) -> Iterator[Numbered]:
+    numbers = getattr(examples, "numbers", None) or range(len(examples))
+    for number, example in zip(numbers, examples, strict=True):
+        yield number, replace(example, images=()) if blind and example.images else example
+
+
+def _batches(rows: Iterable[Numbered]) -> Iterator[list[Numbered]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, BATCH)):
+        yield batch
+
+
+def _refuse_images(batch: Sequence[Numbered], examples: Examples) -> None:
+    if any(example.images for _, example in batch):
+        from hyperpelt.vision.seeing import refuse
+
+        raise refuse(examples.task.name)

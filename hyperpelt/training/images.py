@@ -1,0 +1,75 @@
+"""What a run prepares where its tasks have images: the encoder, the features of every image, and their measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperpelt import methods
+from hyperpelt.config import RunConfig
+from hyperpelt.data import TokenizedSet
+from hyperpelt.data.making import see_again
+from hyperpelt.vision.seeing import Eye, eye_of, refuse
+from hyperpelt.vision.store import FeatureStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from hyperpelt.model import TunedModel
+    from hyperpelt.tasks import Task
+    from hyperpelt.vision.encoders import ImageEncoder
+
+MEASURED = 512  # images whose features give the mean and deviation that the model measures features in
+
+
+def choose_encoder(config: RunConfig, device: torch.device) -> ImageEncoder | None:
+    """The run's image encoder; None if its method reads no images, or takes its model over from another run."""
+    sources = methods.get(config.method).sources.values()
+    if config.from_run is not None or all(source.visual is None for source in sources):
+        return None
+    from hyperpelt.vision import load_image_encoder
+
+    return load_image_encoder(config.image_encoder, grid=config.image_grid, device=device)
+
+
+def make_eye(config: RunConfig, model: TunedModel, tasks: Sequence[Task], encoder: ImageEncoder | None) -> Eye | None:
+    """What sees the images of the run's tasks; None if there are none, or if they are withheld.
+
+    Raises UserError for images that the method cannot read.
+    """
+    seen = [task for task in tasks if "image" in task.modalities]
+    if config.blind or not seen:
+        return None
+    eye = eye_of(model, features_dir=config.features_dir, on_bad_image=config.on_bad_image)
+    if eye is None:
+        raise refuse(seen[0].name)
+    if encoder is not None:
+        eye.encoder = lambda: encoder
+    return eye
+
+
+def see_evaluations(config: RunConfig, tasks: Sequence[Task], eye: Eye | None, show: bool) -> None:
+    """Encode what evaluations will need, so that a bad image is found now and not after hours of training."""
+    splits = {config.test_split: config.test_limit}
+    if config.eval_steps is not None:
+        splits[config.eval_split] = config.eval_limit
+    for task in tasks if eye is not None else ():
+        for split, limit in splits.items() if "image" in task.modalities else ():
+            see_again(task.examples(split, data_root=config.data_root, limit=limit), eye, progress=show)
+
+
+def features_of(
+    config: RunConfig, model: TunedModel, sets: Mapping[str, TokenizedSet], eye: Eye | None
+) -> FeatureStore | None:
+    """The features of all training images, to be read without an encoder; the model learns what they measure."""
+    if eye is None:
+        return None
+    assert model.visual is not None
+    store = FeatureStore(config.features_dir, model.visual)
+    keys = sorted({key for tokens in sets.values() for key in tokens.image_keys()})
+    if config.from_run is None and keys:  # a model that is taken over keeps its measures
+        chosen = np.random.default_rng([config.seed, 5]).permutation(len(keys))[:MEASURED]
+        model.standardise_features(store.read([keys[place] for place in sorted(chosen)]))
+    return store
