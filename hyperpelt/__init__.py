@@ -29,6 +29,7 @@ _HOME = {
     "register": "tasks",
     "task": "tasks",
     "train": "training",
+    "transfer": "transfer",
     "vqa_scores": "metrics",
 }
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
     from hyperpelt.training import train
+    from hyperpelt.transfer.run import transfer
 
 
 def __getattr__(name: str) -> object:

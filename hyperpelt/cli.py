@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hyperpelt.commands import common, evaluate, export, methods, predict, report, tasks, train
+from hyperpelt.commands import common, evaluate, export, methods, predict, report, tasks, train, transfer
 from hyperpelt.errors import UserError
 from hyperpelt.interrupts import TrainingInterrupted
 
@@ -34,11 +34,13 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("transfer")(transfer.transfer)
 app.command("predict")(predict.predict)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(methods.app, name="methods")
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("geometry")(transfer.geometry)
 
 
 def _print_version(wanted: bool) -> None:

@@ -44,16 +44,11 @@ class Growth:
         The entries of the other tasks, and with them their outputs, do not change by a bit.
 
         Raises:
-            UserError: the task is known already, `mix` names one that is not, or the method owns nothing by task.
+            UserError: the task is known already, or `mix` names one that is not.
         """
         name = task if isinstance(task, str) else task.name
         if name in self.tasks:
             raise UserError(f"This model knows the task {name!r} already.")
-        if not any(True for _ in self.task_parameters()):
-            raise UserError(
-                f"Method {self.method.name!r} holds nothing of single tasks (all is shared by all), so that no task "
-                "can be added to it. Train a method with a hypernetwork or per-task tensors."
-            )
         weights = self.mixture(mix)
         for source in self.sources.values():
             source.add_task(weights)
@@ -124,6 +119,11 @@ class Growth:
             raise unknown("part to train", what, TRAINED)
         owned = {id(parameter) for _, parameter in self.task_parameters()}
         made = {id(p) for s in self.sources.values() if isinstance(s, HyperNetwork) for p in s.parameters()}
+        if what != "all" and not owned:
+            raise UserError(
+                f"Method {self.method.name!r} holds nothing of single tasks (all is shared by all), so a new one has "
+                "nothing of its own to train. Adapt 'all' of it, or train a method with a hypernetwork."
+            )
         if what == "hypernetwork" and not made:
             raise UserError(f"Method {self.method.name!r} has no hypernetwork; adapt 'embedding' or 'all' of it.")
         wanted = {"embedding": owned, "hypernetwork": owned | made}.get(what)

@@ -26,7 +26,7 @@ LISTS = COMMON | {"--json"}
 DATA = {"--data-root", "--plugin"}
 SURFACE = {
     "": COMMON | {"--version"},
-    "train": LISTS | DATA | {"run", "--keys"},
+    "train": LISTS | DATA | {"run", "--keys", "--add", "--from"},
     "evaluate": LISTS
     | DATA
     | {
@@ -40,6 +40,32 @@ SURFACE = {
         "--batch-size",
         "--output",
     },
+    "transfer": LISTS
+    | DATA
+    | {
+        "run",
+        "--tasks",
+        "--shots",
+        "--seeds",
+        "--adapt",
+        "--baselines",
+        "--from",
+        "--recipe",
+        "--sampling",
+        "--choose",
+        "--loss",
+        "--steps",
+        "--batch-size",
+        "--learning-rate",
+        "--split",
+        "--limit",
+        "--context-length",
+        "--normalisation",
+        "--processes",
+        "--cpu",
+        "--output",
+    },
+    "geometry": LISTS | DATA | {"run", "--output", "--matrix", "--split", "--limit", "--cpu"},
     "predict": COMMON | {"run", "file", "--task", "--normalisation", "--regression", "--batch-size", "--plugin"},
     "export": LISTS | {"run", "--task", "--to", "--output"},
     "report": LISTS | {"runs", "--output"},

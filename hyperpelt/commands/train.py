@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperpelt.commands import common
+from hyperpelt.commands import adding, common
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
@@ -27,6 +27,13 @@ def train(
         ),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every setting with its default, and exit.")] = False,
+    add: Annotated[
+        list[str] | None,
+        typer.Option("--add", metavar="TASK", help="Add a task to --from; its embedding alone is trained. Repeatable."),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="RUN", help="The trained run that --add adds to; it stays as it is.")
+    ] = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
     as_json: common.Json = False,
@@ -37,6 +44,9 @@ def train(
     Writes a run folder (output_dir): config.json and model.safetensors (the trained model), results.json, report.html,
     run.yaml with every setting, tensorboard/, checkpoints/. Ctrl-C saves and says how to resume. The same command runs
     under `accelerate launch` with several processes.
+
+    --add TASK --from RUN takes over RUN's settings and trains the new task's embedding alone, into another folder
+    (output_dir, default RUN+TASK): what RUN's tasks put out does not change by a bit.
     """
     if keys:
         _print_keys(as_json)
@@ -50,8 +60,9 @@ def train(
 
         common.quiet_transformers()
         # run.yaml is read again from other folders: what the flags name is kept by its full path.
-        options = [*arguments, *([f"data_root={data_root.resolve()}"] if data_root else [])]
-        config = load_run(path, options)
+        base, added = adding.settings_of(add, source, arguments)
+        options = [*added, *arguments, *([f"data_root={data_root.resolve()}"] if data_root else [])]
+        config = load_run(path or base, options)
         if plugin:
             named = [str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin]
             config = config.model_copy(update={"plugins": [*config.plugins, *named]})

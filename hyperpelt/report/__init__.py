@@ -5,7 +5,8 @@
 The page needs no network and no script: plots are SVG pictures inside it. Runs that share a method and a backbone and
 differ in their seed are averaged (mean and standard deviation) in the comparison.
 
-The walls of this room: page, plots, run_records (what a run folder tells).
+The walls of this room: page, html (its pieces), plots, run_records (what a run folder tells), transfer
+(learning curves over shots).
 """
 
 from __future__ import annotations

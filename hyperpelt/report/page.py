@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from hyperpelt import __version__
+from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
+from hyperpelt.report.transfer import sections as transfer_sections
 from hyperpelt.results import Results, joined, mean
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-size: 1rem }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .9rem }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:first-child, td:first-child, .text { text-align: left } tr.total td { font-weight: 600; border-top: 2px solid #999 }
-.scroll { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
-.note { color: #666; font-size: .85rem }
-"""
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
@@ -43,11 +33,7 @@ def render(runs: Sequence[RunRecord]) -> str:
     title = f"hyperpelt: {runs[0].name}" if len(runs) == 1 else f"hyperpelt: {len(runs)} runs"
     each = [part for run in runs for part in _details(run, runs)]
     body = "\n".join([*_overview(runs), *_comparison(runs), *_courses(runs), *each])
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-        f'<body><h1>{escape(title)}</h1>\n{body}\n<p class="note">Made by hyperpelt {__version__}.</p></body></html>\n'
-    )
+    return document(title, body)
 
 
 # Sections ------------------------------------------------------------------------------------------------------------
@@ -62,7 +48,7 @@ def _overview(runs: Sequence[RunRecord]) -> Iterator[str]:
         cells += [how.get("steps"), how.get("tokens"), _duration(how.get("seconds")), average]
         rows.append([run.name, *map(_cell, cells)])
     heads = ["run", "method", "backbone", "trained values", "seed", "steps", "tokens", "training time", "average"]
-    yield _table(heads, rows)
+    yield table(heads, rows)
 
 
 def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
@@ -78,7 +64,7 @@ def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
     if len(groups) > 1:
         yield "<h2>Comparison</h2>"
         yield _comparison_table(groups, shown)
-    yield _picture(bars(shown, title="mean metric of each task"), "Bar chart of each task's mean metric.")
+    yield picture(bars(shown, title="mean metric of each task"), "Bar chart of each task's mean metric.")
 
 
 def _courses(runs: Sequence[RunRecord]) -> Iterator[str]:
@@ -91,7 +77,7 @@ def _courses(runs: Sequence[RunRecord]) -> Iterator[str]:
     ):
         found = {run.name: run.curves[tag] for run in runs if tag in run.curves}
         if len(found) > 1:
-            yield _picture(curves(found, title=title, ylabel=unit), title)
+            yield picture(curves(found, title=title, ylabel=unit), title)
 
 
 def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -105,7 +91,7 @@ def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, M
         rows.append(row)
     averages = [_spread([results.average for results in groups[label]]) if label in groups else "" for label in shown]
     heads = [label if len(groups.get(label, [1])) == 1 else f"{label} (n={len(groups[label])})" for label in shown]
-    return _table(["task", *heads], rows, total=["average of all metrics", *averages])
+    return table(["task", *heads], rows, total=["average of all metrics", *averages])
 
 
 def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
@@ -119,8 +105,9 @@ def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
         from hyperpelt.report.plots import heatmap
 
         text = "Cosine similarity of the tasks as the hypernetwork reads them."
-        yield _picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
+        yield picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
         yield f'<p class="note">{text}</p>'
+    yield from transfer_sections(run.folder / "transfer")
     if run.settings:
         yield f"<details><summary>Settings (run.yaml)</summary><pre>{escape(run.settings)}</pre></details>"
 
@@ -135,7 +122,7 @@ def _results_table(results: Results) -> str:
     found = [results.averages(of) for _, of in columns]
     averages = ["-" if average is None else f"{average['average']:.2f}" for average in found]
     total = ["average", f"{results.num_columns} columns", *averages, ""]
-    return _table(["task", "metric", *(head for head, _ in columns), "rows"], rows, total=total)
+    return table(["task", "metric", *(head for head, _ in columns), "rows"], rows, total=total)
 
 
 def _notes(results: Results) -> Iterator[str]:
@@ -156,13 +143,11 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
 
     loss = {name: curves[tag] for name, tag in (("all tasks", "train/loss"),) if tag in curves}
     if loss:
-        yield _picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss a token"), "Loss.")
+        yield picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss a token"), "Loss.")
     if below("eval/"):
-        yield _picture(plot(below("eval/"), title="evaluation while training", ylabel="points"), "Metrics over steps.")
+        yield picture(plot(below("eval/"), title="evaluation while training", ylabel="points"), "Metrics over steps.")
     small = (("train/learning_rate", "learning rate"), ("train/grad_norm", "gradient norm, before clipping"))
-    yield from (
-        _picture(plot({name: curves[tag]}, title=name, ylabel=""), name) for tag, name in small if tag in curves
-    )
+    yield from (picture(plot({name: curves[tag]}, title=name, ylabel=""), name) for tag, name in small if tag in curves)
 
 
 # Figures and HTML ----------------------------------------------------------------------------------------------------
@@ -214,17 +199,3 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, total: Sequence[str] | None = None) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
-
-    lines = [f"<tr>{line(row, 'td')}</tr>" for row in rows]
-    lines += [f'<tr class="total">{line(total, "td")}</tr>'] if total else []
-    return f'<div class="scroll"><table><tr>{line(heads, "th")}</tr>\n' + "\n".join(lines) + "</table></div>"
-
-
-def _picture(svg: str, description: str) -> str:
-    data = base64.b64encode(svg.encode()).decode()
-    return f'<p><img alt="{escape(description)}" src="data:image/svg+xml;base64,{data}"></p>'

@@ -34,13 +34,13 @@ def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = 
         for index, (name, curve) in enumerate(series.items()):
             steps, values = _thinned(curve)
             marker = "o" if len(steps) < 3 else None
-            axes.plot(steps, values, _style(index), label=name, color=_colour(index), linewidth=1.2, marker=marker)
-        _label(axes, title, "step", ylabel)
+            axes.plot(steps, values, dashes(index), label=name, color=colour(index), linewidth=1.2, marker=marker)
+        label(axes, title, "step", ylabel)
         if log:
             axes.set_yscale("log")
         if len(series) > 1:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-        return _svg(figure)
+        return svg(figure)
 
 
 def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str:
@@ -54,30 +54,44 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
         for index, name in enumerate(names):
             heights = [np.nan if scores[name].get(task) is None else scores[name][task] for task in tasks]
             places = np.arange(len(tasks)) + (index - (len(names) - 1) / 2) * width
-            colour = "0.7" if name == "majority" else _colour(index - ("majority" in names))
-            axes.bar(places, heights, width, label=name, color=colour)
+            shade = "0.7" if name == "majority" else colour(index - ("majority" in names))
+            axes.bar(places, heights, width, label=name, color=shade)
         axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right")
-        _label(axes, title, "", "points")
+        label(axes, title, "", "points")
         axes.grid(axis="x", visible=False)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-        return _svg(figure)
+        return svg(figure)
 
 
-def heatmap(matrix: Float[np.ndarray, "T T"], names: Sequence[str], *, title: str) -> str:
-    """A square map of similarities in -1..1, each cell with its number."""
+def heatmap(
+    matrix: Float[np.ndarray, "T T"],
+    names: Sequence[str],
+    *,
+    title: str,
+    scale: tuple[float, float] = (-1.0, 1.0),
+) -> str:
+    """A square map of similarities in -1..1 (or of `scale`), each cell with its number."""
     size = max(3.5, 0.5 * len(names) + 1.5)
     with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.add_subplot()
-        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+        image = axes.imshow(matrix, cmap="RdBu_r", vmin=scale[0], vmax=scale[1])
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axes.set_yticks(range(len(names)), names)
         for (row, column), value in np.ndenumerate(matrix):
-            colour = "white" if abs(value) > 0.6 else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            shade = "white" if abs(2 * (value - scale[0]) / (scale[1] - scale[0]) - 1) > 0.6 else "black"
+            axes.text(
+                column,
+                row,
+                f"{value:.2f}" if scale[1] == 1 else f"{value:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=shade,
+            )
         figure.colorbar(image, shrink=0.8)
         axes.set_title(title, loc="left", fontsize=10)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _thinned(curve: Curve) -> tuple[list[int], list[float]]:
@@ -85,22 +99,22 @@ def _thinned(curve: Curve) -> tuple[list[int], list[float]]:
     return curve.steps[::stride], curve.values[::stride]
 
 
-def _colour(index: int) -> tuple[float, float, float]:
+def colour(index: int) -> tuple[float, float, float]:
     return COLOURS[index % len(COLOURS)]
 
 
-def _style(index: int) -> str:
+def dashes(index: int) -> str:
     """Colours come round after ten lines; dashes tell the rounds apart."""
     return ("-", "--", ":", "-.")[index // len(COLOURS) % 4]
 
 
-def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+def label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,0 +1,43 @@
+"""`hyperpelt train --add TASK --from RUN`: the settings of a run that adds tasks to another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.errors import UserError
+from hyperpelt.transfer.settings import RATES
+
+
+def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """(the other run's settings, `key=value` pairs in their place); (None, []) where nothing is added.
+
+    What the user writes comes after these and wins. Raises UserError if one of --add and --from is missing.
+    """
+    if not tasks and not run:
+        return None, []
+    if not tasks or not run:
+        raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
+    from hyperpelt.saving import local_folder, read_config
+
+    folder = local_folder(run)
+    names = [name for entry in tasks for name in entry.replace(",", " ").split()]
+    changes = {
+        "tasks": ",".join(names),
+        "from_run": folder,
+        "output_dir": f"{run.rstrip('/')}+{'+'.join(name.replace('/', '-') for name in names)}",
+        "overwrite": "false",
+        "resume": "false",
+        "weight_decay": 0,
+        "metric_for_best": "average",
+        "mixing.strategy": "temperature",
+    }
+    if any(source["type"] == "hypernetwork" for source in read_config(folder)["method"]["sources"].values()):
+        changes["learning_rate"] = RATES["embedding"]
+    path = folder / "run.yaml"
+    return path if path.is_file() else None, [f"{key}={value}" for key, value in _kept(changes, arguments)]
+
+
+def _kept(changes: dict[str, Any], arguments: list[str]) -> list[tuple[str, Any]]:
+    said = {argument.partition("=")[0] for argument in arguments}
+    return [(key, value) for key, value in changes.items() if key not in said]

@@ -1,0 +1,189 @@
+"""`hyperpelt transfer`: what a trained run does on tasks that it never saw, with no, few and many examples."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hyperpelt.commands import common
+
+
+class Sampling(StrEnum):
+    """Which rows are shots."""
+
+    balanced = "balanced"
+    plain = "plain"
+
+
+class Choose(StrEnum):
+    """Whose weights are measured."""
+
+    last = "last"
+    held_out = "held-out"
+
+
+class Recipe(StrEnum):
+    """Named sets of settings."""
+
+    default = "default"
+    t_few = "t-few"
+
+
+class Loss(StrEnum):
+    """What the shots are trained on."""
+
+    lm = "lm"
+    t_few = "t-few"
+
+
+def transfer(
+    run: common.Run,
+    tasks: Annotated[
+        list[str], typer.Option("--tasks", help="Names, wildcards or mixtures, comma-separated or repeated.")
+    ],
+    shots: Annotated[str, typer.Option("--shots", help="Numbers of training examples.")] = "0,4,16,32,100",
+    seeds: Annotated[str, typer.Option("--seeds", help="How many (5), or which ones (13,21,42).")] = "5",
+    adapt: Annotated[
+        str,
+        typer.Option(
+            "--adapt",
+            help="embedding, hypernetwork or all of the run; scratch (its method, fresh); in-context; any method's "
+            "name (on the bare backbone).",
+        ),
+    ] = "embedding,hypernetwork,all,scratch",
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also full, houlsby, prefix-tuning, ia3, lora, in-context.")
+    ] = False,
+    start: Annotated[
+        str, typer.Option("--from", help="Where new tasks start: mean, nearest, scored, described, like:TASK.")
+    ] = "mean",
+    recipe: Annotated[
+        Recipe, typer.Option("--recipe", help="t-few: its losses, Adafactor, 1000 steps, per-token scoring.")
+    ] = Recipe.default,
+    sampling: Annotated[Sampling, typer.Option("--sampling", help="Shots of each choice alike, or any.")] = (
+        Sampling.balanced
+    ),
+    choose: Annotated[
+        Choose | None,
+        typer.Option("--choose", help="Weights of the last step (default), or best on a held-out quarter of shots."),
+    ] = None,
+    loss: Annotated[Loss | None, typer.Option("--loss", help="lm (default), or t-few's.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=2, help="Optimiser steps; default 300.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows a step; default 8.")] = None,
+    learning_rate: Annotated[
+        list[str] | None,
+        typer.Option("--learning-rate", metavar="[ADAPT=]RATE", help="Peak, for all or one of --adapt; repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="What is measured.")] = "test",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of it, a fixed random sample.")] = None,
+    context_length: Annotated[
+        int, typer.Option("--context-length", min=8, help="Tokens of a prompt (in-context).")
+    ] = 512,
+    normalisation: common.Normalisation = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to spread the cells over.")] = 1,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FOLDER", help="Default: RUN/transfer; it goes on there."),
+    ] = None,
+    data_root: common.DataRoot = None,
+    plugin: common.Plugins = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Adapt a run to tasks that it never saw, and measure it: every task x number of shots x seed x adaptation.
+
+    Writes cells.jsonl (a line a finished cell; a stopped transfer goes on there), summary.json, table.md, curves as SVG
+    and report.html. Works under torchrun, too.
+    """
+    with common.stdout_for_json(as_json):
+        from hyperpelt.transfer.run import transfer as start_transfer
+
+        common.quiet_transformers()
+        common.load_named_plugins(plugin)
+        found = start_transfer(
+            run,
+            tasks=[name for entry in tasks for name in entry.replace(",", " ").split()],
+            processes=processes,
+            recipe=recipe.value,
+            baselines=baselines,
+            shots=shots,
+            seeds=seeds,
+            adapt=adapt,
+            start=start,
+            sampling=sampling.value,
+            choose=choose and choose.value,
+            loss=loss and loss.value,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            split=split,
+            limit=limit,
+            context_length=context_length,
+            scoring=normalisation and normalisation.value,
+            use_cpu=cpu,
+            output=None if output is None else str(output),
+            data_root=None if data_root is None else str(data_root.resolve()),
+            plugins=[str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin or ()],
+        )
+    if found["rank"]:
+        return
+    if as_json:
+        common.print_json({key: value for key, value in found.items() if key != "rank"})
+        return
+    from hyperpelt.transfer.summary import table
+
+    common.console().print(table(found["summary"], title=f"{run}, {split} split"))
+    for line in found["notes"]:
+        common.note(line)
+    print(f"\nCells, plots and report: {found['output']}")
+
+
+def geometry(
+    run: common.Run,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/geometry.")] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Also measure every task with the weights of every other one.")
+    ] = False,
+    split: Annotated[str, typer.Option("--split", help="What the matrix is measured on.")] = "validation",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of each task in the matrix.")] = 200,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")] = False,
+    data_root: common.DataRoot = None,
+    plugin: common.Plugins = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """How near a run's tasks are to each other: their embeddings, the weights made for them, and what they do.
+
+    Writes geometry.json, plots as SVG, and data for TensorBoard's projector.
+    """
+    with common.stdout_for_json(as_json):
+        from hyperpelt.transfer.geometry import measure
+
+        common.quiet_transformers()
+        common.load_named_plugins(plugin)
+        found = measure(
+            run,
+            output=output,
+            matrix=matrix,
+            split=split,
+            limit=limit,
+            use_cpu=cpu,
+            data_root=data_root,
+            progress=not as_json,
+        )
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, values in found["maps"].items():
+        rows = [
+            {"task": task, **{other: f"{value:.2f}" for other, value in zip(found["tasks"], line, strict=True)}}
+            for task, line in zip(found["tasks"], values, strict=True)
+        ]
+        print(f"\n{name}")
+        common.print_table(rows, ("task", *found["tasks"]), right=found["tasks"])
+    print(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {found['output']}/projector")

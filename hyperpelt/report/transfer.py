@@ -1,0 +1,108 @@
+"""What `hyperpelt transfer` found, for pages: learning curves over the number of shots, and the table.
+
+Read from the folder's summary.json; nothing is computed anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from hyperpelt.errors import UserError
+from hyperpelt.report.html import document, picture, table
+from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
+
+ZERO = 1.5  # where no shots stand on the logarithmic axis
+HEADS = ("task", "shots", "adapt", "n", "mean", "sd", "95 % interval", "median", "IQR", "majority", "trained values")
+
+
+def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> str:
+    """The mean score over the number of shots, one line a way of adapting, with the 95 % interval of the mean; as SVG.
+
+    Without shots, ways of adapting do not differ, only where the task starts: those are points of their own.
+    """
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        for index, name in enumerate(labels):
+            _line(axes, sorted((row for row in rows if row["label"] == name), key=lambda row: row["shots"]), index)
+        majority = next((row["majority"] for row in rows if row["majority"] is not None), None)
+        if majority is not None:
+            axes.axhline(majority, color="0.6", linestyle=":", linewidth=1, label="majority")
+        _ticks(axes, sorted({row["shots"] for row in rows}))
+        label(axes, title, "shots", "score")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return svg(figure)
+
+
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], index: int) -> None:
+    places = [row["shots"] or ZERO for row in rows]
+    means = [row["mean"] for row in rows]
+    style = {"color": colour(index), "linestyle": dashes(index), "linewidth": 1.3, "markersize": 4}
+    axes.plot(places, means, label=rows[0]["label"], marker="o" if rows[0]["shots"] else "D", **style)
+    known = [
+        (place, row["low"], row["high"]) for place, row in zip(places, rows, strict=True) if row["low"] is not None
+    ]
+    if known:
+        axes.fill_between(*map(list, zip(*known, strict=True)), color=colour(index), alpha=0.12, linewidth=0)
+
+
+def _ticks(axes: Axes, shots: Sequence[int]) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator([number or ZERO for number in shots]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([str(number) for number in shots])
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """summary.json of a transfer's folder; None if there is none. UserError if it is damaged."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+        if not isinstance(content["summary"], list):
+            raise TypeError("summary is no list")
+        return content
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{path} is not what `hyperpelt transfer` writes ({problem}): run it again.") from None
+
+
+def sections(folder: Path) -> Iterator[str]:
+    """The part of a report about the transfer in `folder`; nothing if there is none."""
+    from hyperpelt.transfer.summary import as_cells
+
+    content = read_summary(folder)
+    if content is None or not content["summary"]:
+        return
+    rows = content["summary"]
+    how = content["settings"]
+    yield "<h2>Transfer to tasks that were not trained</h2>"
+    yield (
+        f'<p class="note">{escape(how["split"])} split; seeds {how["seeds"]}; {how["steps"]} steps of '
+        f"{how['batch_size']} rows, loss {escape(how['loss'])}, weights of the {escape(how['choose'])} step. "
+        + " ".join(map(escape, content["notes"]))
+        + "</p>"
+    )
+    for task in dict.fromkeys(row["task"] for row in rows):
+        yield picture(learning_curves([row for row in rows if row["task"] == task], title=task), f"Curves of {task}.")
+    yield table(HEADS, [as_cells(row) for row in rows])
+
+
+def write_page(folder: Path) -> Path:
+    """report.html of a transfer alone."""
+    path = folder / "report.html"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(document("hyperpelt: transfer", "\n".join(sections(folder))), encoding="utf8")
+    os.replace(temporary, path)
+    return path

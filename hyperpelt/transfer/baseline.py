@@ -1,0 +1,21 @@
+"""What the majority answer scores on the rows that a transfer measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperpelt import metrics
+from hyperpelt.evaluation import majority_answer
+from hyperpelt.results import mean
+
+if TYPE_CHECKING:
+    from hyperpelt.tasks import Task
+
+
+def majority_score(task: Task, split: str, *, limit: int | None, data_root: str | Path | None) -> float:
+    """The mean of the task's metrics, in points."""
+    examples = list(task.examples(split, data_root=data_root, limit=limit))
+    always = [majority_answer(task, split, data_root)] * len(examples)
+    labels, groups = [example.label for example in examples], [example.group for example in examples]
+    return mean(metrics.compute(task.metrics, always, labels, groups=groups).values())

@@ -1,0 +1,196 @@
+"""One process at work: the trained run with the new tasks beside its own, and how each kind of cell is done on it.
+
+The run is loaded once. Every cell starts from the same saved state; what a cell trained is gone when the next begins,
+so cells may be done in any order and by any process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hyperpelt.backbones import load_backbone, resolve_dtype
+from hyperpelt.data import Choices, TokenizedSet
+from hyperpelt.descriptions import read_tasks
+from hyperpelt.evaluation import evaluate
+from hyperpelt.methods import get as get_method
+from hyperpelt.methods.base import Method
+from hyperpelt.model import TunedModel
+from hyperpelt.starts import start_task
+from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
+from hyperpelt.transfer.fit import Fitted, ShotData, fit
+from hyperpelt.transfer.in_context import num_fitting, prompted
+from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig
+from hyperpelt.transfer.shots import Shots, choose_shots
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hyperpelt.config import RunConfig
+    from hyperpelt.tasks import Task
+
+PROBED = 32  # test rows over which the shots in a prompt are counted
+
+
+class Bench:
+    """Does cells. `settings` are those of the trained run, None if it has no run.yaml."""
+
+    def __init__(
+        self, config: TransferConfig, tasks: Sequence[Task], settings: RunConfig | None, device: torch.device
+    ) -> None:
+        self.config, self.settings, self.device = config, settings, device
+        self.tasks = {task.name: task for task in tasks}
+        self.dtype = resolve_dtype(settings.precision if settings else None)
+        self.model = TunedModel.from_pretrained(config.run, device=device, dtype=self.dtype)
+        self.trained = self.model.tasks
+        for task in tasks:
+            self.model.add_task(task)
+        self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
+        self._data: dict[str, ShotData] = {}
+
+    # ------------------------------------------------------------------------------------------------------- one cell
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """What the cell measured and how, as plain data."""
+        began = time.perf_counter()
+        if cell.adapt in (ZERO_SHOT, *PARTS):
+            found = self._of_the_trained_model(cell)
+        elif cell.adapt in (FROZEN, IN_CONTEXT):
+            found = self._of_the_backbone(cell)
+        else:
+            found = self._from_nothing(cell)
+        return {**asdict(cell), **found, "seconds": round(time.perf_counter() - began, 3)}
+
+    def _of_the_trained_model(self, cell: Cell) -> dict[str, Any]:
+        task, model = self.tasks[cell.task], self.model
+        model.load_method_state(self.state)
+        shots = self._shots(cell) if cell.shots else Shots(())
+        batches = self._data_of(task).in_order(model, shots.learned, self.config.batch_size) if cell.shots else ()
+        start = start_task(model, task, cell.start, among=self.trained, shots=batches, **self._reading())
+        about: dict[str, Any] = {"started_like": start.task, "start_figures": start.figures}
+        if cell.adapt == ZERO_SHOT:
+            return {**about, **self._measured(model, task)}
+        model.train_only(cell.adapt, [task.name])
+        return {**about, **self._fitted(cell, model, shots), **self._measured(model, task)}
+
+    def _from_nothing(self, cell: Cell) -> dict[str, Any]:
+        """The run's own method, or a named one, on the bare backbone and this task alone."""
+        method = self.model.method if cell.adapt == SCRATCH else get_method(cell.adapt)
+        task, model = self.tasks[cell.task], self._fresh(method, cell)
+        try:
+            return {**self._fitted(cell, model, self._shots(cell)), **self._measured(model, task)}
+        finally:
+            model.detach()
+
+    def _of_the_backbone(self, cell: Cell) -> dict[str, Any]:
+        task, model = self.tasks[cell.task], self._fresh(get_method("frozen"), cell)
+        try:
+            if cell.adapt == FROZEN:
+                return self._measured(model, task)
+            shots = self._shots(cell) if cell.shots else Shots(())
+            return {"rows": list(shots.learned), **self._in_context(cell, model, task, shots)}
+        finally:
+            model.detach()
+
+    def _in_context(self, cell: Cell, model: TunedModel, task: Task, shots: Shots) -> dict[str, Any]:
+        examples = task.examples("train", data_root=self.config.data_root) if cell.shots else []
+        limit = getattr(model.backbone.config, "max_position_embeddings", None) or self.config.context_length
+        length = min(self.config.context_length, limit)
+        chosen = [examples[row] for row in shots.learned]
+        asking = prompted(task, chosen, model.tokenizer, seed=cell.seed, max_length=length)
+        rows = task.examples(self.config.split, data_root=self.config.data_root, limit=PROBED).raw()
+        fitting = num_fitting(asking, [row for _, row in rows])
+        return {"shots_in_prompt": fitting, **self._measured(model, asking, max_source_length=length)}
+
+    # ------------------------------------------------------------------------------------------------------ its pieces
+
+    def _shots(self, cell: Cell) -> Shots:
+        return choose_shots(
+            self.tasks[cell.task],
+            cell.shots,
+            seed=cell.seed,
+            balanced=self.config.sampling == "balanced",
+            hold_out=self.config.choose == "held-out" and cell.adapt != IN_CONTEXT,
+            data_root=self.config.data_root,
+        )
+
+    def _fitted(self, cell: Cell, model: TunedModel, shots: Shots) -> dict[str, Any]:
+        rate = self.config.rate_of(cell.adapt)
+        data = self._data_of(self.tasks[cell.task])
+        result: Fitted = fit(model, data, shots, self.config, seed=cell.seed, rate=rate)
+        rows = {"rows": list(shots.learned), "held_out": list(shots.held_out)}
+        return {**rows, "trainable": model.num_trainable(), "learning_rate": rate, "fit": asdict(result)}
+
+    def _measured(self, model: TunedModel, task: Task, **changes: Any) -> dict[str, Any]:
+        how = {**self._scoring(), **changes}
+        options = {"split": self.config.split, "limit": self.config.limit, "data_root": self.config.data_root}
+        results = evaluate(model, [task], majority=False, progress=False, **options, **how)
+        found = results.tasks[task.name]
+        cut = {"num_cut": found.num_cut} if found.num_cut else {}
+        return {"score": found.score, "metrics": dict(found.metrics), "tested": found.rows, **cut}
+
+    def _scoring(self) -> dict[str, Any]:
+        """How answers are found: what the transfer says, else what the run says, else the defaults."""
+        run, config = self.settings, self.config
+        found: dict[str, Any] = {}
+        if run is not None:
+            found = {"normalisation": run.scoring, "batch_size": run.per_device_eval_batch_size, **self._lengths()}
+        given = {"normalisation": config.scoring, "batch_size": config.eval_batch_size}
+        return found | {name: value for name, value in given.items() if value is not None}
+
+    def _lengths(self) -> dict[str, int]:
+        names = ("max_source_length", "max_target_length")
+        return {"max_source_length": 128, "max_target_length": 32} | (
+            {name: getattr(self.settings, name) for name in names} if self.settings else {}
+        )
+
+    def _reading(self) -> dict[str, Any]:
+        return {"max_source_length": self._lengths()["max_source_length"], "data_root": self.config.data_root}
+
+    def _data_of(self, task: Task) -> ShotData:
+        if task.name not in self._data:
+            tokenizer, root = self.model.tokenizer, self.config.data_root
+            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, data_root=root, **self._lengths())
+            length = self._lengths()["max_target_length"]
+            wrong = Choices(self.tasks, tokenizer, length, root) if self.config.loss == "t-few" else None
+            self._data[task.name] = ShotData(task, tokens, wrong)
+        return self._data[task.name]
+
+    def _fresh(self, method: Method, cell: Cell) -> TunedModel:
+        """A method on the bare backbone, for one task."""
+        task = self.tasks[cell.task]
+        backbone = self._whole_backbone if method.unfreeze else self._backbone
+        model = TunedModel.build(backbone, method=method, tasks=[task], tokenizer=self.model.tokenizer, seed=cell.seed)
+        model.backbone_name = self.model.backbone_name
+        if model.described():
+            model.tell(read_tasks(model.backbone, model.tokenizer, [task], **self._reading()))
+        model.train_only("all", [task.name])
+        return model.eval()
+
+    @cached_property
+    def _backbone(self) -> PreTrainedModel:
+        """The backbone as it was before any training."""
+        if not self.model.unfrozen:
+            return self.model.backbone
+        return load_backbone(self.model.backbone_name, dtype=self.dtype).to(self.device)
+
+    @cached_property
+    def _whole_backbone(self) -> PreTrainedModel:
+        """The same in float32, for methods that train it."""
+        if self._backbone.dtype == torch.float32:
+            return self._backbone
+        return load_backbone(self.model.backbone_name, dtype=torch.float32).to(self.device)
+
+
+def identity(run_config: Mapping[str, Any], cell: Cell, task: Task, lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """The model and the task behind a cell's result; what uses the backbone alone is the same for every run."""
+    backbone = {name: run_config.get(name) for name in ("backbone", "backbone_config_sha256", "backbone_weights")}
+    about = {**backbone, "task": task.fingerprint(), **lengths}
+    if cell.adapt in (ZERO_SHOT, *PARTS):
+        return {**about, "run": run_config["config_sha256"]}
+    return {**about, "method": run_config["method"]} if cell.adapt == SCRATCH else about

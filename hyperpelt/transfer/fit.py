@@ -1,0 +1,152 @@
+"""Training on a handful of rows: a fixed number of steps, and a rule for which weights to keep that does not peek."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hyperpelt.config import RunConfig, build_run
+from hyperpelt.data import Batch, Choices, MicroBatches, TokenizedSet
+from hyperpelt.training.objective import inputs_of, total_loss
+from hyperpelt.training.optimisation import learning_rate, make_optimizer
+from hyperpelt.transfer.settings import TransferConfig
+from hyperpelt.transfer.shots import Shots, ShotSampler
+
+if TYPE_CHECKING:
+    from hyperpelt.model import TunedModel
+    from hyperpelt.tasks import Task
+
+LOOKS = 10  # at the held-out rows, in all
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a fit went: loss of the first and the last step, the step whose weights were kept, what chose it."""
+
+    first_loss: float
+    last_loss: float
+    kept_step: int
+    held_out_loss: float | None = None
+    diverged_at: int | None = None  # a step whose loss or gradient was not finite; the weights before it were kept
+
+
+@dataclass(frozen=True)
+class ShotData:
+    """A task's training rows as tokens, and how batches of them are made for one model."""
+
+    task: Task
+    tokens: TokenizedSet
+    choices: Choices | None
+
+    def batches(self, model: TunedModel, sampler: ShotSampler) -> MicroBatches:
+        """Batches by optimiser step."""
+        return MicroBatches(
+            sampler,  # type: ignore[arg-type]
+            {self.task.name: self.tokens},
+            task_ids={self.task.name: model.task_id(self.task.name)},
+            pad_token_id=model.backbone.config.pad_token_id,
+            choices=self.choices,
+        )
+
+    def in_order(self, model: TunedModel, rows: Sequence[int], batch_size: int) -> list[Batch]:
+        """Every row once."""
+        parts = ShotSampler(self.task.name, rows, batch_size, seed=0).in_order()
+        found = []
+        for part in parts:
+            whole = ShotSampler(self.task.name, part.rows.tolist(), len(part), seed=0)
+            found.append(self.batches(model, whole)[0])
+        return found
+
+
+def fit(model: TunedModel, data: ShotData, shots: Shots, config: TransferConfig, *, seed: int, rate: float) -> Fitted:
+    """Train what `model.train_only` left trainable on the shots; the model keeps the chosen weights.
+
+    Dropout and everything else that draws is fixed by the seed, and the caller's random state comes back unchanged.
+    """
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, device_type=model.device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        return _Fit(model, data, shots, config, seed, rate).run()
+
+
+class _Fit:
+    def __init__(
+        self, model: TunedModel, data: ShotData, shots: Shots, config: TransferConfig, seed: int, rate: float
+    ) -> None:
+        self.model, self.config, self.total = model, config, config.steps
+        self.parameters = [parameter for _, parameter in model.trainable_parameters()]
+        self.settings = _as_run(data.task.name, config, rate, model.method.name)
+        self.optimizer = make_optimizer(self.settings, model.trainable_parameters())
+        self.rows = data.batches(model, ShotSampler(data.task.name, shots.learned, config.batch_size, seed))
+        self.held_out = data.in_order(model, shots.held_out, config.batch_size)
+        self.every = max(1, self.total // LOOKS)
+        self.best: tuple[float, int, list[Tensor]] | None = None
+
+    def run(self) -> Fitted:
+        losses: list[Tensor] = []
+        diverged = None
+        self.model.train()
+        for step in range(self.total):
+            loss = self._step(step)
+            if loss is None:
+                diverged = step + 1
+                break
+            losses.append(loss)
+            if self.held_out and ((step + 1) % self.every == 0 or step + 1 == self.total):
+                self._look(step + 1)
+        self.model.eval()
+        kept, chosen_by = self._keep(len(losses))
+        first, last = (float(losses[0]), float(losses[-1])) if losses else (float("nan"), float("nan"))
+        return Fitted(first, last, kept, chosen_by, diverged)
+
+    def _step(self, step: int) -> Tensor | None:
+        """One optimiser step; its loss, or None (and no step) if something is not finite."""
+        batch = self.rows[step]
+        output = self.model(**inputs_of(batch, self.model.device))
+        loss = total_loss(output, batch)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or float("inf"))
+        if not torch.isfinite(loss + norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        for group in self.optimizer.param_groups:
+            # Counted from 1: the first of few steps shall move something.
+            group["lr"] = learning_rate(self.settings, min(step + 1, self.total - 1), self.total)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    @torch.no_grad()
+    def _look(self, step: int) -> None:
+        self.model.eval()
+        total = torch.zeros((), device=self.model.device)
+        tokens = 0
+        for batch in self.held_out:
+            output = self.model(**inputs_of(batch, self.model.device))
+            total += output.row_loss.sum()
+            tokens += int(output.row_tokens.sum())
+        value = float(total) / tokens
+        if self.best is None or value < self.best[0]:
+            self.best = (value, step, [parameter.detach().clone() for parameter in self.parameters])
+        self.model.train()
+
+    @torch.no_grad()
+    def _keep(self, done: int) -> tuple[int, float | None]:
+        """(step whose weights the model has now, its held-out loss)."""
+        if self.best is None:
+            return done, None
+        value, step, kept = self.best
+        for parameter, values in zip(self.parameters, kept, strict=True):
+            parameter.copy_(values)
+        return step, value
+
+
+def _as_run(task: str, config: TransferConfig, rate: float, method: str) -> RunConfig:
+    """The settings of the optimiser and its schedule, as the training room takes them."""
+    names = ("optimizer", "warmup_steps", "max_grad_norm")
+    values = {name: getattr(config, name) for name in names}
+    return build_run({**values, "tasks": [task], "output_dir": "-", "learning_rate": rate, "method": method})

@@ -1,0 +1,184 @@
+"""How near tasks are to each other: by their embeddings, by the weights made for them, and by what those do.
+
+    found = measure("runs/glue", matrix=True)
+
+| map | what |
+|---|---|
+| `embeddings` | cosine of the task embeddings, as drawn and trained |
+| `read` | cosine of what the hypernetwork's first layer reads of them (directions that it ignores do not count) |
+| `weights` | cosine of all made tensors, each group scaled to unit size, after the mean over tasks is taken off |
+| `words` | cosine of what the frozen encoder reads of the tasks' descriptions, centred (models with such a map) |
+| `transfer` | score of the column's task under the weights of the row's task, in points |
+
+Differences from the mean are what tells tasks apart: the tensors of one hypernetwork share most of their size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperpelt import tasks as registry
+from hyperpelt.backbones import resolve_dtype
+from hyperpelt.config import load_run
+from hyperpelt.errors import UserError
+from hyperpelt.evaluation import evaluate
+from hyperpelt.model import TunedModel
+from hyperpelt.report.plots import heatmap
+from hyperpelt.saving import local_folder
+from hyperpelt.weights import HyperNetwork
+
+if TYPE_CHECKING:
+    from hyperpelt.config import RunConfig
+
+
+def measure(
+    run: str | Path,
+    *,
+    output: str | Path | None = None,
+    matrix: bool = False,
+    split: str = "validation",
+    limit: int | None = 200,
+    use_cpu: bool = False,
+    data_root: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """All maps of a run, as nested lists by name, written to `output` (default RUN/geometry).
+
+    matrix: also the transfer matrix, T x T evaluations on `limit` rows of `split`. Raises UserError for a run of fewer
+    than two tasks, or whose method makes nothing by task.
+    """
+    folder = local_folder(run)
+    settings = load_run(folder / "run.yaml") if (folder / "run.yaml").is_file() else None
+    for plugin in settings.plugins if settings else ():
+        registry.load_plugin(plugin)
+    device = torch.device("cpu") if use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
+    dtype = resolve_dtype(settings.precision if settings else None)
+    model = TunedModel.from_pretrained(folder, device=device, dtype=dtype)
+    if len(model.tasks) < 2 or not any(True for _ in model.task_parameters()):
+        raise UserError(f"{run} has one task, or a method that makes nothing by task: there is nothing to compare.")
+    maps = similarities(model)
+    if matrix:
+        root = data_root or (settings.data_root if settings else None)
+        maps["transfer"] = transfer_matrix(model, settings, split=split, limit=limit, data_root=root, progress=progress)
+    place = Path(output) if output is not None else folder / "geometry"
+    content = {"tasks": list(model.tasks), "maps": {name: values.tolist() for name, values in maps.items()}}
+    content |= {"split": split if matrix else None, "limit": limit if matrix else None, "output": str(place)}
+    _write(place, model, maps, content)
+    return content
+
+
+# ------------------------------------------------------------------------------------------------------- similarities
+
+
+@torch.no_grad()
+def similarities(model: TunedModel) -> dict[str, Float[np.ndarray, "T T"]]:
+    """The maps that need no data; those of embeddings only where there is a hypernetwork."""
+    found = {}
+    vectors = task_vectors(model)
+    for name, values in vectors.items():
+        centred = name in ("weights", "words")
+        found[name] = cosines(values - values.mean(dim=0) if centred else values)
+    return found
+
+
+@torch.no_grad()
+def task_vectors(model: TunedModel) -> dict[str, Float[Tensor, "T D"]]:
+    """One vector a task for each map, float64."""
+    found: dict[str, Tensor] = {}
+    networks = [source for source in model.sources.values() if isinstance(source, HyperNetwork)]
+    reading = [network for network in networks if "task" in network.config.reads]
+    if reading:
+        embeddings = [network.task_embeddings for network in reading]
+        found["embeddings"] = _flat(embeddings)
+        read = [
+            network.task_embeddings @ trunk.inner["task"] for network in reading for trunk in network.trunks.values()
+        ]
+        found["read"] = _flat(read)
+    every = torch.arange(len(model.tasks), device=model.device)
+    made = [values for values in model.weights_of(every).values() if values.shape[0] == len(model.tasks)]
+    found["weights"] = _flat([values / values.square().mean().sqrt().clamp(min=1e-12) for values in made])
+    for network in model.described():
+        vectors = network.description.vectors
+        found["words"] = _flat([vectors[:, 0], vectors[:, 1:].mean(dim=1)])
+    return found
+
+
+def _flat(parts: Sequence[Tensor]) -> Float[Tensor, "T D"]:
+    return torch.cat([part.detach().double().flatten(1) for part in parts], dim=1).cpu()
+
+
+def cosines(vectors: Float[Tensor, "T D"]) -> Float[np.ndarray, "T T"]:
+    """Cosine of every pair of rows; 0 for a row of zeros (tasks that do not differ from the mean)."""
+    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return (unit @ unit.T).numpy()
+
+
+# ---------------------------------------------------------------------------------------------------- transfer matrix
+
+
+def transfer_matrix(
+    model: TunedModel,
+    settings: RunConfig | None,
+    *,
+    split: str,
+    limit: int | None,
+    data_root: str | Path | None,
+    progress: bool,
+) -> Float[np.ndarray, "T T"]:
+    """Score of each task (column) under the weights of each task (row)."""
+    tasks = [registry.get(name) for name in model.tasks]
+    how: dict[str, Any] = {}
+    if settings is not None:
+        how = {"normalisation": settings.scoring, "batch_size": settings.per_device_eval_batch_size}
+        how |= {name: getattr(settings, name) for name in ("max_source_length", "max_target_length")}
+    found = np.zeros((len(tasks), len(tasks)))
+    bar = tqdm(total=found.size, desc="transfer matrix", unit="cell", disable=None if progress else True)
+    for row, weights in enumerate(tasks):
+        for column, measured in enumerate(tasks):
+            # The rows and choices of one task under the name, and so with the weights, of another one.
+            posing = replace(measured, name=weights.name)
+            options = {"split": split, "limit": limit, "data_root": data_root, "majority": False, "progress": False}
+            found[row, column] = evaluate(model, [posing], **options, **how).tasks[weights.name].score
+            bar.update()
+    bar.close()
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def _write(folder: Path, model: TunedModel, maps: dict[str, Float[np.ndarray, "T T"]], content: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "geometry.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    titles = {"transfer": "score of the column's task with the row's weights"}
+    for name, values in maps.items():
+        title = titles.get(name, f"task similarity: {name}")
+        scale = (0.0, 100.0) if name == "transfer" else (-1.0, 1.0)
+        (folder / f"{name}.svg").write_text(heatmap(values, model.tasks, title=title, scale=scale), encoding="utf8")
+    write_projector(folder / "projector", model)
+
+
+def write_projector(folder: Path, model: TunedModel) -> None:
+    """The vectors behind the maps for TensorBoard's projector; a described model also shows what its words make."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    names = list(model.tasks)
+    with SummaryWriter(str(folder)) as writer:
+        for name, vectors in task_vectors(model).items():
+            labels = names
+            if name == "embeddings" and model.described():
+                labels = [*names, *(f"{task} (by its words)" for task in names)]
+                every = torch.arange(len(names), device=model.device)
+                made = [network.description(every) for network in model.described()]
+                vectors = torch.cat([vectors, _flat(made)])
+            writer.add_embedding(vectors.float(), metadata=labels, tag=name)

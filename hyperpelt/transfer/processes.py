@@ -1,0 +1,78 @@
+"""Cells over several processes: dealt out, each appending to the one file of records.
+
+Either this library starts them (`--processes N`: it watches the file and shows one bar), or a launcher did (torchrun,
+accelerate launch): then every process does its share, and the first one waits until the file holds all cells. They
+never talk to each other otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from hyperpelt.errors import UserError
+from hyperpelt.transfer import records
+
+PAUSE = 0.5  # seconds between looks at the file
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of processes) as a launcher set them; (0, 1) without one."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def wait_for(path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
+    """Until the file holds every wanted cell."""
+    while True:
+        done = len(set(wanted) & records.read(path).keys())
+        shown(done)
+        if done == len(wanted):
+            return
+        time.sleep(PAUSE)
+
+
+def run_workers(request: Path, number: int, path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
+    """Start `number` processes on the request's cells and wait for them.
+
+    Raises the UserError that a worker ended with; RuntimeError for a defect. The others are then stopped.
+    """
+    logs = [request.with_name(f".worker-{rank}.log") for rank in range(number)]
+    workers = [_start(request, rank, number, log) for rank, log in enumerate(logs)]
+    try:
+        while any(worker.poll() is None for worker in workers):
+            _check(workers, logs)
+            shown(len(set(wanted) & records.read(path).keys()))
+            time.sleep(PAUSE)
+        _check(workers, logs)
+        shown(len(set(wanted) & records.read(path).keys()))
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in workers:
+            worker.wait()
+        for log in logs:
+            log.unlink(missing_ok=True)
+
+
+def _start(request: Path, rank: int, world: int, log: Path) -> subprocess.Popen[bytes]:
+    threads = str(max(1, (os.cpu_count() or 1) // world))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)}
+    environment["LOCAL_RANK"] = str(rank)
+    command = [sys.executable, "-m", "hyperpelt.transfer.worker", str(request)]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+
+
+def _check(workers: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
+    for worker, log in zip(workers, logs, strict=True):
+        status = worker.poll()
+        if status:
+            said = log.read_text(encoding="utf8", errors="replace").strip()
+            if status == 2:
+                raise UserError(said.splitlines()[-1].removeprefix("hyperpelt: "))
+            raise RuntimeError(f"a worker of the transfer ended with status {status}:\n{said[-2000:]}")

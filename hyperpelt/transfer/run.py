@@ -1,0 +1,231 @@
+"""A transfer from its settings to its results: planning, doing what is not done yet, and summing up.
+
+    found = transfer("runs/glue", tasks=["super_glue/cb"], shots=[0, 16, 100], seeds=5, start=["mean", "described"])
+    found["summary"]      # a row for each task (and the average), number of shots, and way of adapting
+    found["cells"]        # every measurement, with the ids of the rows it learned from
+
+The output folder (default RUN/transfer): cells.jsonl, summary.json, table.md, curves as SVG, report.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from hyperpelt import tasks as registry
+from hyperpelt.config import RunConfig, load_run
+from hyperpelt.errors import UserError
+from hyperpelt.methods import get as get_method
+from hyperpelt.saving import local_folder, read_config
+from hyperpelt.starts import LIKE, check_start
+from hyperpelt.tasks import Task
+from hyperpelt.transfer import records
+from hyperpelt.transfer.cells import Cell, cell_id, plan, settings_of, share
+from hyperpelt.transfer.processes import launched, run_workers, wait_for
+from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig, build
+from hyperpelt.transfer.summary import summarise, write_summary
+
+if TYPE_CHECKING:
+    import torch
+
+
+def transfer(
+    run: str | Path,
+    *,
+    tasks: str | Task | Iterable[str | Task],
+    processes: int = 1,
+    recipe: str = "default",
+    baselines: bool = False,
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Adapt a trained run to tasks that it never saw, and measure it.
+
+    Args:
+        run: a run folder, or a hub id.
+        tasks: names, wildcards, mixtures, or Task objects (those with one process only).
+        processes: how many share the cells out.
+        recipe: `t-few` for T-Few's losses, optimiser, steps and scoring in every adaptation.
+        baselines: also full fine-tuning, adapters, prefix-tuning, (IA)^3, LoRA and in-context prompting.
+        settings: those of `hyperpelt.transfer.settings.TransferConfig`: shots, seeds, adapt, start, ...
+
+    Returns `cells`, `summary`, `notes` and `output`. What the output folder holds already is not done again.
+
+    Raises UserError for whatever of it is not as it should be, before the first cell where that can be known.
+    """
+    wanted = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+    given = [task for task in wanted if isinstance(task, Task)]
+    if given and processes > 1:
+        raise UserError("Several processes find tasks by their names: register them in a plugin, or use one process.")
+    names = [task if isinstance(task, str) else task.name for task in wanted]
+    config = build({"run": str(run), "tasks": names, **settings}, recipe=recipe, baselines=baselines)
+    rank, world = launched()
+    job = _Job.prepare(config, given, progress=progress and rank == 0)
+    if world > 1:
+        job.work(rank, world)
+        if rank == 0:
+            wait_for(job.path, list(job.planned.values()), lambda _: None)
+    elif processes > 1:
+        job.spread(processes)
+    else:
+        job.work(0, 1)
+    return job.finish(write=rank == 0)
+
+
+def work(config: TransferConfig) -> None:
+    """One worker's share of the cells."""
+    _Job.prepare(config, (), progress=False).work(*launched())
+
+
+@dataclass
+class _Job:
+    """A transfer whose settings were found to be in order. **planned**: each cell and the id it is recorded by."""
+
+    config: TransferConfig
+    settings: RunConfig | None
+    tasks: list[Task]
+    planned: dict[Cell, str]
+    notes: list[str]
+    path: Path
+    progress: bool
+
+    @classmethod
+    def prepare(cls, config: TransferConfig, given: Sequence[Task], *, progress: bool) -> _Job:
+        folder = local_folder(config.run)
+        saved = read_config(folder)
+        settings = load_run(folder / "run.yaml") if (folder / "run.yaml").is_file() else None
+        config = _completed(config, settings)
+        for plugin in config.plugins:
+            registry.load_plugin(plugin)
+        tasks = _found(config, given, [task["name"] for task in saved["tasks"]])
+        _check(config, saved)
+        sizes = {task.name: len(task.rows("train", data_root=config.data_root)) for task in tasks}
+        cells, notes = plan(config, sizes)
+        named = {task.name: task for task in tasks}
+        from hyperpelt.transfer.bench import identity
+
+        lengths = {name: getattr(settings, name, None) for name in ("max_source_length", "max_target_length")}
+        planned = {
+            cell: cell_id(cell, settings_of(cell, config), identity(saved, cell, named[cell.task], lengths))
+            for cell in cells
+        }
+        return cls(config, settings, tasks, planned, notes, Path(config.output) / records.CELLS, progress)
+
+    def work(self, rank: int, world: int) -> None:
+        """Do this process's share, leaving out what is recorded."""
+        done = records.read(self.path).keys()
+        mine = [cell for cell in share(list(self.planned), rank, world) if self.planned[cell] not in done]
+        if not mine:
+            return
+        from hyperpelt.transfer.bench import Bench
+
+        bench = Bench(self.config, self.tasks, self.settings, _device(self.config))
+        with self._bar(len(mine)) as bar:
+            for cell in mine:
+                bar.set_postfix_str(f"{cell.task} k={cell.shots} {cell.label} seed {cell.seed}")
+                settings = settings_of(cell, self.config)
+                record = {"cell": self.planned[cell], **bench.run(cell), "settings": settings, "run": self.config.run}
+                records.append(self.path, record)
+                bar.update()
+
+    def spread(self, processes: int) -> None:
+        """Let worker processes do the cells, and show how far they are."""
+        ids = list(self.planned.values())
+        missing = set(ids) - records.read(self.path).keys()
+        if not missing:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        request = self.path.with_name("request.json")
+        request.write_text(self.config.model_dump_json(), encoding="utf8")
+        with self._bar(len(missing)) as bar:
+            run_workers(request, min(processes, len(missing)), self.path, missing, _shower(bar))
+        request.unlink()
+
+    def finish(self, *, write: bool) -> dict[str, Any]:
+        """Everything that was measured, summed up and (by one process) written."""
+        found = records.read(self.path)
+        cells = [found[name] for name in self.planned.values() if name in found]
+        summary = summarise(cells, _majorities(self.config, self.tasks) if write else {})
+        content = {"summary": summary, "notes": self.notes, "output": str(self.path.parent), "run": self.config.run}
+        content["settings"] = self.config.model_dump(mode="json")
+        if write:
+            write_summary(self.path.parent, content, cells)
+        return {**content, "cells": cells, "rank": 0 if write else launched()[0]}
+
+    def _bar(self, total: int) -> tqdm:
+        return tqdm(total=total, desc="transfer", unit="cell", disable=None if self.progress else True)
+
+
+def _shower(bar: tqdm) -> Callable[[int], None]:
+    return lambda done: bar.update(done - bar.n) and None
+
+
+def _completed(config: TransferConfig, settings: RunConfig | None) -> TransferConfig:
+    """What the user did not say is as in the run; paths in full, for other processes and folders."""
+    changes: dict[str, Any] = {"plugins": list(config.plugins)}
+    if settings is not None:
+        changes["plugins"] = list(dict.fromkeys([*settings.plugins, *config.plugins]))
+        changes["data_root"] = config.data_root or settings.data_root
+        changes["scoring"] = config.scoring or settings.scoring
+    return config.model_copy(update=changes)
+
+
+def _found(config: TransferConfig, given: Sequence[Task], trained: Sequence[str]) -> list[Task]:
+    """The tasks to transfer to; UserError if the run was trained on one of them."""
+    objects = {task.name: task for task in given}
+    names = [name for name in config.tasks if name not in objects]
+    tasks = [*(registry.select(names) if names else []), *objects.values()]
+    known = [task.name for task in tasks if task.name in trained]
+    if known:
+        raise UserError(
+            f"The run {config.run} was trained on {', '.join(known)}: transfer is to tasks that it never saw. To "
+            "measure what it learned, use `hyperpelt evaluate`."
+        )
+    return tasks
+
+
+def _check(config: TransferConfig, saved: dict[str, Any]) -> None:
+    """Unknown names are reported before hours of work."""
+    trained = [task["name"] for task in saved["tasks"]]
+    for adapt in config.adapt:
+        if adapt not in (*PARTS, SCRATCH, IN_CONTEXT):
+            try:
+                get_method(adapt)
+            except UserError as error:
+                text = str(error).replace("Unknown method", "Unknown adaptation or method", 1)
+                raise UserError(f"{text} Adaptations: {', '.join((*PARTS, SCRATCH, IN_CONTEXT))}.") from None
+    for start in config.start:
+        check_start(start)
+        if start.startswith(LIKE) and start.removeprefix(LIKE) not in trained:
+            raise UserError(f"{start!r}: the run was not trained on that task, only on {', '.join(trained)}.")
+    unknown = set(config.learning_rate) - {"*", *config.adapt}
+    if unknown:
+        raise UserError(
+            f"learning_rate is given for {', '.join(sorted(unknown))}, which is not adapted: expected one of "
+            f"{', '.join(config.adapt)}."
+        )
+
+
+def _majorities(config: TransferConfig, tasks: Sequence[Task]) -> dict[str, float]:
+    """What always answering the most frequent training label scores, by task."""
+    from hyperpelt.transfer.baseline import majority_score
+
+    return {
+        task.name: majority_score(task, config.split, limit=config.limit, data_root=config.data_root) for task in tasks
+    }
+
+
+def _device(config: TransferConfig) -> torch.device:
+    import os
+
+    import torch
+
+    if config.use_cpu or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    kind = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count()
+    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")) % max(1, count))

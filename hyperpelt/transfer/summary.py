@@ -1,0 +1,136 @@
+"""From cells to a table: over the seeds of each (task, shots, way of adapting), and over tasks.
+
+A row holds mean, standard deviation (n - 1), median, quartiles and the 95 % interval of the mean (Student's t). The
+rows of `average` first average each seed over all tasks, and are there where every task has the same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+AVERAGE = "average"
+COLUMNS = ("task", "shots", "adapt", "n", "mean", "sd", "95 % interval", "median", "IQR", "majority", "trained values")
+
+
+def summarise(cells: Sequence[Mapping[str, Any]], majorities: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Rows by task, shots and way of adapting, in the order of the cells; the average over tasks comes last."""
+    groups: dict[tuple[str, int, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for cell in cells:
+        groups[cell["task"], cell["shots"], cell["adapt"], cell["start"]][cell["seed"]] = cell
+    order = {task: place for place, task in enumerate(dict.fromkeys(cell["task"] for cell in cells))}
+    rows = []
+    for key, found in sorted(groups.items(), key=lambda item: (order[item[0][0]], item[0][1])):
+        scores = {seed: cell["score"] for seed, cell in sorted(found.items()) if cell["score"] is not None}
+        if scores:
+            trained = next(iter(found.values())).get("trainable")
+            rows.append(_row(key, scores, majorities.get(key[0]), trained))
+    return [*rows, *_averages(groups, list(order), majorities)]
+
+
+def _averages(
+    groups: Mapping[tuple[str, int, str, str], Mapping[int, Mapping[str, Any]]],
+    tasks: Sequence[str],
+    majorities: Mapping[str, float],
+) -> Iterator[dict[str, Any]]:
+    if len(tasks) < 2:
+        return
+    known = [majorities[task] for task in tasks if task in majorities]
+    majority = statistics.fmean(known) if len(known) == len(tasks) else None
+    kinds = sorted(dict.fromkeys(key[1:] for key in groups), key=lambda kind: kind[0])
+    for shots, adapt, start in kinds:
+        each = [groups.get((task, shots, adapt, start), {}) for task in tasks]
+        seeds = set.intersection(*(set(found) for found in each))
+        scores = {seed: [found[seed]["score"] for found in each] for seed in sorted(seeds)}
+        scores = {seed: statistics.fmean(values) for seed, values in scores.items() if None not in values}
+        if scores:
+            trained = each[0][min(scores)].get("trainable")
+            yield _row((AVERAGE, shots, adapt, start), scores, majority, trained)
+
+
+def _row(
+    key: tuple[str, int, str, str], scores: Mapping[int, float], majority: float | None, trained: int | None
+) -> dict[str, Any]:
+    task, shots, adapt, start = key
+    label = f"{adapt} from {start}" if start else adapt
+    named = {"task": task, "shots": shots, "adapt": adapt, "start": start, "label": label}
+    return {**named, **describe(list(scores.values())), "majority": majority, "trainable": trained}
+
+
+def describe(values: Sequence[float]) -> dict[str, Any]:
+    """n, mean, sd, median, quartiles and the 95 % interval of the mean; what one value cannot tell is None."""
+    mean, n = statistics.fmean(values), len(values)
+    found: dict[str, Any] = {"n": n, "mean": mean, "median": statistics.median(values)}
+    found |= dict.fromkeys(("sd", "q25", "q75", "low", "high"))
+    if n > 1:
+        from scipy.stats import t
+
+        sd = statistics.stdev(values)
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+        half = float(t.ppf(0.975, n - 1)) * sd / n**0.5
+        found |= {"sd": sd, "q25": low, "q75": high, "low": mean - half, "high": mean + half}
+    return found
+
+
+def as_cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as text, in the order of COLUMNS."""
+
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    def span(low: str, high: str) -> str:
+        return "-" if row[low] is None else f"{row[low]:.1f} .. {row[high]:.1f}"
+
+    trained = "-" if row["trainable"] is None else f"{row['trainable']:,}"
+    values = [number(row["mean"]), number(row["sd"]), span("low", "high"), number(row["median"]), span("q25", "q75")]
+    return [row["task"], str(row["shots"]), row["label"], str(row["n"]), *values, number(row["majority"]), trained]
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """The rows as a rich table."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left")
+    for column in COLUMNS:
+        made.add_column(column, justify="left" if column in ("task", "adapt") else "right", no_wrap=True)
+    before = None
+    for row in rows:
+        if before is not None and (row["task"], row["shots"]) != before:
+            made.add_section()
+        before = (row["task"], row["shots"])
+        made.add_row(*as_cells(row))
+    return made
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same for a page of documentation."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'|'.join('---' for _ in COLUMNS)}|"]
+    return "\n".join([*lines, *(f"| {' | '.join(as_cells(row))} |" for row in rows)]) + "\n"
+
+
+def write_summary(folder: Path, content: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> None:
+    """summary.json, table.md, a curve for each task, and report.html; cells.jsonl is there already."""
+    from hyperpelt.report.transfer import learning_curves, write_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = content["summary"]
+    _write(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _write(folder / "table.md", markdown(rows))
+    for task in dict.fromkeys(row["task"] for row in rows):
+        name = task.replace("/", "-")
+        _write(folder / f"curves-{name}.svg", learning_curves([row for row in rows if row["task"] == task], title=task))
+    write_page(folder)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf8")
+    os.replace(temporary, path)

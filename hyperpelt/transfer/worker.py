@@ -1,0 +1,28 @@
+"""A worker process of `hyperpelt transfer --processes N`: `python -m hyperpelt.transfer.worker REQUEST.json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from hyperpelt.errors import UserError
+
+
+def main() -> int:
+    """Do this process's share of the cells; the exit status is the command line's."""
+    from hyperpelt.commands.common import quiet_transformers
+    from hyperpelt.transfer.run import work
+    from hyperpelt.transfer.settings import TransferConfig
+
+    quiet_transformers()
+    try:
+        work(TransferConfig.model_validate(json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))))
+    except UserError as error:
+        print(f"hyperpelt: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
