@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hyperpelt.commands import common, evaluate, export, methods, predict, report, tasks, train, transfer
+from hyperpelt.commands import common, evaluate, export, features, methods, predict, report, tasks, train, transfer
 from hyperpelt.errors import UserError
 from hyperpelt.interrupts import TrainingInterrupted
 
@@ -38,6 +38,7 @@ app.command("transfer")(transfer.transfer)
 app.command("predict")(predict.predict)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(methods.app, name="methods")
+app.add_typer(features.app, name="features")
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("geometry")(transfer.geometry)

@@ -75,11 +75,28 @@ SURFACE = {
     "tasks new": LISTS | {"name", "--folder"},
     "methods list": LISTS | {"--backbone", "--num-tasks"},
     "methods show": LISTS | {"name", "--backbone", "--num-tasks"},
+    "features build": LISTS
+    | DATA
+    | {
+        "names",
+        "--encoder",
+        "--grid",
+        "--split",
+        "--limit",
+        "--device",
+        "--max-size",
+        "--skip-bad-images",
+        "--features-dir",
+    },
+    "features show": LISTS | {"--features-dir"},
+    "features clear": LISTS | {"--encoder", "--features-dir"},
 }
 
 
 def surface(command, name=""):
-    found = {} if name in ("tasks", "methods") else {name: {flag for p in command.params for flag in flags(p)}}
+    found = (
+        {} if name in ("tasks", "methods", "features") else {name: {flag for p in command.params for flag in flags(p)}}
+    )
     for child, inner in getattr(command, "commands", {}).items():
         found |= surface(inner, f"{name} {child}".strip())
     return found

@@ -1,0 +1,158 @@
+"""`hyperpelt features`: image features on disk: compute those of tasks, see what is kept, take it away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hyperpelt.commands import common
+from hyperpelt.errors import UserError
+
+if TYPE_CHECKING:
+    from hyperpelt.tasks import Example, Task
+    from hyperpelt.vision.seeing import Eye
+
+app = typer.Typer(no_args_is_help=True, help="Image features on disk: compute those of tasks, list, clear.")
+COLUMNS = ("encoder", "grid", "dim", "images", "size", "fingerprint")
+SPLITS = ("train", "validation", "test")
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--features-dir", metavar="FOLDER", help="Of the feature stores; default: HYPERPELT_FEATURES, else the cache."
+    ),
+]
+
+
+@app.command("build")
+def build_features(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Tasks, wildcards or mixtures.")],
+    encoder: Annotated[
+        str, typer.Option("--encoder", metavar="NAME|ID|FOLDER", help="As image_encoder of a run.")
+    ] = "mini-vision",
+    grid: Annotated[int | None, typer.Option("--grid", min=1, help="Cells a side; default: the encoder's own.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Repeatable; default: all three.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a split, a fixed random sample.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Where the encoder runs, such as cuda.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", metavar="SIZE", help="Such as 20GB; the oldest features make room.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad-images", help="Go on without them, and count them.")] = False,
+    features_dir: Folder = None,
+    data_root: common.DataRoot = None,
+    plugin: common.Plugins = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Compute the features of every image of some tasks, once; a run then never encodes them again."""
+    with common.stdout_for_json(as_json):
+        from hyperpelt import tasks
+        from hyperpelt.vision import FeatureStore, load_image_encoder
+        from hyperpelt.vision.seeing import Eye
+
+        common.load_named_plugins(plugin)
+        common.quiet_transformers()
+        chosen = [task for task in tasks.select(names) if "image" in task.modalities]
+        if not chosen:
+            raise UserError(f"None of the tasks {', '.join(names)} has images.")
+        loaded = load_image_encoder(encoder, grid=grid, device=device)
+        store = FeatureStore(features_dir, loaded, max_bytes=_bytes(max_size))
+        eye = Eye(store, lambda: loaded, on_bad_image="skip" if skip_bad else "error")
+        rows = [_row(task, part, eye, data_root, limit) for task in chosen for part in split or SPLITS]
+    if as_json:
+        common.print_json({"folder": str(store.folder), "bytes": store.num_bytes(), "splits": rows})
+        return
+    common.print_table(rows, ("task", "split", "rows", "images", "encoded", "bad"), right=("rows", "images", "encoded"))
+    common.note(f"{len(store):,} images, {_size(store.num_bytes())} in {store.folder}")
+
+
+def _row(task: Task, split: str, eye: Eye, data_root: Path | None, limit: int | None) -> dict[str, Any]:
+    """See one split; how many of its images were encoded now, and how many could not be used."""
+    examples = task.examples(split, data_root=data_root, limit=limit)
+    name, before, bad = f"{task.name} {split}", eye.store.misses, eye.num_bad
+    numbered = _shown(zip(examples.numbers, examples, strict=True), len(examples), name)
+    images = sum(len(example.images) for _, example in eye.see(numbered, where=name))
+    encoded = eye.store.misses - before
+    counts = {"rows": len(examples), "images": images, "encoded": encoded, "bad": eye.num_bad - bad}
+    return {"task": task.name, "split": split, **counts}
+
+
+def _shown(rows: Iterator[tuple[int, Example]], total: int, name: str) -> Iterator[tuple[int, Example]]:
+    """The rows, with a bar on a terminal's stderr."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(rows, name, total=total, console=console, transient=True, disable=not console.is_terminal)
+
+
+@app.command("show")
+def show_features(
+    features_dir: Folder = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """List the feature stores: whose features, how many images, how large."""
+    with common.stdout_for_json(as_json):
+        from hyperpelt.vision.store import default_folder
+        from hyperpelt.vision.stores import list_stores
+
+        rows = list_stores(features_dir)
+    if as_json:
+        common.print_json(rows)
+        return
+    _print(rows)
+    common.note(f"In {features_dir or default_folder()}.")
+
+
+@app.command("clear")
+def clear_features(
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", metavar="NAME|FINGERPRINT", help="Those of one encoder alone.")
+    ] = None,
+    features_dir: Folder = None,
+    as_json: common.Json = False,
+    debug: common.Debug = False,
+) -> None:
+    """Remove features from disk; they are computed anew when they are needed."""
+    with common.stdout_for_json(as_json):
+        from hyperpelt.vision.stores import clear
+
+        rows = clear(features_dir, encoder=encoder)
+    if as_json:
+        common.print_json(rows)
+        return
+    _print(rows)
+    common.note(f"Removed {sum(row['images'] for row in rows):,} images' features.")
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    shown = [
+        row
+        | {"grid": "x".join(map(str, row["grid"])), "size": _size(row["bytes"]), "fingerprint": row["fingerprint"][:12]}
+        for row in rows
+    ]
+    common.print_table(shown, COLUMNS, right=("dim", "images", "size"))
+
+
+def _size(num_bytes: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def _bytes(size: str | None) -> int | None:
+    """A size such as 500MB or 20GB (powers of ten) in bytes."""
+    if size is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)b?", size.strip().lower())
+    if match is None:
+        raise UserError(f"--max-size: expected a size such as 500MB or 20GB, got {size!r}.")
+    return int(float(match[1]) * UNITS[match[2]])
