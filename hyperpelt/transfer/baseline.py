@@ -18,4 +18,4 @@ def majority_score(task: Task, split: str, *, limit: int | None, data_root: str 
     examples = list(task.examples(split, data_root=data_root, limit=limit))
     always = [majority_answer(task, split, data_root)] * len(examples)
     labels, groups = [example.label for example in examples], [example.group for example in examples]
-    return mean(metrics.compute(task.metrics, always, labels, groups=groups).values())
+    return mean(metrics.compute(metrics.available(task.metrics)[0], always, labels, groups=groups).values())
