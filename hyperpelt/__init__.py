@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Example": "tasks",
+    "FeatureStore": "vision",
     "Files": "tasks",
     "Generator": "tasks",
     "Hub": "tasks",
@@ -26,6 +27,7 @@ _HOME = {
     "check_task": "tasks",
     "evaluate": "evaluation",
     "load_backbone": "backbones",
+    "load_image_encoder": "vision",
     "register": "tasks",
     "task": "tasks",
     "train": "training",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from hyperpelt.tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
     from hyperpelt.training import train
     from hyperpelt.transfer.run import transfer
+    from hyperpelt.vision import FeatureStore, load_image_encoder
 
 
 def __getattr__(name: str) -> object:

@@ -352,6 +352,7 @@ def test_counts_on_t5_base(t5_base):
     adapter = (e + 1) * (2 * d * b + b + d + 1)
     assert whole - text == mapping + trunk + prefix + adapter
     assert (text, whole) == (4_371_153, 8_800_866)
+    assert count("visual-tokens") == 6_021_585
     assert count("visual-tokens") - text == 2048 * d + d + 2 * d + 2 * g * d
 
 
