@@ -88,7 +88,11 @@ def _print(results: dict[str, Any], config: RunConfig) -> None:
     from hyperpelt.results import Results
 
     folder, out = config.output_dir, common.console()
-    out.print(Results.from_dict(results).table(title=f"{folder}, {results['split']} split"))
+    found = Results.from_dict(results)
+    out.print(found.table(title=f"{folder}, {results['split']} split"))
+    for name, result in found.tasks.items():
+        for note in result.notes:
+            common.note(f"{name}: {note}")
     first, program = shlex.quote(next(iter(results["tasks"]))), _program()
     row = shlex.quote(_example_row(next(iter(results["tasks"])), config))
     for line in (
@@ -121,7 +125,14 @@ def _example_row(task: str, config: RunConfig) -> str:
     definition = tasks.get(task)
     row = definition.rows(config.test_split or config.eval_split, data_root=config.data_root)[0]
     asked = columns_read(definition) or set(row) - set(definition.answer)
-    return json.dumps({name: row[name] for name in row if name in asked}, ensure_ascii=False, default=str)
+    shown = {name: _without_bytes(row[name]) for name in row if name in asked}
+    return json.dumps(shown, ensure_ascii=False, default=str)
+
+
+def _without_bytes(value: Any) -> Any:
+    """A picture of the data as the path that a user would write instead."""
+    picture = isinstance(value, bytes) or (isinstance(value, dict) and isinstance(value.get("bytes"), bytes))
+    return "picture.jpg" if picture else value
 
 
 def _print_keys(as_json: bool) -> None:
