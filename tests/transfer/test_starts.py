@@ -1,0 +1,140 @@
+"""Where a new task starts: its words, its nearest neighbour, the one that explains the shots, a named one, the mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transfer_runs import trained_run
+
+from hyperpelt import tasks as registry
+from hyperpelt.descriptions import read_tasks, read_texts
+from hyperpelt.errors import UserError
+from hyperpelt.model import TunedModel
+from hyperpelt.starts import check_start, losses, start_task
+from hyperpelt.transfer.fit import ShotData
+from hyperpelt.weights.description import NUM_INPUTS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with trained_run(tmp_path_factory.mktemp("run")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def model(run):
+    return TunedModel.from_pretrained(run)
+
+
+def embedding(model: TunedModel, name: str) -> torch.Tensor:
+    (network,) = model.described()
+    return network.task_embeddings[model.task_id(name)].detach().clone()
+
+
+def test_the_checkpoint_holds_the_words_of_its_tasks(run, model):
+    tasks = [registry.get(name) for name in model.tasks]
+    read = read_tasks(model.backbone, model.tokenizer, tasks, max_source_length=32)
+    saved = load_file(run / "model.safetensors")["hypernetwork.description.vectors"]
+    assert saved.shape == (2, 1 + NUM_INPUTS, 32)
+    torch.testing.assert_close(saved, torch.stack([read[name] for name in model.tasks]))
+    alone = read_texts(model.backbone, model.tokenizer, [tasks[0].description], 32)
+    torch.testing.assert_close(alone[0], saved[0, 0], rtol=1e-4, atol=1e-5)  # padding plays no part
+
+
+def test_in_training_a_dropped_id_means_the_embedding_of_the_words(model):
+    (network,) = model.described()
+    every = torch.arange(2)
+    with torch.no_grad():
+        own = network.task_embeddings.clone()
+        assert torch.equal(network._embeddings(every), own)  # never in evaluation
+        model.train()
+        network.dropped = 1.0
+        assert not torch.isclose(network._embeddings(every), own).any(dim=(1, 2)).all()
+        network.dropped = 0.5
+        torch.manual_seed(0)
+        kept = [bool((network._embeddings(every)[0] == own[0]).all()) for _ in range(60)]
+    assert 15 < sum(kept) < 45
+
+
+def test_a_method_with_words_must_be_told_them(tiny_bart):
+    method = {"name": "hyperformer++", "bottleneck": 4, "description_dropout": 0.3}
+    model = TunedModel.build(tiny_bart, method=method, tasks=["a", "b"])
+    ids = torch.ones(2, 4, dtype=torch.long)
+    with pytest.raises(UserError, match="words were not given"):
+        model(ids, labels=ids, task_ids=torch.tensor([0, 1]))
+    model.eval()(ids, labels=ids, task_ids=torch.tensor([0, 1]))
+    model.tell({name: torch.randn(1 + NUM_INPUTS, 32) for name in "ab"})
+    model.train()(ids, labels=ids, task_ids=torch.tensor([0, 1])).loss.backward()
+    (network,) = model.described()
+    assert all(parameter.grad is not None for parameter in network.description.parameters())
+
+
+def test_described_gets_weights_from_words_alone(model):
+    word = registry.get("toy/word")
+    twin, other = (
+        replace(word, name="toy/twin"),
+        replace(word, name="toy/other", description="Count the letters of it."),
+    )
+    for task in (word, twin, other):
+        model.add_task(task)
+    trained = ("toy/mood", "toy/truth")
+    for task in (word, twin, other):
+        assert start_task(model, task, "described", among=trained).task is None
+    assert torch.equal(embedding(model, "toy/word"), embedding(model, "toy/twin"))
+    assert not torch.isclose(embedding(model, "toy/word"), embedding(model, "toy/other")).any(dim=0).all()
+    made = model.weights_of(torch.tensor([2, 4]))
+    assert any(not torch.equal(values[0], values[-1]) for values in made.values())
+
+
+def test_mean_and_named_and_nearest(model):
+    word = registry.get("toy/word")
+    mood, truth = embedding(model, "toy/mood"), embedding(model, "toy/truth")
+    model.add_task(word)
+    start_task(model, word, "mean")
+    torch.testing.assert_close(embedding(model, "toy/word"), (mood + truth) / 2)
+    assert start_task(model, word, "like:toy/truth").task == "toy/truth"
+    assert torch.equal(embedding(model, "toy/word"), truth)
+    twin = replace(registry.get("toy/mood"), name="toy/twin")
+    model.add_task(twin)
+    found = start_task(model, twin, "nearest", among=["toy/mood", "toy/truth"])
+    assert found.task == "toy/mood"
+    assert found.figures["toy/mood"] == pytest.approx(1, abs=1e-4)
+    assert torch.equal(embedding(model, "toy/twin"), mood)
+    assert torch.equal(embedding(model, "toy/mood"), mood)
+
+
+def test_scored_takes_the_task_whose_weights_explain_the_shots_best(model, run, tiny_tokenizer):
+    from test_choice_losses import tokens_of
+
+    word = registry.get("toy/word")
+    model.add_task(word)
+    shots = ShotData(word, tokens_of("toy/word", tiny_tokenizer), None).in_order(model, [0, 3, 4, 9], 3)
+    assert sum(len(batch["row_names"]) for batch in shots) == 4
+    found = start_task(model, word, "scored", among=["toy/mood", "toy/truth"], shots=shots)
+    assert found.task == min(found.figures, key=found.figures.get)
+    assert torch.equal(embedding(model, "toy/word"), embedding(model, found.task))
+    assert losses(model, ["toy/word"], shots)["toy/word"] == pytest.approx(found.figures[found.task], rel=1e-5)
+    with pytest.raises(UserError, match="from shots alone"):
+        start_task(model, word, "scored")
+
+
+def test_mistakes_name_the_way_out(model, run):
+    for name, said in (("means", "'mean'"), ("liketoy", "start of a new task")):
+        with pytest.raises(UserError, match=said):
+            check_start(name)
+    word = registry.get("toy/word")
+    model.add_task(word)
+    with pytest.raises(UserError, match="Did you mean 'toy/truth'"):
+        start_task(model, word, "like:toy/trut")
+    bare = replace(word, name="toy/bare", description="")
+    model.add_task(bare)
+    with pytest.raises(UserError, match="has no description"):
+        start_task(model, bare, "described")
+    plain = TunedModel.build(model.backbone, method="lora", tasks=["toy/mood", "toy/word"])
+    with pytest.raises(UserError, match="was trained without a map"):
+        start_task(plain, word, "described")
+    with pytest.raises(UserError, match="has no hypernetwork"):
+        plain.train_only("hypernetwork", ["toy/word"])

@@ -1,0 +1,212 @@
+"""A whole transfer on a small run: every way of adapting, resumed, spread over processes, from Python and the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transfer_runs import SIZES, make_run, trained_run
+
+import hyperpelt
+from hyperpelt import cli
+from hyperpelt import tasks as registry
+from hyperpelt.config import load_run
+from hyperpelt.errors import UserError
+from hyperpelt.starts import losses, start_task
+from hyperpelt.transfer import records
+from hyperpelt.transfer.bench import Bench
+from hyperpelt.transfer.cells import Cell
+from hyperpelt.transfer.run import transfer
+from hyperpelt.transfer.settings import build
+
+QUICK = {"steps": 3, "use_cpu": True, "progress": False, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with trained_run(tmp_path_factory.mktemp("run")) as folder:
+        yield folder
+
+
+def bench_of(run, tasks=("toy/word",), **settings):
+    config = build({"run": str(run), "tasks": list(tasks), "steps": 3, "batch_size": 4, **settings})
+    return Bench(config, [registry.get(name) for name in tasks], load_run(run / "run.yaml"), torch.device("cpu"))
+
+
+def without_time(record):
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def test_every_way_of_adapting_every_kind_of_task(run, tmp_path):
+    """Zero shots and few, from the run, from nothing and in context; a second call does nothing again."""
+    adapt = ["embedding", "hypernetwork", "all", "scratch", "lora", "full", "in-context"]
+    settings = {"shots": [0, 4], "seeds": [3], "adapt": adapt, "start": ["mean", "described", "scored"], **QUICK}
+    tasks = ["toy/word", "toy/pick", "toy/echo"]
+    found = hyperpelt.transfer(run, tasks=tasks, output=str(tmp_path), **settings)
+    assert len(found["cells"]) == 3 * (4 + 3 * 3 + 4)
+    counts = {row["label"]: row["trainable"] for row in found["summary"] if row["shots"] == 4}
+    assert counts["embedding from mean"] == 3 * 8  # N rows of width t
+    assert counts["embedding from mean"] < counts["hypernetwork from mean"] < counts["all from mean"]
+    assert counts["in-context"] is None
+    for cell in found["cells"]:
+        assert len(cell.get("rows", ())) == (cell["shots"] if "rows" in cell else 0)
+        if "fit" in cell:
+            assert cell["fit"]["kept_step"] == 3
+            assert cell["fit"]["diverged_at"] is None
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {
+        "cells.jsonl",
+        "summary.json",
+        "table.md",
+        "report.html",
+        "curves-average.svg",
+        "curves-toy-word.svg",
+    }
+    before = (tmp_path / records.CELLS).read_bytes()
+    again = hyperpelt.transfer(run, tasks=tasks, output=str(tmp_path), **settings)
+    assert (tmp_path / records.CELLS).read_bytes() == before
+    assert again["summary"] == found["summary"]
+
+
+def test_cells_do_not_depend_on_those_before_them(run):
+    """The run's own tensors come back, and so do random states: any order, any process."""
+    cells = [
+        Cell("toy/word", 4, 1, adapt, start) for adapt, start in (("all", "mean"), ("lora", ""), ("embedding", "mean"))
+    ]
+    bench = bench_of(run)
+    state = torch.get_rng_state()
+    there = [without_time(bench.run(cell)) for cell in cells]
+    back = [without_time(bench.run(cell)) for cell in reversed(cells)]
+    assert there == back[::-1]
+    assert there == [without_time(bench_of(run).run(cell)) for cell in cells]
+    assert torch.equal(torch.get_rng_state(), state)
+    saved = load_file(run / "model.safetensors")
+    bench.model.load_method_state(bench.state)
+    for name, tensor in bench.model.method_state().items():
+        assert torch.equal(tensor[: len(saved[name])] if tensor.dim() else tensor, saved[name]), name
+
+
+def test_adapting_the_embedding_moves_nothing_else(run):
+    bench = bench_of(run)
+    before = {name: tensor.clone() for name, tensor in bench.state.items()}
+    record = bench.run(Cell("toy/word", 4, 0, "embedding", "mean"))
+    moved = {name for name, tensor in bench.model.method_state().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"hypernetwork.task_embeddings"}
+    after = bench.model.method_state()["hypernetwork.task_embeddings"]
+    assert torch.equal(after[:2], before["hypernetwork.task_embeddings"][:2])
+    assert record["trainable"] == after[2].numel()
+    assert record["fit"]["last_loss"] < record["fit"]["first_loss"]
+
+
+def test_the_best_on_the_held_out_shots_is_kept(run):
+    bench = bench_of(run, choose="held-out", steps=20, learning_rate=0.5)
+    record = bench.run(Cell("toy/word", 16, 0, "all", "mean"))
+    assert len(record["held_out"]) == 4
+    assert not set(record["held_out"]) & set(record["rows"])
+    assert record["fit"]["kept_step"] % 2 == 0
+    data = bench._data_of(registry.get("toy/word")).in_order(bench.model, record["held_out"], 4)
+    from hyperpelt.starts import losses
+
+    assert losses(bench.model, ["toy/word"], data)["toy/word"] == pytest.approx(
+        record["fit"]["held_out_loss"], rel=1e-5
+    )
+
+
+def test_a_fit_that_diverges_is_stopped_and_said(run):
+    record = bench_of(run, steps=30, learning_rate=1e30).run(Cell("toy/word", 4, 0, "lora"))
+    assert record["fit"]["diverged_at"] is not None
+    assert record["fit"]["kept_step"] == record["fit"]["diverged_at"] - 1
+
+
+def test_t_fews_losses_serve_every_adaptation(run):
+    cells = [Cell("toy/pick", 4, 0, "embedding", "mean"), Cell("toy/echo", 4, 0, "ia3")]
+    plain = [bench_of(run, ("toy/pick", "toy/echo")).run(cell) for cell in cells]
+    few = [bench_of(run, ("toy/pick", "toy/echo"), loss="t-few").run(cell) for cell in cells]
+    assert few[0]["fit"]["first_loss"] > plain[0]["fit"]["first_loss"] + 0.1  # two terms more
+    assert few[1]["fit"]["first_loss"] == plain[1]["fit"]["first_loss"]  # an open answer has no choices
+
+
+def test_several_processes_find_what_one_finds(run, tmp_path):
+    settings = {"tasks": ["toy/word", "toy/pick"], "shots": [0, 4], "seeds": 2, "adapt": ["embedding", "lora"], **QUICK}
+    one = transfer(run, output=str(tmp_path / "one"), **settings)
+    with (tmp_path / "one" / records.CELLS).open() as lines:
+        some = [next(lines) for _ in range(3)]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / records.CELLS).write_text("".join(some) + '{"cell": "cut sh')  # a transfer that was killed
+    two = transfer(run, output=str(tmp_path / "two"), processes=2, **settings)
+    kept = [without_time(cell) for cell in one["cells"]]
+    assert kept == [without_time(cell) for cell in two["cells"]]
+    assert one["summary"] == two["summary"]
+    assert not list((tmp_path / "two").glob("*request*"))
+
+
+def test_a_launcher_deals_cells_out_and_its_first_process_sums_up(run, tmp_path):
+    code = (
+        "import sys, torch; torch.set_num_threads(1); from hyperpelt import cli;"
+        "sys.exit(cli.run(['transfer', *sys.argv[1:], '--json']))"
+    )
+    arguments = [str(run), "--tasks", "toy/word,toy/pick", "--shots", "0,4", "--seeds", "1", "--adapt", "embedding"]
+    command = [sys.executable, "-c", code, *arguments, "--steps", "2", "--cpu", "--output", str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            command, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}, stdout=-1, stderr=-1, text=True
+        )
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], said
+    assert said[1][0] == ""
+    assert len(json.loads(said[0][0])["cells"]) == len(records.read(tmp_path / records.CELLS)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--tasks", "toy/mood"], "was trained on toy/mood"),
+        (["--tasks", "toy/wrod"], "Did you mean 'toy/word'"),
+        (["--tasks", "toy/word", "--adapt", "embeding"], "Adaptations: embedding, hypernetwork"),
+        (["--tasks", "toy/word", "--from", "like:toy/word"], "was not trained on that task"),
+        (["--tasks", "toy/word", "--from", "nearset"], "Did you mean 'nearest'"),
+        (["--tasks", "toy/word", "--learning-rate", "lora=1"], "which is not adapted"),
+        (["--tasks", "toy/word", "--shots", "4;5"], "whole numbers such as 0,4,16"),
+    ],
+)
+def test_mistakes_end_in_one_sentence_before_any_work(run, capsys, tmp_path, arguments, said):
+    assert cli.run(["transfer", str(run), *arguments, "--output", str(tmp_path / "none")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_method_that_shares_everything_can_be_adapted_as_a_whole_only(run, tmp_path, tiny_tokenizer):
+    # Its plugin is loaded already: the tasks are found by name.
+    other = make_run(tmp_path, tiny_tokenizer, method="shared-houlsby", plugins="", max_steps=1)
+    settings = {"tasks": "toy/word", "shots": [4], "seeds": 1, "output": str(tmp_path / "out"), **QUICK}
+    assert len(transfer(other, adapt=["all"], **settings)["cells"]) == 1
+    with pytest.raises(UserError, match="holds nothing of single tasks"):
+        transfer(other, adapt=["embedding"], **settings)
+
+
+def test_words_decide_what_a_task_that_was_never_trained_answers(run, tmp_path, tiny_tokenizer):
+    """Two tasks that read the same and differ in words and answers, known by their words alone while they were trained:
+    a third one with the words of either answers as that one does."""
+    for name, choices in (("good", ("bad", "good")), ("true", ("false", "true"))):
+        like = registry.get("toy/word")
+        registry.register(replace(like, name=f"toy/says-{name}", choices=choices, description=f"Is it {name}?"))
+    method = f"{{name: hyperpelt, {SIZES}, description_dropout: 1.0}}"
+    settings = {"tasks": "toy/says-good,toy/says-true", "max_steps": 60, "learning_rate": 0.02}
+    other = make_run(tmp_path, tiny_tokenizer, method=method, plugins="", **settings)
+    bench = bench_of(other)
+    data = bench._data_of(registry.get("toy/word")).in_order  # answers good or bad
+    found = {}
+    for name in ("good", "true"):
+        new = replace(registry.get("toy/word"), name=f"toy/new-{name}", description=f"Is it {name}?")
+        bench.model.add_task(new)
+        start_task(bench.model, new, "described", among=bench.trained)
+        found |= losses(bench.model, [new.name], data(bench.model, range(8), 8))
+    assert found["toy/new-good"] < found["toy/new-true"] - 0.3
