@@ -99,7 +99,9 @@ def _tell(model: TunedModel, task: Task, **reading: object) -> None:
             f"Method {model.method.name!r} was trained without a map from words to embeddings, so no task can start as "
             "'described': train with method.description_dropout=0.3, or choose mean, nearest or like:TASK."
         )
-    model.tell(read_tasks(model.backbone, model.tokenizer, [task], **reading))
+    index = model.task_id(task.name)
+    if not all(network.description.vectors[index].any() for network in model.described()):
+        model.tell(read_tasks(model.backbone, model.tokenizer, [task], **reading))
 
 
 def similarity(model: TunedModel, task: Task, others: Sequence[str], **reading: object) -> dict[str, float]:

@@ -185,7 +185,7 @@ def test_mistakes_end_in_one_sentence_before_any_work(run, capsys, tmp_path, arg
 
 def test_a_method_that_shares_everything_can_be_adapted_as_a_whole_only(run, tmp_path, tiny_tokenizer):
     # Its plugin is loaded already: the tasks are found by name.
-    other = make_run(tmp_path, tiny_tokenizer, method="shared-houlsby", plugins="", max_steps=1)
+    other = make_run(tmp_path, tiny_tokenizer, method="shared-houlsby", plugins="[]", max_steps=1)
     settings = {"tasks": "toy/word", "shots": [4], "seeds": 1, "output": str(tmp_path / "out"), **QUICK}
     assert len(transfer(other, adapt=["all"], **settings)["cells"]) == 1
     with pytest.raises(UserError, match="holds nothing of single tasks"):
@@ -200,7 +200,7 @@ def test_words_decide_what_a_task_that_was_never_trained_answers(run, tmp_path, 
         registry.register(replace(like, name=f"toy/says-{name}", choices=choices, description=f"Is it {name}?"))
     method = f"{{name: hyperpelt, {SIZES}, description_dropout: 1.0}}"
     settings = {"tasks": "toy/says-good,toy/says-true", "max_steps": 60, "learning_rate": 0.02}
-    other = make_run(tmp_path, tiny_tokenizer, method=method, plugins="", **settings)
+    other = make_run(tmp_path, tiny_tokenizer, method=method, plugins="[]", **settings)
     bench = bench_of(other)
     data = bench._data_of(registry.get("toy/word")).in_order  # answers good or bad
     found = {}

@@ -1,0 +1,87 @@
+"""Maps of how near tasks are, the transfer matrix, and what is written for TensorBoard; the commands around a run."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from small_models import make_bart
+from transfer_runs import trained_run
+
+from hyperpelt import cli, evaluate
+from hyperpelt.config import load_run
+from hyperpelt.errors import UserError
+from hyperpelt.model import TunedModel
+from hyperpelt.report import write_report
+from hyperpelt.transfer.geometry import measure, similarities
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with trained_run(tmp_path_factory.mktemp("run")) as folder:
+        yield folder
+
+
+def test_maps_are_cosines_of_what_tasks_have():
+    model = TunedModel.build(make_bart(), method="hyper-lora", tasks=["a", "b", "c"])
+    network = model.sources["hypernetwork"]
+    with torch.no_grad():
+        network.task_embeddings[1] = network.task_embeddings[0]
+    maps = similarities(model)
+    assert set(maps) == {"embeddings", "read", "weights"}
+    flat = network.task_embeddings.detach().flatten(1).double().numpy()
+    unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    np.testing.assert_allclose(maps["embeddings"], unit @ unit.T, atol=1e-6)
+    assert maps["read"][0, 1] == pytest.approx(1)
+    assert maps["read"][0, 2] < 0.9
+    assert np.isfinite(maps["weights"]).all()  # all tasks start from the same weights: no difference, no direction
+    per_task = TunedModel.build(make_bart(), method="lora", tasks=["a", "b"])
+    with torch.no_grad():
+        for _, parameter in per_task.trainable_parameters():
+            parameter[1] += 0.1
+    assert similarities(per_task)["weights"] == pytest.approx(np.array([[1.0, -1.0], [-1.0, 1.0]]))
+
+
+def test_the_matrix_holds_every_task_under_every_tasks_weights(run, tmp_path):
+    found = measure(run, output=tmp_path, matrix=True, split="test", limit=6, use_cpu=True, progress=False)
+    settings = load_run(run / "run.yaml")
+    how = {"split": "test", "limit": 6, "max_source_length": settings.max_source_length, "progress": False}
+    own = evaluate(TunedModel.from_pretrained(run), ["toy/mood", "toy/truth"], **how)
+    assert np.diag(found["maps"]["transfer"]).tolist() == [own.tasks[name].score for name in found["tasks"]]
+    assert json.loads((tmp_path / "geometry.json").read_text())["maps"].keys() == found["maps"].keys()
+    assert found["maps"].keys() == {"embeddings", "read", "weights", "words", "transfer"}
+    for name in found["maps"]:
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
+    points = list((tmp_path / "projector").glob("*/embeddings/metadata.tsv"))
+    words = "(by its words)"
+    assert points[0].read_text().split("\n")[:4] == ["toy/mood", "toy/truth", f"toy/mood {words}", f"toy/truth {words}"]
+    assert len(points[0].with_name("tensors.tsv").read_text().strip().split("\n")) == 4
+
+
+def test_a_run_of_one_task_has_no_geometry(run, tmp_path):
+    model = TunedModel.from_pretrained(run)
+    alone = TunedModel.build(model.backbone, method="lora", tasks=["toy/mood"], tokenizer=model.tokenizer)
+    alone.backbone_name = model.backbone_name
+    alone.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="nothing to compare"):
+        measure(tmp_path, use_cpu=True, progress=False)
+
+
+def test_from_the_shell_a_task_is_added_transferred_to_and_reported(run, tmp_path, capsys):
+    added = ["train", "--add", "toy/word", "--from", str(run), "max_steps=2", f"output_dir={tmp_path / 'more'}"]
+    assert cli.run([*added, "start_from=nearest"]) == 0
+    settings = load_run(tmp_path / "more" / "run.yaml")
+    assert (settings.tasks, settings.from_run, settings.learning_rate) == (["toy/word"], str(run), 0.03)
+    assert TunedModel.from_pretrained(tmp_path / "more").tasks == ("toy/mood", "toy/truth", "toy/word")
+    capsys.readouterr()
+    arguments = ["--tasks", "toy/pick", "--shots", "0", "--seeds", "1", "--adapt", "embedding", "--cpu", "--json"]
+    assert cli.run(["transfer", str(tmp_path / "more"), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [cell["adapt"] for cell in found["cells"]] == ["zero-shot"]
+    page = write_report([tmp_path / "more"], tmp_path / "report.html").read_text()
+    assert "Transfer to tasks that were not trained" in page
+    assert "zero-shot from mean" in page
+    assert cli.run(["train", "--add", "toy/word", f"output_dir={tmp_path / 'none'}"]) == 2
+    assert "go together" in capsys.readouterr().err
