@@ -21,7 +21,7 @@ from hyperpelt.evaluation import evaluate
 from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
 from hyperpelt.model import TunedModel
-from hyperpelt.starts import start_task
+from hyperpelt.starts import Start, start_task
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
 from hyperpelt.transfer.fit import Fitted, ShotData, fit
 from hyperpelt.transfer.in_context import num_fitting, prompted
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hyperpelt.config import RunConfig
+    from hyperpelt.data import Batch
     from hyperpelt.tasks import Task
 
 PROBED = 32  # test rows over which the shots in a prompt are counted
@@ -50,6 +51,9 @@ class Bench:
         self.trained = self.model.tasks
         for task in tasks:
             self.model.add_task(task)
+        if "described" in config.start and self.model.described():
+            self.model.tell(read_tasks(self.model.backbone, self.model.tokenizer, tasks, **self._reading()))
+        self._nearest: dict[str, Start] = {}
         self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
         self._data: dict[str, ShotData] = {}
 
@@ -71,12 +75,22 @@ class Bench:
         model.load_method_state(self.state)
         shots = self._shots(cell) if cell.shots else Shots(())
         batches = self._data_of(task).in_order(model, shots.learned, self.config.batch_size) if cell.shots else ()
-        start = start_task(model, task, cell.start, among=self.trained, shots=batches, **self._reading())
+        start = self._started(task, cell.start, batches)
         about: dict[str, Any] = {"started_like": start.task, "start_figures": start.figures}
         if cell.adapt == ZERO_SHOT:
             return {**about, **self._measured(model, task)}
         model.train_only(cell.adapt, [task.name])
         return {**about, **self._fitted(cell, model, shots), **self._measured(model, task)}
+
+    def _started(self, task: Task, rule: str, shots: Sequence[Batch]) -> Start:
+        """Put the task where the rule says; what words are nearest to is the same in every cell."""
+        if rule != "nearest":
+            return start_task(self.model, task, rule, among=self.trained, shots=shots, **self._reading())
+        if task.name not in self._nearest:
+            self._nearest[task.name] = start_task(self.model, task, rule, among=self.trained, **self._reading())
+        start = self._nearest[task.name]
+        self.model.start_task(task.name, {str(start.task): 1.0})
+        return start
 
     def _from_nothing(self, cell: Cell) -> dict[str, Any]:
         """The run's own method, or a named one, on the bare backbone and this task alone."""
