@@ -181,7 +181,7 @@ class TokenizedSet:
                 about |= {"task": task.name, "split": split, "fingerprint": key, **lengths}
                 _write(path, made, about)
                 found = cls(path)
-            elif eye is not None and any(image not in eye.store for image in found.image_keys()):
+            elif eye is not None and eye.lacks(found.image_keys()):
                 see_again(examples, eye, progress=progress)
         return found
 

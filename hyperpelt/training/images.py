@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,8 +68,14 @@ def features_of(
         return None
     assert model.visual is not None
     store = FeatureStore(config.features_dir, model.visual)
-    keys = sorted({key for tokens in sets.values() for key in tokens.image_keys()})
-    if config.from_run is None and keys:  # a model that is taken over keeps its measures
-        chosen = np.random.default_rng([config.seed, 5]).permutation(len(keys))[:MEASURED]
-        model.standardise_features(store.read([keys[place] for place in sorted(chosen)]))
+    if config.from_run is None:  # a model that is taken over keeps its measures
+        measure(model, store, sets.values(), seed=config.seed)
     return store
+
+
+def measure(model: TunedModel, store: FeatureStore, sets: Iterable[TokenizedSet], *, seed: int) -> None:
+    """Let the model measure features in units of those of some training images, drawn by the seed."""
+    keys = sorted({key for tokens in sets for key in tokens.image_keys()})
+    chosen = np.random.default_rng([seed, 5]).permutation(len(keys))[:MEASURED]
+    if len(chosen):
+        model.standardise_features(store.read([keys[place] for place in sorted(chosen)]))

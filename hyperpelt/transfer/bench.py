@@ -22,11 +22,13 @@ from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
 from hyperpelt.model import TunedModel
 from hyperpelt.starts import Start, start_task
+from hyperpelt.training.images import measure
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
 from hyperpelt.transfer.fit import Fitted, ShotData, fit
 from hyperpelt.transfer.in_context import num_fitting, prompted
 from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig
 from hyperpelt.transfer.shots import Shots, choose_shots
+from hyperpelt.vision.seeing import eye_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -143,7 +145,8 @@ class Bench:
     def _measured(self, model: TunedModel, task: Task, **changes: Any) -> dict[str, Any]:
         how = {**self._scoring(), **changes}
         options = {"split": self.config.split, "limit": self.config.limit, "data_root": self.config.data_root}
-        results = evaluate(model, [task], majority=False, progress=False, **options, **how)
+        images = {**self._seeing(), "blind": self._blind or model.visual is None}
+        results = evaluate(model, [task], majority=False, progress=False, **options, **images, **how)
         found = results.tasks[task.name]
         cut = {"num_cut": found.num_cut} if found.num_cut else {}
         return {"score": found.score, "metrics": dict(found.metrics), "tested": found.rows, **cut}
@@ -157,6 +160,16 @@ class Bench:
         given = {"normalisation": config.scoring, "batch_size": config.eval_batch_size}
         return found | {name: value for name, value in given.items() if value is not None}
 
+    @property
+    def _blind(self) -> bool:
+        """Whether the run itself was trained without its images."""
+        return self.settings is not None and self.settings.blind
+
+    def _seeing(self) -> dict[str, Any]:
+        """How images are seen: as the run did."""
+        names = ("features_dir", "on_bad_image")
+        return {name: getattr(self.settings, name) for name in names} if self.settings else {}
+
     def _lengths(self) -> dict[str, int]:
         names = ("max_source_length", "max_target_length")
         return {"max_source_length": 128, "max_target_length": 32} | (
@@ -169,20 +182,26 @@ class Bench:
     def _data_of(self, task: Task) -> ShotData:
         if task.name not in self._data:
             tokenizer, root = self.model.tokenizer, self.config.data_root
-            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, data_root=root, **self._lengths())
+            eye = None if self._blind or "image" not in task.modalities else eye_of(self.model, **self._seeing())
+            how = {"data_root": root, "eye": eye, "blind": eye is None}
+            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how, **self._lengths())
             length = self._lengths()["max_target_length"]
             wrong = Choices(self.tasks, tokenizer, length, root) if self.config.loss == "t-few" else None
-            self._data[task.name] = ShotData(task, tokens, wrong)
+            self._data[task.name] = ShotData(task, tokens, wrong, None if eye is None else eye.store)
         return self._data[task.name]
 
     def _fresh(self, method: Method, cell: Cell) -> TunedModel:
         """A method on the bare backbone, for one task."""
         task = self.tasks[cell.task]
         backbone = self._whole_backbone if method.unfreeze else self._backbone
-        model = TunedModel.build(backbone, method=method, tasks=[task], tokenizer=self.model.tokenizer, seed=cell.seed)
+        options = {"tokenizer": self.model.tokenizer, "seed": cell.seed, "image_encoder": self.model.visual}
+        model = TunedModel.build(backbone, method=method, tasks=[task], **options)
         model.backbone_name = self.model.backbone_name
         if model.described():
             model.tell(read_tasks(model.backbone, model.tokenizer, [task], **self._reading()))
+        data = self._data_of(task)
+        if model.visual is not None and data.features is not None:
+            measure(model, data.features, [data.tokens], seed=cell.seed)
         model.train_only("all", [task.name])
         return model.eval()
 

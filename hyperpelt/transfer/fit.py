@@ -19,6 +19,7 @@ from hyperpelt.transfer.shots import Shots, ShotSampler
 if TYPE_CHECKING:
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Task
+    from hyperpelt.vision.store import FeatureStore
 
 LOOKS = 10  # at the held-out rows, in all
 
@@ -41,6 +42,7 @@ class ShotData:
     task: Task
     tokens: TokenizedSet
     choices: Choices | None
+    features: FeatureStore | None = None  # of its images, for models that read them
 
     def batches(self, model: TunedModel, sampler: ShotSampler) -> MicroBatches:
         """Batches by optimiser step."""
@@ -50,6 +52,7 @@ class ShotData:
             task_ids={self.task.name: model.task_id(self.task.name)},
             pad_token_id=model.backbone.config.pad_token_id,
             choices=self.choices,
+            features=None if model.visual is None else self.features,
         )
 
     def in_order(self, model: TunedModel, rows: Sequence[int], batch_size: int) -> list[Batch]:

@@ -45,6 +45,8 @@ class Features(Protocol):
 
     def __contains__(self, key: str) -> bool: ...
 
+    def refresh(self) -> None: ...
+
     def read(self, keys: Sequence[str]) -> Float[Tensor, "N G Dv"]: ...
 
     def features(
@@ -61,6 +63,9 @@ class Remembered:
 
     def __contains__(self, key: str) -> bool:
         return key in self._kept
+
+    def refresh(self) -> None:
+        """Nobody else keeps anything here."""
 
     def read(self, keys: Sequence[str]) -> Float[Tensor, "N G Dv"]:
         return torch.stack([self._kept[key] for key in keys])
@@ -100,6 +105,11 @@ class Eye:
         """Features of images that were seen, float32."""
         return self.store.read(keys)
 
+    def lacks(self, keys: Iterable[str]) -> bool:
+        """Whether features of some of these images are not there."""
+        self.store.refresh()
+        return any(key not in self.store for key in keys)
+
     def see(self, rows: Iterable[Numbered], *, where: str, drop_bad: bool = False) -> Iterator[Numbered]:
         """The rows with the key of each image in its place; its features are kept by then.
 
@@ -109,6 +119,7 @@ class Eye:
         Raises:
             UserError: an image is bad and not to be skipped, or an address; with the row.
         """
+        self.store.refresh()  # another process may have encoded them a moment ago
         for window in self._windows(rows, where):
             for number, example in self._encoded(window, where):
                 if not (drop_bad and any(key is None for key in example.images)):

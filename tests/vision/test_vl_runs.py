@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_models import make_t5
 
-from hyperpelt import Example, Generator, Task, TunedModel, UserError, evaluate, tasks, train
+from hyperpelt import Example, Generator, Task, TunedModel, UserError, evaluate, tasks, train, transfer
 from hyperpelt.config import load_run
 from hyperpelt.data import MicroBatches, MixtureSampler, TokenizedSet, lengths_of
 from hyperpelt.evaluation import predict
@@ -161,6 +161,17 @@ def test_a_resumed_run_with_images_ends_bit_identical(settings: dict[str, Any], 
         assert one.keys() == two.keys()
         assert all(torch.equal(one[key], two[key]) for key in one), name
     assert any(key.startswith("visual") for key in one)
+
+
+def test_a_trained_run_is_transferred_to_a_task_with_images(settings: dict[str, Any], tmp_path: Path) -> None:
+    train(settings | {"tasks": ["tabletop/pairs", "tabletop/sentiment"], "max_steps": 2}, progress=False)
+    cells = {"shots": [0, 4], "seeds": [0], "adapt": ["embedding", "scratch", "lora"], "limit": 4, "steps": 2}
+    options = {"output": str(tmp_path / "transfer"), "batch_size": 2, "choose": "last"}
+    found = transfer(settings["output_dir"], tasks=[shades()], progress=False, **cells, **options)
+    done = {(cell["adapt"], cell["shots"]): cell for cell in found["cells"]}
+    assert {adapt for adapt, _ in done} >= {"zero-shot", "embedding", "scratch", "lora"}
+    assert all(0 <= cell["score"] <= 100 for cell in done.values())
+    assert len(FeatureStore(None, TunedModel.from_pretrained(settings["output_dir"]).visual)) >= 12
 
 
 # ------------------------------------------------------------------------------------------------------ refused, blind
