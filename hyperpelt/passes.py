@@ -87,9 +87,19 @@ class Pass:
     def _of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
         """The tensors that were made of image number `order` of each chosen row."""
         assert self.images is not None
-        images = choice.images[:, order]
-        made = self.images.made
-        return {name: made[key][index].index_select(0, images) for name, (key, index) in placed.tensors.items()}
+        values = {name: self.images.made[key][index] for name, (key, index) in placed.tensors.items()}
+        images = choice.images[order]
+        if images is None:
+            return values
+        if self.picked is None:
+            return {name: value.index_select(0, images) for name, value in values.items()}
+        for name, where in placed.tensors.items():
+            # Choices live as long as the images of the pass, so their identity may name them.
+            label = ("image", *where, id(choice), order)
+            if label not in self.picked:
+                self.picked[label] = values[name].index_select(0, images)
+            values[name] = self.picked[label]
+        return values
 
     def _row_images(self, num_rows: int) -> RowImages:
         assert self.images is not None

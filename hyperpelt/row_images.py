@@ -21,15 +21,15 @@ class Choice:
     """Some rows of a batch with equally many images.
 
     - **rows** [b]: their numbers, None if they are all rows in order; no row stands twice
-    - **images** [b, I]: the images of each in order
+    - **images**: for each of the I places the image of each row there, [b]; None if that is every image in order
     """
 
     rows: Int[Tensor, " b"] | None
-    images: Int[Tensor, "b I"]
+    images: tuple[Int[Tensor, " b"] | None, ...]
 
     @property
     def num_images(self) -> int:
-        return self.images.shape[1]
+        return len(self.images)
 
     def of(self, values: Tensor | None, num_rows: int) -> Tensor | None:
         """The rows of a [B, ...] tensor; what all rows share ([1, ...]) as it is."""
@@ -60,6 +60,7 @@ class RowImages:
     ) -> None:
         self.owned, self.made, self.device = owned, made, device
         self.num_rows = len(owned)
+        self.num_images = max((len(values[0]) for values in made.values()), default=0)
         counts = [len(images) for images in owned]
         by_order = [[row for row, count in enumerate(counts) if count > order] for order in range(max(counts))]
         alike = [[row for row, count in enumerate(counts) if count == each] for each in sorted(set(counts))]
@@ -89,8 +90,11 @@ class RowImages:
         return self._copies[num_rows]
 
     def _choice(self, rows: Sequence[int], images: Sequence[Sequence[int]]) -> Choice:
-        everyone = list(rows) == list(range(self.num_rows))
-        return Choice(
-            rows=None if everyone else torch.tensor(rows, dtype=torch.long, device=self.device),
-            images=torch.tensor(images, dtype=torch.long, device=self.device).reshape(len(rows), -1),
-        )
+        """The images of each of these rows; what would pick everything in order is None, and picks nothing."""
+
+        def index(wanted: Sequence[int], total: int) -> Tensor | None:
+            everything = list(wanted) == list(range(total))
+            return None if everything else torch.tensor(wanted, dtype=torch.long, device=self.device)
+
+        places = zip(*images, strict=True)
+        return Choice(index(rows, self.num_rows), tuple(index(place, self.num_images) for place in places))

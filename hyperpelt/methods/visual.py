@@ -30,6 +30,7 @@ def vl_hyperpelt(
     bottleneck: int = 16,
     visual_bottleneck: int = 16,
     visual_prefix: bool = True,
+    visual_prefix_hidden: int = 512,
     activation: str = "relu",
     scale: float = 1.0,
     embedding_dim: int = 64,
@@ -60,7 +61,7 @@ def vl_hyperpelt(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,
         hyper_dim=hyper_dim,
-        heads={"visual_prefix": Head(shared="kind", hidden=prefix_hidden), "default": Head(shared="all")},
+        heads={"visual_prefix": Head(shared="kind", hidden=visual_prefix_hidden), "default": Head(shared="all")},
         init=init,
     )
     config = VisualHyperConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, network=network)

@@ -20,7 +20,7 @@ from hyperpelt.tuners import Adapter, Prefix
 from hyperpelt.vision import VisualSpec
 
 SPEC = VisualSpec(dim=10, grid=(2, 2), encoder="mini-vision", fingerprint="f" * 64)
-SMALL = {"prefix_length": 3, "bottleneck": 4, "visual_bottleneck": 4, "prefix_hidden": 6}
+SMALL = {"prefix_length": 3, "bottleneck": 4, "visual_bottleneck": 4, "prefix_hidden": 6, "visual_prefix_hidden": 6}
 METHODS = {
     "vl-hyperpelt": {"name": "vl-hyperpelt", **SMALL},
     "visual-tokens": {"name": "visual-tokens", "beside": "prompt-tuning"},
