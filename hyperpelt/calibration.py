@@ -19,16 +19,18 @@ from transformers import PreTrainedModel
 from hyperpelt.operations import Operation, list_operations
 
 ROWS, LENGTH, TARGET_LENGTH = 4, 32, 8
+_PROJECTIONS = {"keys": "k", "values": "v", "loudness": "q"}
 
 
 @torch.no_grad()
 def collect_samples(
     backbone: PreTrainedModel, wanted: Iterable[tuple[str, str]], generator: torch.Generator
 ) -> dict[tuple[str, str], Float[Tensor, "M width"]]:
-    """Rows of real keys, values and embeddings.
+    """Rows of real keys, values and embeddings, and the directions in which keys become louder.
 
-    - **wanted**: (operation name, `keys` | `values` | `embeddings`)
-    - returns [M, Hk] keys or values of that attention, [M, d] embedded tokens for `embeddings`
+    - **wanted**: (operation name, `keys` | `values` | `embeddings` | `loudness`)
+    - returns [M, Hk] keys or values of that attention, [M, d] embedded tokens for `embeddings`, [1, Hk] for `loudness`:
+      what, added to a key, raises the attention logits of real queries by about 1
     """
     wanted = set(wanted)
     if not wanted or any(p.is_meta for p in backbone.parameters()):
@@ -52,7 +54,20 @@ def collect_samples(
         backbone.train(training)
         for handle in handles:
             handle.remove()
+    by_name = {op.name: op for op in list_operations(backbone)}
+    for name, kind in wanted:
+        if kind == "loudness":
+            found[name, kind] = _loudness(found[name, kind], by_name[name], backbone)
     return found
+
+
+def _loudness(queries: Float[Tensor, "M Hk"], operation: Operation, backbone: PreTrainedModel) -> Float[Tensor, "1 Hk"]:
+    """For each head the w of least squares with scaling * q.w = 1 over real queries, a little ridge for safety."""
+    heads = queries.unflatten(-1, (operation.num_heads, operation.d_head)).transpose(0, 1)  # [H, M, k]
+    heads = heads * backbone.get_submodule(operation.path).scaling
+    gram = heads.transpose(1, 2) @ heads / heads.shape[1]
+    ridge = 0.05 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(operation.d_head)
+    return torch.linalg.solve(gram + ridge, heads.mean(1)[..., None]).reshape(1, -1)
 
 
 def _modules(operations: Iterable[Operation], wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
@@ -60,7 +75,7 @@ def _modules(operations: Iterable[Operation], wanted: set[tuple[str, str]]) -> d
     by_name = {op.name: op for op in operations}
     paths = {}
     for name, kind in wanted:
-        source = by_name[name] if kind == "embeddings" else by_name[f"{name}.{'k' if kind == 'keys' else 'v'}"]
+        source = by_name[name] if kind == "embeddings" else by_name[f"{name}.{_PROJECTIONS[kind]}"]
         paths[name, kind] = source.path
     return paths
 

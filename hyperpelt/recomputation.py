@@ -21,7 +21,7 @@ def start_recomputing(backbone: PreTrainedModel, function: Callable[..., Any]) -
     ours is not). SDPA then takes a slower kernel that rounds otherwise. Layers are what is recomputed, so they are not.
     """
     marks = [(m, {name: vars(m)[name] for name in _MARKS if name in vars(m)}) for m in backbone.modules()]
-    # Not `activation_checkpointing_enable`, which also asks for gradients of the embedded input, through hooks that stay.
+    # Not `activation_checkpointing_enable`: its hooks ask for gradients of the embedded input too, and stay.
     backbone._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=function)
     for operation in list_operations(backbone):
         if operation.kind in ATTENTIONS:

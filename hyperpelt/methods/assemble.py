@@ -44,8 +44,14 @@ class Assembly:
     def sampled(self) -> set[tuple[str, str]]:
         """(operation name, init kind) whose tensors start from the backbone's own activations."""
         kinds = ("keys", "values", "embeddings")
-        groups = [group for source in self.groups.values() for group in source]
-        return {(op.name, g.spec.init.kind) for g in groups if g.spec.init.kind in kinds for op in g.operations}
+        groups = [group for source in self.groups.values() for group in source if group.spec.init.kind in kinds]
+        quiet = {
+            (op.name, "loudness")
+            for g in groups
+            if g.spec.init.kind == "keys" and g.spec.init.value
+            for op in g.operations
+        }
+        return {(op.name, g.spec.init.kind) for g in groups for op in g.operations} | quiet
 
 
 def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:

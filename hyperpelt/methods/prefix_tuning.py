@@ -15,12 +15,12 @@ from hyperpelt.tuners import Prefix, Prompt
 
 
 @method("prefix-tuning", paper="Prefix-tuning, arXiv 2101.00190")
-def prefix_tuning(*, prefix_length: int = 10, init: str = "activations") -> Method:
+def prefix_tuning(*, prefix_length: int = 10, init: str = "quiet") -> Method:
     return Method(name="prefix-tuning", parts=(Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",)),))
 
 
 @method("prefix-tuning-mlp", paper="Prefix-tuning, arXiv 2101.00190")
-def prefix_tuning_mlp(*, prefix_length: int = 10, hidden: int = 512, init: str = "activations") -> Method:
+def prefix_tuning_mlp(*, prefix_length: int = 10, hidden: int = 512, init: str = "quiet") -> Method:
     part = Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",), source="prefix_mlp")
     sources = {"prefix_mlp": Source(type="per_task", hidden=hidden)}
     return Method(name="prefix-tuning-mlp", parts=(part,), sources=sources)

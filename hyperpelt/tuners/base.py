@@ -29,7 +29,8 @@ class Init:
     - `zeros`, `ones`, `constant` (value)
     - `normal` (value = standard deviation), `uniform` (value = bound)
     - `keys`, `values`: rows like the real keys / values of that attention, from one forward pass of the backbone
-      (`normal` with the same standard deviation where no pass was made); `embeddings`: rows of the embedding table
+      (`normal` with the same standard deviation where no pass was made); `embeddings`: rows of the embedding table.
+      For `keys`, value > 0 makes them quieter: real queries' logits are about so much lower than with real keys
     """
 
     kind: str

@@ -13,6 +13,7 @@ Reference: float64 transcription on T5, `adapters` on BART. T5-base, N=10: 552,9
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,8 @@ from torch import Tensor
 from hyperpelt.errors import UserError
 from hyperpelt.operations import ATTENTIONS, Operation
 from hyperpelt.tuners.base import Init, Site, Tensors, TensorSpec, Tuner, tuner_type
+
+INITS = ("activations", "quiet", "normal", "zeros")
 
 
 @dataclass
@@ -43,20 +46,22 @@ class Prefix(Tuner):
     """Key and value rows.
 
     - **length** N: rows; 0 attaches nothing. A multiple of 8 suits the attention kernels best.
-    - **init**: `activations` (rows like real keys and values), `normal` (standard deviation `std`) or `zeros`
+    - **init**: `activations` (rows like real keys and values), `quiet` (the same, but with keys so quiet that all rows
+      together weigh about as much as one token: however long, the prefix hardly disturbs the attention at first),
+      `normal` (standard deviation `std`) or `zeros`
     """
 
     type_name: ClassVar[str] = "prefix"
     point: ClassVar[str] = "attention"
     length: int = 16
-    init: str = "activations"
+    init: str = "quiet"
     std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.length < 0:
             raise UserError(f"A prefix's length must not be negative, got {self.length}.")
-        if self.init not in ("activations", "normal", "zeros"):
-            raise UserError(f"A prefix's init is 'activations', 'normal' or 'zeros', got {self.init!r}.")
+        if self.init not in INITS:
+            raise UserError(f"A prefix's init is one of {', '.join(map(repr, INITS))}, got {self.init!r}.")
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         if operation.kind not in ATTENTIONS:
@@ -64,8 +69,12 @@ class Prefix(Tuner):
         if self.length == 0:
             return {}
         shape = (self.length, operation.num_heads * operation.d_head)
-        inits = {"activations": (Init("keys"), Init("values")), "zeros": (Init("zeros"), Init("zeros"))}
-        keys, values = inits.get(self.init, (Init("normal", self.std), Init("normal", self.std)))
+        keys, values = {
+            "activations": (Init("keys"), Init("values")),
+            "quiet": (Init("keys", math.log(self.length)), Init("values")),
+            "normal": (Init("normal", self.std), Init("normal", self.std)),
+            "zeros": (Init("zeros"), Init("zeros")),
+        }[self.init]
         return {
             "keys": TensorSpec(shape, keys, row_wise=True),
             "values": TensorSpec(shape, values, row_wise=True),

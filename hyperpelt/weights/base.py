@@ -86,6 +86,8 @@ def standardise(
         return None
     rows = [samples[op.name, group.spec.init.kind].float() for op in group.operations]
     means = torch.stack([r.mean(0, keepdim=True) for r in rows])
+    if group.spec.init.kind == "keys" and group.spec.init.value:
+        means = means - group.spec.init.value * torch.stack([samples[op.name, "loudness"] for op in group.operations])
     stds = torch.stack([r.std(0, keepdim=True) for r in rows])
     return means, stds
 

@@ -8,6 +8,7 @@ from comparison import BACKBONES, assert_agrees, make_batch, make_rough, make_tu
 from reference_backbones import Reference, linear, softmax
 from torch import Tensor
 
+from hyperpelt.backbones import load_backbone, load_tokenizer
 from hyperpelt.errors import UserError
 from hyperpelt.model import TunedModel
 
@@ -124,7 +125,7 @@ def test_prefix_of_another_place_or_of_negative_length_is_refused():
         TunedModel.build(backbone, method=prefix_at("feed_forward"), tasks=["a"])
     with pytest.raises(UserError, match="must not be negative, got -1"):
         TunedModel.build(backbone, method=prefix_at("attention", length=-1), tasks=["a"])
-    with pytest.raises(UserError, match="'activations', 'normal' or 'zeros', got 'real'"):
+    with pytest.raises(UserError, match="'activations', 'quiet', 'normal', 'zeros', got 'real'"):
         TunedModel.build(backbone, method=prefix_at("attention", init="real"), tasks=["a"])
 
 
@@ -136,3 +137,19 @@ def test_a_prefix_beside_one_that_is_gated_per_position_is_refused():
     ]
     with pytest.raises(UserError, match="gated"):
         TunedModel.build(make_rough("t5"), method={"parts": parts}, tasks=["a"])
+
+
+def test_a_long_quiet_prefix_hardly_disturbs_a_real_backbone():
+    """Nats a token of text that mini-bart writes again: bare, with 49 quiet rows, with 49 rows like real keys."""
+    tokenizer = load_tokenizer("mini-bart")
+    texts = ["The cat sat on the mat and looked out of the window.", "Paris is the capital and largest city of France."]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    labels = batch["input_ids"][:, 1:].masked_fill(batch["attention_mask"][:, 1:] == 0, -100)
+    losses = {}
+    for init, length in {"nothing": 0, "quiet": 49, "activations": 49}.items():
+        tuner = {"type": "prefix", "length": length, "init": init if length else "quiet"}
+        method = {"parts": [{"tuner": tuner, "at": "attention"}]}
+        model = TunedModel.build(load_backbone("mini-bart"), method=method, tasks=["a"]).eval()
+        with torch.no_grad():
+            losses[init] = float(model(**{n: batch[n] for n in ("input_ids", "attention_mask")}, labels=labels).loss)
+    assert losses["quiet"] - losses["nothing"] < 0.5 * (losses["activations"] - losses["nothing"]), losses

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from comparison import make_rough, tensors_of
@@ -10,6 +12,7 @@ from small_models import make_bart, make_t5
 
 from hyperpelt.calibration import LENGTH, ROWS, TARGET_LENGTH
 from hyperpelt.model import TunedModel
+from hyperpelt.operations import list_operations
 from hyperpelt.weights import PerTask
 
 LORA = {"tuner": {"type": "lora", "rank": 2}, "at": ["q", "wo"]}
@@ -142,7 +145,7 @@ class Recording(Reference):
     """Keeps the keys and values of every attention, heads joined again."""
 
     def attend(self, name, x, q, k, v, bias):
-        self.seen[name] = {"keys": k, "values": v}
+        self.seen[name] = {"keys": k, "values": v, "queries": q}
         return super().attend(name, x, q, k, v, bias)
 
 
@@ -161,7 +164,7 @@ def real_rows(backbone, seed: int) -> dict[str, dict[str, torch.Tensor]]:
 @pytest.mark.parametrize("source", ["per_task", "prefix_mlp", "hypernetwork"])
 def test_prefix_starts_at_the_mean_and_deviation_of_real_keys_and_values(kind, source):
     backbone = make_rough(kind)
-    part = {"tuner": {"type": "prefix", "length": 1000}, "at": "attention", "source": source}
+    part = {"tuner": {"type": "prefix", "length": 1000, "init": "activations"}, "at": "attention", "source": source}
     sources = {
         "prefix_mlp": {"type": "per_task", "hidden": 512},
         "hypernetwork": {"type": "hypernetwork", "embedding_dim": 32, "hyper_dim": 64},
@@ -175,7 +178,8 @@ def test_prefix_starts_at_the_mean_and_deviation_of_real_keys_and_values(kind, s
     made, real = tensors_of(model), real_rows(backbone, 11)
     assert made.keys() == real.keys()
     for name, rows in real.items():
-        for what, values in rows.items():
+        for what in ("keys", "values"):
+            values = rows[what]
             standard = (made[name][what] - values.mean(0)) / values.std(0)
             size = standard.square().mean().sqrt()
             if source == "per_task":
@@ -184,6 +188,25 @@ def test_prefix_starts_at_the_mean_and_deviation_of_real_keys_and_values(kind, s
                 assert (standard.std(0) - 1).abs().max() < 0.15, (name, what)
             # Rows that a network makes share part of their noise; their size is right.
             assert 0.6 < size < 1.6, (name, what, size)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_quiet_keys_are_real_ones_moved_away_from_real_queries(kind):
+    """By log N times the w of ridge regression of 1 on the (scaled) queries, head by head (float64)."""
+    backbone, length = make_rough(kind), 1000
+    part = {"tuner": {"type": "prefix", "length": length, "init": "quiet"}, "at": "attention"}
+    made = tensors_of(TunedModel.build(backbone, method={"parts": [part]}, tasks=["a"], seed=11))
+    operations = {op.name: op for op in list_operations(backbone)}
+    for name, rows in real_rows(backbone, 11).items():
+        operation, moved = operations[name], []
+        for q in rows["queries"].unflatten(1, (operation.num_heads, -1)).unbind(1):
+            gram = q.T @ q / len(q)
+            ridge = 0.05 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=q.dtype)
+            moved.append(torch.linalg.solve(gram + ridge, q.mean(0)))
+        expected = rows["keys"].mean(0) - math.log(length) * torch.cat(moved)
+        standard = (made[name]["keys"].double() - expected) / rows["keys"].std(0)
+        assert standard.mean(0).abs().max() < 0.15, name
+        assert (standard.std(0) - 1).abs().max() < 0.15, name
 
 
 @pytest.mark.parametrize("kind", ["t5", "mbart"])
