@@ -108,8 +108,8 @@ def assert_rows_agree(model, reference_of):
 def test_vl_hyperpelt_is_its_equations_from_features_to_logits(kind):
     backbone = make_rough(kind)
     settings = {
-        "prefix_length": 3, "bottleneck": 4, "visual_bottleneck": 3, "prefix_hidden": 6, "visual_prefix_hidden": 7, "embedding_dim": 5,
-        "hidden_dim": 7, "hyper_dim": 6, "feature_dim": WIDTH, "cells": CELLS,
+        "prefix_length": 3, "bottleneck": 4, "visual_bottleneck": 3, "prefix_hidden": 6, "visual_prefix_hidden": 7,
+        "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6, "feature_dim": WIDTH, "cells": CELLS,
     }  # fmt: skip
     model = make_tuned(backbone, {"name": "vl-hyperpelt", **settings})
     model.standardise_features(features())
