@@ -9,7 +9,7 @@ The output folder (default RUN/transfer): cells.jsonl, summary.json, table.md, c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,11 +202,33 @@ def _check(config: TransferConfig, saved: dict[str, Any]) -> None:
         check_start(start)
         if start.startswith(LIKE) and start.removeprefix(LIKE) not in trained:
             raise UserError(f"{start!r}: the run was not trained on that task, only on {', '.join(trained)}.")
+    _check_method(config, saved["method"])
     unknown = set(config.learning_rate) - {"*", *config.adapt}
     if unknown:
         raise UserError(
             f"learning_rate is given for {', '.join(sorted(unknown))}, which is not adapted: expected one of "
             f"{', '.join(config.adapt)}."
+        )
+
+
+def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
+    """Whether the run's method has what is to be adapted, and what tasks are to start from."""
+    sources = method["sources"].values()
+    types = {source["type"] for source in sources}
+    if "hypernetwork" in config.adapt and "hypernetwork" not in types:
+        raise UserError(
+            f"The run's method {method['name']!r} has no hypernetwork to adapt; give --adapt without it, for example "
+            "embedding,all,scratch."
+        )
+    if "embedding" in config.adapt and not types & {"hypernetwork", "per_task"}:
+        raise UserError(
+            f"The run's method {method['name']!r} holds nothing of single tasks (all is shared by all), so a new one "
+            "has no embedding to adapt; give --adapt all,scratch."
+        )
+    if "described" in config.start and not any(source.get("description_dropout") for source in sources):
+        raise UserError(
+            f"The run's method {method['name']!r} was trained without a map from words to embeddings: train with "
+            "method.description_dropout=0.3, or start from mean, nearest, scored or like:TASK."
         )
 
 
