@@ -25,6 +25,13 @@ class Persistence:
         """Names and parameters of all that is trained (now: `train_only` leaves some of the method's out)."""
         yield from ((name, p) for name, p in self._own_parameters() if p.requires_grad)
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Factors of the learning rate, by parameter name, for what `trainable_parameters` yields; 1 if not named."""
+        scales = {}
+        for source, module in self.sources.items():
+            scales |= {f"{source}.{name}": scale for name, scale in module.learning_rate_scales().items()}
+        return scales
+
     def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Names and parameters of the method, trained now or not."""
         yield from self.sources.named_parameters()

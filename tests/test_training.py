@@ -25,7 +25,7 @@ from hyperpelt.interrupts import ECHO_SECONDS, StopNow, TrainingInterrupted, not
 from hyperpelt.model import TunedModel
 from hyperpelt.training import train
 from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune
-from hyperpelt.training.optimisation import learning_rate, make_optimizer
+from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 
 Start = Callable[..., dict[str, Any]]
 
@@ -404,6 +404,15 @@ def test_norms_and_biases_are_not_decayed():
     named = [("a.weight", torch.nn.Parameter(torch.ones(2, 2))), ("a.bias", torch.nn.Parameter(torch.ones(2)))]
     optimizer = make_optimizer(config(weight_decay=0.1), named)
     assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(1, 0.1), (1, 0.0)]
+
+
+@pytest.mark.parametrize(("scaled", "wide"), [(True, 1 / 64), (False, 1.0)])
+def test_a_rate_is_scaled_by_parameter_only_if_wanted(scaled: bool, wide: float):
+    named = [(name, torch.nn.Parameter(torch.ones(2, 2))) for name in ("made.weight", "own")]
+    optimizer = make_optimizer(config(scale_learning_rate=scaled), named, {"made.weight": 1 / 64})
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rates[id(parameter)] for _, parameter in named] == [0.5 * wide, 0.5]
 
 
 @pytest.mark.parametrize("method", ["lora", "prefix-tuning", "hyperformer++", "layer-norm"])

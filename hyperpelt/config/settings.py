@@ -127,6 +127,11 @@ class RunConfig(_Strict):
     weight_decay: Number = Field(0.0, ge=0)
     adam_beta1: Number = Field(0.9, ge=0, lt=1)
     adam_beta2: Number = Field(0.999, ge=0, lt=1)
+    scale_learning_rate: bool = Field(
+        True,
+        description="hypernetworks: divide the rate of their matrices by the width that they read (muP), so that the "
+        "weights they make move as fast as weights of their own; false: one rate for all, as the papers train",
+    )
     adam_epsilon: Number = Field(1e-8, gt=0)
     max_grad_norm: Number | None = Field(1.0, gt=0, description="gradients are clipped to this norm; null: never")
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"

@@ -26,7 +26,7 @@ from hyperpelt.interrupts import Stop, StopNow, TrainingInterrupted
 from hyperpelt.training import checkpoints
 from hyperpelt.training.checkpoints import Checkpoint
 from hyperpelt.training.objective import inputs_of, total_loss
-from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state
+from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state, set_learning_rate
 from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ class Loop:
         self._unseen.append(record)
         if self.processes.device.type == "cpu":  # looking costs nothing here: stop before the weights are spoilt
             self._check_finite()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.state.step, self.total)
+        set_learning_rate(self.optimizer, learning_rate(self.config, self.state.step, self.total))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
@@ -159,7 +158,7 @@ class Loop:
         now = monotonic()
         numbers = {
             "train/loss": float(sums[:, 0].sum() / sums[:, 1].sum()),
-            "train/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train/learning_rate": learning_rate(self.config, self.state.step - 1, self.total),
             "train/grad_norm": float(torch.stack([record.gradient_norm for record in self._unseen]).mean()),
             "train/tokens_per_second": (self.state.tokens - self._log_tokens) / max(now - self._logged, 1e-9),
         }

@@ -5,8 +5,9 @@ The learning rate is a function of the step alone, so a resumed run needs no sch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import ceil, cos, pi
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,16 +41,31 @@ def learning_rate(config: RunConfig, step: int, total: int) -> float:
     return config.learning_rate * DECAYS[config.lr_scheduler_type](min(done, 1.0))
 
 
-def make_optimizer(config: RunConfig, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """The optimiser of a run. Norms and biases are not decayed."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group the run's learning rate times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def make_optimizer(
+    config: RunConfig, parameters: NamedParameters, scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
+    """The optimiser of a run. Norms and biases are not decayed.
+
+    scales: factors of the learning rate by parameter name (`TunedModel.learning_rate_scales`), 1 where not named; they
+    play no part under `scale_learning_rate: false`.
+    """
     named = list(parameters)
     if not named:
         raise UserError(f"method {config.method!r} trains nothing; choose one that does (`hyperpelt methods list`).")
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        scale = scales.get(name, 1.0) if config.scale_learning_rate else 1.0
+        decay = config.weight_decay if _decayed(name, parameter) else 0.0
+        members.setdefault((scale, decay), []).append(parameter)
     groups = [
-        {"params": [p for name, p in named if _decayed(name, p)], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if not _decayed(name, p)], "weight_decay": 0.0},
+        {"params": found, "weight_decay": d, "scale": s} for (s, d), found in sorted(members.items(), reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     if config.optimizer == "adafactor":
         from transformers.optimization import Adafactor
 

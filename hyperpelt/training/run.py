@@ -68,7 +68,7 @@ class _Run:
 
     def _make_loop(self) -> Loop:
         forward = self.processes.prepare(self.model)
-        optimizer = make_optimizer(self.config, self.model.trainable_parameters())
+        optimizer = make_optimizer(self.config, self.model.trainable_parameters(), self.model.learning_rate_scales())
         _seed(self.config.seed + self.processes.rank)
         return Loop(
             config=self.config,

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperpelt.config import RunConfig, build_run
 from hyperpelt.data import Batch, Choices, MicroBatches, TokenizedSet
 from hyperpelt.training.objective import inputs_of, total_loss
-from hyperpelt.training.optimisation import learning_rate, make_optimizer
+from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
 from hyperpelt.transfer.shots import Shots, ShotSampler
 
@@ -83,7 +83,7 @@ class _Fit:
         self.model, self.config, self.total = model, config, config.steps
         self.parameters = [parameter for _, parameter in model.trainable_parameters()]
         self.settings = _as_run(data.task.name, config, rate, model.method.name)
-        self.optimizer = make_optimizer(self.settings, model.trainable_parameters())
+        self.optimizer = make_optimizer(self.settings, model.trainable_parameters(), model.learning_rate_scales())
         self.rows = data.batches(model, ShotSampler(data.task.name, shots.learned, config.batch_size, seed))
         self.held_out = data.in_order(model, shots.held_out, config.batch_size)
         self.every = max(1, self.total // LOOKS)
@@ -116,9 +116,8 @@ class _Fit:
         if not torch.isfinite(loss + norm):
             self.optimizer.zero_grad(set_to_none=True)
             return None
-        for group in self.optimizer.param_groups:
-            # Counted from 1: the first of few steps shall move something.
-            group["lr"] = learning_rate(self.settings, min(step + 1, self.total - 1), self.total)
+        # Counted from 1: the first of few steps shall move something.
+        set_learning_rate(self.optimizer, learning_rate(self.settings, min(step + 1, self.total - 1), self.total))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

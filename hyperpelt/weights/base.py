@@ -55,6 +55,19 @@ class WeightSource(nn.Module):
     def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Factors of the learning rate, by parameter name; parameters not named take the rate as it is.
+
+        Adam moves every entry by about the rate. What a matrix makes from a vector of width n moves by up to n times
+        that, so matrices inside a network take 1 / n (muP, Yang et al. 2022, arXiv 2203.03466, table 3): the tensors
+        that a hypernetwork makes then move as fast as tensors of their own, and one rate suits every source.
+        """
+        scales = {}
+        for path, module in self.named_modules():
+            for name, width in getattr(module, "matrices", dict)().items():
+                scales[f"{path}.{name}" if path else name] = 1.0 / width
+        return scales
+
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         """(owner, attribute) of every parameter that holds one entry a task along its first dimension."""
         return iter(())

@@ -73,6 +73,11 @@ class Trunk(nn.Module):
         self.outer_bias = nn.Parameter(draw((e,), Init("zeros"), generator))
         self.norm = nn.LayerNorm(e, eps=1e-6) if config.normalise else None
 
+    def matrices(self) -> dict[str, int]:
+        """The width that each matrix reads."""
+        inner = {f"inner.{name}": matrix.shape[0] for name, matrix in self.inner.items()}
+        return {**inner, "outer": self.outer.shape[0]}
+
     def forward(self, task: Float[Tensor, "U N t"]) -> Float[Tensor, "U n N e"]:
         hidden = self.inner_bias
         if "task" in self.inner:
@@ -121,6 +126,11 @@ class HeadSet(nn.Module):
         width, gain = head.hidden or e, 0.63 if head.hidden else spread
         weight, bias = _start(group, row_wise, (count, width, out), init, gain, generator)
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def matrices(self) -> dict[str, int]:
+        """The width that each matrix reads."""
+        hidden = {} if self.hidden is None else {"hidden": self.hidden.shape[-2]}
+        return {**hidden, "weight": self.weight.shape[-2]}
 
     def forward(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n *shape"]:
         values = self._apply_heads(made if self.sorted else made.index_select(1, self.order))

@@ -74,7 +74,7 @@ def _setup(
 def _ours(setup: Setup, steps: int) -> Step:
     """Each call goes on where the last one stopped."""
     names = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
-    optimizer = make_optimizer(setup.config, setup.model.trainable_parameters())
+    optimizer = make_optimizer(setup.config, setup.model.trainable_parameters(), setup.model.learning_rate_scales())
     batches: Iterator[Any] = setup.steps(0)
     setup.model.train()
 

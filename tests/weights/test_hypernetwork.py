@@ -215,3 +215,38 @@ def test_rows_of_different_numbers_need_different_sources():
     model = TunedModel.build(make_t5(), method=apart, tasks=["a"])
     assert set(model.sources) == {"hypernetwork", "other"}
     assert model(**{**batch(), "task_ids": torch.tensor([0, 0])}).loss.isfinite()
+
+
+def test_with_scaled_rates_made_tensors_move_as_fast_as_tensors_of_their_own():
+    """The first step of Adam moves a tensor of its own by the rate; one that is made moves some fifty times as far."""
+    rate, moved = 1e-3, {}
+    for source, scaled in [("per_task", False), ("hypernetwork", False), ("hypernetwork", True)]:
+        parts = [
+            {"name": "adapter", "tuner": {"type": "adapter", "bottleneck": 8}, "at": "feed_forward", "source": source}
+        ]
+        sources = {"hypernetwork": {"type": "hypernetwork"}} if source == "hypernetwork" else {}
+        model = TunedModel.build(make_t5(), method={"parts": parts, "sources": sources}, tasks=["a", "b"]).train()
+        scales = model.learning_rate_scales() if scaled else {}
+        named = dict(model.trainable_parameters())
+        assert scales.keys() <= named.keys()
+        groups = [{"params": [p], "lr": rate * scales.get(name, 1.0)} for name, p in named.items()]
+        optimizer = torch.optim.Adam(groups)
+        tasks = torch.tensor([0])
+        before = {name: t.detach().clone() for name, t in model.weights_of(tasks).items()}
+        model(**batch() | {"task_ids": torch.zeros(len(batch()["input_ids"]), dtype=torch.long)}).loss.backward()
+        optimizer.step()
+        change = {name: (t - before[name]).abs().mean().item() for name, t in model.weights_of(tasks).items()}
+        moved[source, scaled] = change["adapter.up"] / rate
+    assert 0.7 < moved["per_task", False] < 1.01  # what reads a dead unit stays
+    assert 0.5 < moved["hypernetwork", True] < 3
+    assert moved["hypernetwork", False] > 15
+
+
+def test_every_matrix_of_a_hypernetwork_has_its_own_factor():
+    model = TunedModel.build(make_bart(), method="hyperpelt", tasks=["a"])
+    scales, named = model.learning_rate_scales(), dict(model.trainable_parameters())
+    inside = [name for name, p in named.items() if p.dim() > 1 and ("heads" in name or "trunks" in name)]
+    unscaled = [name for name in inside if name not in scales]
+    assert all("bias" in name or "embeddings" in name for name in unscaled), unscaled
+    for name, scale in scales.items():
+        assert scale == 1 / named[name].shape[-2]
