@@ -50,17 +50,22 @@ class RowImages:
 
     - **owned**: for each row the numbers of its images, in order
     - **made**: for each group key of the visual sources the tensors of its n operations, each [N, *shape]
+    - **num_images** N, of which rows may have all or some
     - **by_order**: the first image of each row that has one, then the second ones, and so on
     - **by_count**: all rows, parted by how many images they have; those without come first
     - **back** [B]: where each row stands among those of `by_count`, one part after the other; None if there is one part
     """
 
     def __init__(
-        self, owned: Sequence[Sequence[int]], made: Mapping[str, Sequence[Tensor]], device: torch.device
+        self,
+        owned: Sequence[Sequence[int]],
+        made: Mapping[str, Sequence[Tensor]],
+        *,
+        num_images: int,
+        device: torch.device,
     ) -> None:
         self.owned, self.made, self.device = owned, made, device
-        self.num_rows = len(owned)
-        self.num_images = max((len(values[0]) for values in made.values()), default=0)
+        self.num_rows, self.num_images = len(owned), num_images
         counts = [len(images) for images in owned]
         by_order = [[row for row, count in enumerate(counts) if count > order] for order in range(max(counts))]
         alike = [[row for row, count in enumerate(counts) if count == each] for each in sorted(set(counts))]
@@ -74,7 +79,8 @@ class RowImages:
 
     def of_rows(self, rows: Sequence[int]) -> RowImages:
         """The same images for a batch of which each row is a copy of row `rows[i]` of this one."""
-        return RowImages([self.owned[row] for row in rows], self.made, self.device)
+        owned = [self.owned[row] for row in rows]
+        return RowImages(owned, self.made, num_images=self.num_images, device=self.device)
 
     def __getitem__(self, rows: Int[Tensor, " M"]) -> RowImages:
         """`of_rows` of a tensor of row numbers, as the other values of a batch are indexed."""

@@ -108,7 +108,7 @@ class Sight:
         for source in self._sources_of(visual=True):
             source.check_images(max(order) + 1)
         made = self._seen(visual.to(self.device), torch.tensor(order, device=self.device))
-        return RowImages(owned, made, self.device)
+        return RowImages(owned, made, num_images=len(visual), device=self.device)
 
     def _seen(self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"]) -> dict[str, Sequence[Tensor]]:
         made: dict[str, Tensor] = {}
