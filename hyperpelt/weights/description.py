@@ -80,6 +80,10 @@ class DescriptionMap(nn.Module):
         made = torch.tanh(x @ self.inner + self.inner_bias) @ self.outer
         return self.rows + made.unsqueeze(1)
 
+    def matrices(self) -> dict[str, int]:
+        """The width that each matrix reads."""
+        return {"inner": self.inner.shape[0], "outer": self.outer.shape[0]}
+
     def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
         inputs = vectors[:, 1:]
         if not self.training:
