@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from hyperpelt.errors import UserError
 from hyperpelt.tuners.base import Init
-from hyperpelt.weights.base import Group, Samples, draw, safe, standardise
+from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
@@ -71,6 +71,8 @@ class VisualSource(nn.Module):
                 f"A row has {most} images, the method takes {self.config.max_images}: set `max_images` higher."
             )
 
+    learning_rate_scales = WeightSource.learning_rate_scales
+
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         """None: nothing here belongs to a task."""
         return iter(())
@@ -109,6 +111,10 @@ class VisualHyperNetwork(VisualSource):
         )
         self.network.task_embeddings = None
 
+    def matrices(self) -> dict[str, int]:
+        """Names of the matrices of this module and the width of what each reads."""
+        return {"mapping": self.config.feature_dim}
+
     def visual_embeddings(self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"]) -> Float[Tensor, "N G t"]:
         """z of each cell of each image."""
         mapped = self.measured(features) @ self.mapping + self.mapping_bias
@@ -132,6 +138,10 @@ class Projector(nn.Module):
         self.biases = nn.ParameterList(draw((b,), Init("zeros"), generator) for b in sizes[1:])
         self.norm = nn.LayerNorm(width) if config.normalise else None
         self.scale = config.scale
+
+    def matrices(self) -> dict[str, int]:
+        """Names of the matrices and the width of what each reads."""
+        return {f"weights.{i}": weight.shape[0] for i, weight in enumerate(self.weights)}
 
     def forward(self, features: Float[Tensor, "N G Dv"]) -> Float[Tensor, "N G d"]:
         rows = features @ self.weights[0] + self.biases[0]

@@ -275,6 +275,18 @@ def test_features_are_measured_in_the_units_that_were_given_and_saved(tmp_path):
     assert torch.equal(again(**batch(), visual=many[:4], visual_rows=OWNERS).logits, before)
 
 
+@pytest.mark.parametrize(("method", "mapping"), [("vl-hyperpelt", "visual.mapping"), ("memvp", "projector.projectors")])
+def test_matrices_that_read_features_take_the_rate_over_their_width(method, mapping):
+    model = seeing(make_t5(), method)
+    scales, trained = model.learning_rate_scales(), dict(model.trainable_parameters())
+    assert scales.keys() <= trained.keys()
+    assert next(scale for name, scale in scales.items() if name.startswith(mapping)) == 1 / SPEC.dim
+    if method == "vl-hyperpelt":
+        text = {name.removeprefix("hypernetwork.") for name in scales if name.startswith("hypernetwork.")}
+        seen = {name.removeprefix("visual.network.") for name in scales if name.startswith("visual.network.")}
+        assert {name.split(".")[0] for name in text} == {name.split(".")[0] for name in seen}
+
+
 # Files
 
 
