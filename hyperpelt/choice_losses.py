@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 if TYPE_CHECKING:
-    from hyperpelt.model import TunedOutput
+    from hyperpelt.outputs import TunedOutput
 
 EPSILON = 1e-2
 

@@ -15,55 +15,34 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt import methods
 from hyperpelt.attachment import switch_of
 from hyperpelt.calibration import collect_samples
 from hyperpelt.choice_losses import ChoiceLosses, WrongChoices
-from hyperpelt.encoder_input import joined_input
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.growth import Growth
 from hyperpelt.inference import Inference
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.operations import list_operations
-from hyperpelt.passes import Pass
+from hyperpelt.outputs import TunedOutput, row_losses
 from hyperpelt.persistence import Persistence
-from hyperpelt.row_images import RowImages
+from hyperpelt.running import Running
 from hyperpelt.sight import Sight, for_features, spec_of
 
 if TYPE_CHECKING:
     from hyperpelt.vision import ImageEncoder, VisualSpec
 
-MADE_KEPT = 64
 
-
-@dataclass
-class TunedOutput:
-    """**loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row.
-
-    With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
-    share of its two further terms; see `hyperpelt.choice_losses`.
-    """
-
-    logits: Float[Tensor, "B T V"]
-    loss: Tensor | None = None
-    row_loss: Float[Tensor, " B"] | None = None
-    row_tokens: Int[Tensor, " B"] | None = None
-    row_length_normalised: Float[Tensor, " B"] | None = None
-    row_unlikelihood: Float[Tensor, " B"] | None = None
-
-
-class TunedModel(Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module):
+class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
@@ -214,99 +193,6 @@ class TunedModel(Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module)
             raise unknown("task of this model", name, self.tasks)
         return self.tasks.index(name)
 
-    def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
-        """The tensors of all operations for distinct tasks, by group key, in float32."""
-        made: dict[str, Tensor] = {}
-        for source in self._sources_of(visual=False):
-            made |= source(tasks)
-        return made
-
-    def _weights(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
-        """The same, cast to the backbone's dtype, one tensor an operation; kept while nothing changes and no gradient
-        is wanted.
-
-        Version counters alone do not tell: a fused optimiser changes parameters behind their back. What was kept
-        therefore also ends with every pass that wants gradients, and with `train()`.
-        """
-        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._made = {}
-        if keep:
-            versions = sum(p._version for p in self.sources.parameters())
-            key = (versions, self.dtype, tasks.device, tuple(tasks.tolist()))
-            if key in self._made:
-                return self._made[key]
-        made = {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
-        if keep:
-            self._made = {k: v for k, v in list(self._made.items())[-MADE_KEPT:] if k[0] == versions}
-            self._made[key] = made
-        return made
-
-    def running(
-        self,
-        task_ids: Int[Tensor, " B"],
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        images: RowImages | None = None,
-    ) -> Any:
-        """Context manager of one pass over the backbone for rows of the given tasks and images."""
-        task_ids = task_ids.to(self.device, non_blocking=True)
-        if torch.compiler.is_compiling():
-            # Shapes may not depend on data: make all tasks if they are few, else one set a row.
-            few = len(self.tasks) <= task_ids.shape[0]
-            distinct = torch.arange(len(self.tasks), device=task_ids.device) if few else task_ids
-            rows = task_ids if few else torch.arange(task_ids.shape[0], device=task_ids.device)
-        else:
-            distinct, rows = torch.unique(task_ids, return_inverse=True)
-        made = Pass(
-            plan=self.assembly.plan,
-            made=self._weights(distinct),
-            rows=None if distinct.shape[0] == 1 else rows,
-            mask=None if attention_mask is None else attention_mask.bool(),
-            special=self._special(input_ids, attention_mask),
-            images=images,
-        )
-        return self.switch.run(made)
-
-    def _special(self, input_ids: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
-        points = {placed.tuner.point for there in self.assembly.plan.values() for placed in there}
-        if "input" not in points or input_ids is None:
-            return {}
-        ids = torch.tensor(self.special_ids, device=input_ids.device)
-        found = torch.isin(input_ids, ids)
-        found = found if mask is None else found & mask.bool()
-        return {"encoder": found.cumsum(1) * found}
-
-    @property
-    def special_ids(self) -> list[int]:
-        """Ids of the special tokens, padding excepted: the tokenizer's, or those the backbone's configuration names."""
-        config = self.backbone.config
-        named = [getattr(config, f"{kind}_token_id", None) for kind in ("bos", "eos", "decoder_start")]
-        ids = self.tokenizer.all_special_ids if self.tokenizer is not None else [i for i in named if i is not None]
-        return sorted({i for i in ids if i != config.pad_token_id})
-
-    def embedded(
-        self, running: Pass, input_ids: Int[Tensor, "B S"], attention_mask: Int[Tensor, "B S"]
-    ) -> tuple[dict[str, Tensor], Int[Tensor, "B S"]]:
-        """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them and the
-        tokens of images after them."""
-        operation = self.operations[0]
-        if not running.has(operation):
-            return {"input_ids": input_ids}, attention_mask
-        embedded = self.backbone.get_submodule(operation.path)(input_ids)
-        joined = joined_input(running, operation, embedded, attention_mask)
-        if joined is None:
-            return {"input_ids": input_ids}, attention_mask
-        inputs, mask = joined
-        limit = getattr(self.backbone.config, "max_position_embeddings", None)
-        if limit is not None and mask.shape[1] > limit:
-            raise UserError(
-                f"{input_ids.shape[1]} tokens with the {mask.shape[1] - input_ids.shape[1]} rows of prompts and images "
-                f"beside them exceed this backbone's {limit} positions: use a shorter prompt or a coarser image grid, "
-                "or lower max_source_length."
-            )
-        return {"inputs_embeds": inputs}, mask
-
     def forward(
         self,
         input_ids: Int[Tensor, "B S"],
@@ -388,13 +274,3 @@ def _check_dtype(dtype: torch.dtype) -> None:
             f"Expected a backbone in float32 or bfloat16, got {dtype}. T5's activations overflow in float16 "
             "(transformers#9295): use bf16 where you wanted fp16."
         )
-
-
-def row_losses(
-    logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], label_smoothing: float = 0.0
-) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
-    """Each row's summed cross-entropy (float32) and number of target tokens."""
-    losses = cross_entropy(
-        logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none", label_smoothing=label_smoothing
-    )
-    return losses.sum(dim=1), (labels != -100).sum(dim=1)

@@ -11,7 +11,7 @@ from hyperpelt.choice_losses import WrongChoices
 
 if TYPE_CHECKING:
     from hyperpelt.data import Batch
-    from hyperpelt.model import TunedOutput
+    from hyperpelt.outputs import TunedOutput
 
 NAMES = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
 
