@@ -64,7 +64,7 @@ def collect_samples(
 def _loudness(queries: Float[Tensor, "M Hk"], operation: Operation, backbone: PreTrainedModel) -> Float[Tensor, "1 Hk"]:
     """For each head the w of least squares with scaling * q.w = 1 over real queries, a little ridge for safety."""
     heads = queries.unflatten(-1, (operation.num_heads, operation.d_head)).transpose(0, 1)  # [H, M, k]
-    heads = heads * backbone.get_submodule(operation.path).scaling
+    heads = heads * getattr(backbone.get_submodule(operation.path), "scaling", 1.0)
     gram = heads.transpose(1, 2) @ heads / heads.shape[1]
     ridge = 0.05 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(operation.d_head)
     return torch.linalg.solve(gram + ridge, heads.mean(1)[..., None]).reshape(1, -1)

@@ -40,6 +40,7 @@ SURFACE = {
         "--batch-size",
         "--num-beams",
         "--blind",
+        "--seeing",
         "--features",
         "--skip-bad-images",
         "--output",

@@ -75,7 +75,7 @@ def test_a_run_leaves_a_model_results_settings_curves_and_checkpoints(start, run
 
 
 def test_the_loss_falls_and_every_number_reaches_tensorboard(start, run):
-    start("max_steps=30", "eval_steps=15", "log_steps=5", "learning_rate=0.003", "label_smoothing=0.1")
+    start("max_steps=30", "eval_steps=15", "log_steps=5", "learning_rate=0.01", "label_smoothing=0.1")
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     wanted = {"loss", "learning_rate", "grad_norm", "tokens_per_second", "loss/toy/mood", "loss/toy/truth"}
     assert {f"train/{name}" for name in wanted} <= set(events.Tags()["scalars"])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.transfer.settings import RATES
 
 
 def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -19,6 +18,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     if not tasks or not run:
         raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
     from hyperpelt.saving import local_folder, read_config
+    from hyperpelt.transfer.settings import RATES
 
     folder = local_folder(run)
     names = [name for entry in tasks for name in entry.replace(",", " ").split()]

@@ -16,7 +16,7 @@ BASELINES = ("full", "houlsby", "prefix-tuning", "ia3", "lora", IN_CONTEXT)
 DEFAULT_RATE = 1e-3
 RATES: Mapping[str, float] = {
     "embedding": 3e-2,  # a few numbers of unit size
-    # A hypernetwork's matrices take a small part of it (scale_learning_rate); HyperFormer fine-tunes all at 3e-4 without.
+    # A hypernetwork's matrices take a part of it (scale_learning_rate); HyperFormer tunes all of it at 3e-4.
     "hypernetwork": 1e-3,
     "all": 1e-3,
     "full": 1e-4,

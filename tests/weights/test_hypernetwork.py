@@ -27,6 +27,7 @@ NO_OPS = {
     "bias": ({"type": "bias"}, ["projections"]),
     "gate": ({"type": "gate", "tuner": {"type": "lora", "rank": 2}}, ["q", "v"]),
     "lora": ({"type": "lora", "rank": 2}, ["projections"]),
+    "memory": ({"type": "memory", "length": 3}, ["feed_forward"]),
     "norm": ({"type": "norm"}, ["norms"]),
     "parallel_rows": ({"type": "parallel_rows", "length": 3}, ["attention", "feed_forward", "block"]),
     "parallel_rows tied": ({"type": "parallel_rows", "length": 3, "tied": True}, ["attention", "feed_forward"]),
