@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
@@ -20,6 +21,10 @@ from transformers import (  # noqa: E402
 )
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+# As scripts/test sets it: with several threads a matrix product may round the rows of one batch differently.
+torch.set_num_threads(1)
 
 
 @pytest.fixture
