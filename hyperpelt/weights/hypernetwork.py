@@ -146,10 +146,23 @@ class HeadSet(nn.Module):
         return done[0] if len(done) == 1 else torch.cat(done, dim=1)
 
     def _layers(self, x: Tensor, which: slice) -> Tensor:
-        # One head for all of x is a plain product; one head an operation broadcasts over [U, n].
         if self.hidden is not None:
-            x = torch.tanh(x @ self.hidden[which] + self.hidden_bias[which])
-        return x @ self.weight[which] + self.bias[which]
+            x = torch.tanh(_product(x, self.hidden[which], self.hidden_bias[which]))
+        return _product(x, self.weight[which], self.bias[which])
+
+
+def _product(
+    x: Float[Tensor, "U n N e"], weight: Float[Tensor, "g e out"], bias: Float[Tensor, "g 1 out"]
+) -> Float[Tensor, "U n N out"]:
+    """x W + b, one matrix for all n operations (g = 1) or one an operation (g = n).
+
+    Broadcasting would do, but its backward makes a gradient of W for each (task, operation) before it sums them:
+    gigabytes for the widest heads.
+    """
+    if weight.shape[0] == 1:
+        return torch.addmm(bias[0], x.flatten(0, 2), weight[0]).unflatten(0, x.shape[:3])
+    each = x.transpose(0, 1).flatten(1, 2)
+    return torch.baddbmm(bias, each, weight).unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
 
 
 def _start(
