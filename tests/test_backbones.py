@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_models import make_bart, make_t5
 from transformers import (
     AttentionInterface,
     AutoConfig,
@@ -35,6 +36,7 @@ from hyperpelt.backbones import (
     load_config,
     load_tokenizer,
     resolve_dtype,
+    set_dropout,
 )
 from hyperpelt.errors import UserError
 
@@ -302,3 +304,17 @@ def test_a_long_target_is_cut_before_its_eos(tiny_tokenizer: T5Tokenizer) -> Non
     (whole,) = encode_targets(tiny_tokenizer, ["yes no yes no yes"])
     (cut,) = encode_targets(tiny_tokenizer, ["yes no yes no yes"], max_length=3)
     assert cut == [*whole[:2], tiny_tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("make", [make_t5, make_bart])
+def test_dropout_of_zero_makes_training_mode_deterministic(make):
+    model = make().train()
+    set_dropout(model, 0.3)
+    ids = torch.arange(2, 12)[None]
+    inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}
+    with torch.no_grad():
+        assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+        set_dropout(model, 0.0)
+        silent = model(**inputs).logits
+        assert torch.equal(silent, model(**inputs).logits)
+        torch.testing.assert_close(silent, model.eval()(**inputs).logits)

@@ -9,11 +9,12 @@ whose attention hyperpelt reaches, and is returned in evaluation mode, in float3
     inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
     labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
 
-The walls of this room: loading, embedded (what ships with the library), mini_bart (its class).
+The walls of this room: loading, dropout, embedded (what ships with the library), mini_bart (its class).
 """
 
 from __future__ import annotations
 
+from hyperpelt.backbones.dropout import set_dropout
 from hyperpelt.backbones.loading import (
     BART_FAMILIES,
     FAMILIES,
@@ -36,4 +37,5 @@ __all__ = [
     "load_config",
     "load_tokenizer",
     "resolve_dtype",
+    "set_dropout",
 ]

@@ -118,7 +118,7 @@ def mini_bart_config(*, decoder_layers: int = 2, decoder_ffn_dim: int = 1536) ->
         decoder_ffn_dim=decoder_ffn_dim,
         activation_function="gelu",
         max_position_embeddings=512,
-        dropout=0.1,
+        dropout=0.0,
         scale_embedding=False,
         pad_token_id=PAD,
         bos_token_id=CLS,

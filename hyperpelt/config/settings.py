@@ -146,6 +146,13 @@ class RunConfig(_Strict):
     precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_known_precision)] = Field(
         "fp32", description="of the frozen backbone; trained tensors stay fp32"
     )
+    dropout: Number | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="of the frozen backbone in training (states, attention, activations); null: what its own "
+        "configuration says (0.1 for T5, 0 for mini-bart). Short runs on a frozen backbone learn faster with 0",
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
     torch_compile: bool = Field(False, description="compile the whole step")
     use_cpu: bool = Field(False, description="train on the CPU even where there is an accelerator")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hyperpelt.backbones import set_dropout
 from hyperpelt.config import RunConfig
 from hyperpelt.data import (
     Batch,
@@ -157,6 +158,8 @@ def _build_model(
             f"Method {model.method.name!r} trains the backbone itself, which precision={config.precision} would round "
             "after every step, losing small updates; set precision=fp32."
         )
+    if config.dropout is not None:
+        set_dropout(model.backbone, config.dropout)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
