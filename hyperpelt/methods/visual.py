@@ -15,6 +15,8 @@ T5-base, 8 tasks, CLIP-ResNet's 49 cells of 2048: see docs/methods.md. Identity:
 
 from __future__ import annotations
 
+from typing import Any
+
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method, Part, Source, get, method
 from hyperpelt.methods.hyperpelt import hyperpelt
@@ -78,8 +80,8 @@ def vl_hyperpelt(
     return Method(name="vl-hyperpelt", parts=parts, sources=sources)
 
 
-def _beside(name: str, part: Part, config: ProjectorConfig) -> tuple[tuple[Part, ...], dict[str, Source]]:
-    """The parts and sources of a text method with a visual part more."""
+def _beside(name: str | dict[str, Any], part: Part, config: ProjectorConfig) -> tuple[tuple[Part, ...], dict[str, Source]]:
+    """The parts and sources of a text method (a name, or a name with settings) with a visual part more."""
     text = get(name) if name else Method(name="", parts=())
     if text.unfreeze or any(text.source(other.source).visual is not None for other in text.parts):
         raise UserError(f"`beside` names a method of text alone that keeps the backbone frozen, not {name!r}.")
@@ -88,7 +90,12 @@ def _beside(name: str, part: Part, config: ProjectorConfig) -> tuple[tuple[Part,
 
 @method("visual-tokens", paper="VL-Adapter, arXiv 2112.06825")
 def visual_tokens(
-    *, beside: str = "hyperpelt", hidden: int = 0, feature_dim: int = 2048, cells: int = 49, max_images: int = 2
+    *,
+    beside: str | dict[str, Any] = "hyperpelt",
+    hidden: int = 0,
+    feature_dim: int = 2048,
+    cells: int = 49,
+    max_images: int = 2,
 ) -> Method:
     config = ProjectorConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, hidden=hidden, normalise=True)
     part = Part(name="visual_tokens", tuner=Prompt(length=cells), at=("encoder.embedding",), source="projector")
@@ -99,7 +106,7 @@ def visual_tokens(
 @method("memvp", paper="MemVP, arXiv 2405.05615")
 def memvp(
     *,
-    beside: str = "",
+    beside: str | dict[str, Any] = "",
     hidden: int = 128,
     activation: str = "relu",
     scale: float = 0.1,
