@@ -80,7 +80,9 @@ def vl_hyperpelt(
     return Method(name="vl-hyperpelt", parts=parts, sources=sources)
 
 
-def _beside(name: str | dict[str, Any], part: Part, config: ProjectorConfig) -> tuple[tuple[Part, ...], dict[str, Source]]:
+def _beside(
+    name: str | dict[str, Any], part: Part, config: ProjectorConfig
+) -> tuple[tuple[Part, ...], dict[str, Source]]:
     """The parts and sources of a text method (a name, or a name with settings) with a visual part more."""
     text = get(name) if name else Method(name="", parts=())
     if text.unfreeze or any(text.source(other.source).visual is not None for other in text.parts):
