@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 
 from hyperpelt.cpu_dropout import CpuDropout
 from hyperpelt.joined_attention import ATTENTION_NAME, SLOT
-from hyperpelt.operations import ATTENTIONS, PROJECTIONS, Operation
-from hyperpelt.passes import Pass
+from hyperpelt.operations import ATTENTIONS, NORMS, PROJECTIONS, Operation
+from hyperpelt.passes import NOTHING, Pass
 from hyperpelt.recomputation import Marks, start_recomputing, stop_recomputing
 
 
@@ -213,15 +213,17 @@ def _tune_hidden(switch: Switch, operation: Operation) -> Callable[..., Any]:
 
 def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
     """A forward hook that adds the tuners' deltas to the output; several-valued outputs keep their other values."""
+    is_norm = operation.kind in NORMS
 
-    def hook(_module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         running = switch.running
         if running is None or not running.has(operation):
             return None
         read = running.inputs.pop(operation.name, None)
         read = args[0] if read is None else read
         first = output[0] if isinstance(output, tuple) else output
-        tuned = running.tuned_output(operation, read, first)
+        frozen = dict(module.named_parameters(recurse=False)) if is_norm else NOTHING
+        tuned = running.tuned_output(operation, read, first, frozen)
         return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
 
     return hook

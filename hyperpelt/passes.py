@@ -36,6 +36,7 @@ class Placed:
     visual: bool = False
 
 
+NOTHING: Mapping[str, Tensor] = {}
 # Operation name -> the tuners there, in the order of the method's parts.
 Plan = Mapping[str, Sequence[Placed]]
 
@@ -112,7 +113,9 @@ class Pass:
             return rows
         return rows.repeat_interleave(num_rows // rows.shape[0], dim=0)
 
-    def _site(self, operation: Operation, read: Tensor, output: Tensor | None) -> Site:
+    def _site(
+        self, operation: Operation, read: Tensor, output: Tensor | None, frozen: Mapping[str, Tensor] = NOTHING
+    ) -> Site:
         special = self.special.get(operation.stack)
         in_encoder = operation.stack == "encoder"
         return Site(
@@ -123,6 +126,7 @@ class Pass:
             residual=self.residuals.get(operation.name, read) if self.wants_residual(operation) else None,
             mask=self.mask if in_encoder else None,
             special=None if special is None else self.expanded(special, read.shape[0]),
+            frozen=frozen,
         )
 
     def _placed(self, operation: Operation, point: str) -> list[Placed]:
@@ -133,12 +137,19 @@ class Pass:
         return found
 
     def tuned_output(
-        self, operation: Operation, read: Float[Tensor, "B S d"], output: Float[Tensor, "B S e"]
+        self,
+        operation: Operation,
+        read: Float[Tensor, "B S d"],
+        output: Float[Tensor, "B S e"],
+        frozen: Mapping[str, Tensor] = NOTHING,
     ) -> Float[Tensor, "B S e"]:
-        """OP(x) plus the delta of every tuner there; each tuner sees what those before it left."""
+        """OP(x) plus the delta of every tuner there; each tuner sees what those before it left.
+
+        - **frozen**: OP's own weight and bias, for the first of them
+        """
         for placed in self._placed(operation, "output"):
-            site = self._site(operation, read, output)
-            output = self._added(placed, site, output)
+            site = self._site(operation, read, output, frozen)
+            output, frozen = self._added(placed, site, output), NOTHING
         self.residuals.pop(operation.name, None)
         return output
 
@@ -152,7 +163,9 @@ class Pass:
         """`values` plus what the tuner gives at `site`; a visual one, what it gives for each image of a row."""
         num_rows = values.shape[0]
         if not placed.visual:
-            return values + placed.tuner(site, self.tensors(placed, num_rows)).to(values.dtype)
+            tensors = self.tensors(placed, num_rows)
+            whole = placed.tuner.whole(site, tensors)
+            return values + placed.tuner(site, tensors).to(values.dtype) if whole is None else whole
         for choice in self._row_images(num_rows).by_order:
             values = choice.add(values, placed.tuner(chosen(site, choice), self._of_images(placed, choice)))
         return values

@@ -10,7 +10,7 @@ Every tensor that a tuner receives has a leading dimension of B (its row's own) 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -72,6 +72,7 @@ class Site:
     - **residual** [B S e]: the hidden state h that OP's output is about to join (only if the tuner reads it)
     - **mask** [B S]: True where a position is no padding (encoder only; None = all are real)
     - **special** [B S]: for each position the 1-based ordinal of its special token in the row, 0 for ordinary tokens
+    - **frozen**: OP's own weight and bias where OP is a norm that no tuner has touched before this one, else empty
     - **causal**: True in a decoder, where no position may look to its right and calls may come one token at a time
     """
 
@@ -81,6 +82,7 @@ class Site:
     residual: Float[Tensor, "B S e"] | None = None
     mask: Bool[Tensor, "B S"] | None = None
     special: Tensor | None = None
+    frozen: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def causal(self) -> bool:
@@ -112,6 +114,10 @@ class Tuner:
     def __call__(self, site: Site, tensors: Tensors) -> Any:
         """The contribution at `site`: a delta [B S e], or what `point` asks for."""
         raise NotImplementedError
+
+    def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
+        """OP(x) and the delta in one formula, where that is cheaper than their sum; None: add the delta."""
+        return None
 
     @property
     def needs_residual(self) -> bool:

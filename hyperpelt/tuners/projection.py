@@ -103,6 +103,20 @@ class Norm(Tuner):
         delta = normed(site.input, site.operation) * tensors["weight"].unsqueeze(1)
         return delta + tensors["bias"].unsqueeze(1) if "bias" in tensors else delta
 
+    def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
+        """(w + delta) (.) x_hat + (b + beta): a gradient flows through one norm instead of two.
+
+        Not in bfloat16, where w + delta would swallow a small delta, nor where each row has a delta of its own.
+        """
+        weight, shift = site.frozen.get("weight"), tensors["weight"]
+        if weight is None or weight.dtype == torch.bfloat16 or shift.shape[0] > 1:
+            return None
+        weight = weight + shift[0]
+        if not site.operation.norm_centred:
+            return weight * normed(site.input, site.operation)
+        bias = site.frozen["bias"] + tensors["bias"][0] if "bias" in tensors else site.frozen.get("bias")
+        return torch.nn.functional.layer_norm(site.input, weight.shape, weight, bias, site.operation.norm_eps)
+
 
 def normed(x: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B S d"]:
     """x_hat of the norm `operation`: RMS-normed on T5, standardised on BART; statistics in float32."""
