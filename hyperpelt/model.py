@@ -33,7 +33,7 @@ from hyperpelt.inference import Inference
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.operations import list_operations
-from hyperpelt.outputs import TunedOutput, row_losses
+from hyperpelt.outputs import TunedOutput, read_only_at, row_losses, target_positions
 from hyperpelt.persistence import Persistence
 from hyperpelt.running import Running
 from hyperpelt.sight import Sight, for_features, spec_of
@@ -206,6 +206,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         wrong: WrongChoices | None = None,
         visual: Float[Tensor, "N G Dv"] | None = None,
         visual_rows: Int[Tensor, " N"] | None = None,
+        keep_logits: bool = True,
     ) -> TunedOutput:
         """Logits and losses of a batch whose rows may belong to different tasks.
 
@@ -215,6 +216,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         - **wrong**: the rows' wrong choices, for T-Few's losses
         - **visual**: features of N images; **visual_rows**: the row of each (several of a row in their order; rows
           without images are not named); left out: one image a row. No images at all: the model is blind
+        - **keep_logits**: False, as in training: the losses alone, which costs less where targets are padded
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(task_ids, input_ids.shape[0])
@@ -223,17 +225,20 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
             decoder_input_ids = self.shift_right(labels)
         images = self.row_images(visual, visual_rows, input_ids.shape[0])
-        with self.running(task_ids, input_ids, attention_mask, images) as running:
+        where = None if labels is None or keep_logits or wrong is not None else target_positions(labels)
+        head = self.backbone.get_output_embeddings()
+        with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
             return TunedOutput(logits=output.logits)
-        row_loss, row_tokens = row_losses(output.logits, labels, label_smoothing)
+        row_loss, row_tokens = row_losses(output.logits, labels, label_smoothing, where=where)
         row_loss = self.tied(row_loss, images)
         if row_weights is not None:
             row_loss = row_loss * row_weights
         loss = row_loss.sum() / row_tokens.sum().clamp(min=1)
-        result = TunedOutput(logits=output.logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
+        logits = output.logits if where is None else None
+        result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
         if wrong is not None:
             states = output.encoder_last_hidden_state
             terms = self.choice_losses(output.logits, labels, wrong, states, mask, task_ids, images=images)

@@ -19,6 +19,7 @@ NAMES = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
 def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
     """A batch as the arguments of `TunedModel.forward`, on the device."""
     inputs: dict[str, Any] = {name: batch[name].to(device, non_blocking=True) for name in NAMES}
+    inputs["keep_logits"] = False
     if "wrong_labels" in batch:
         pair = (batch[name].to(device, non_blocking=True) for name in ("wrong_labels", "wrong_rows"))
         inputs["wrong"] = WrongChoices(*pair)

@@ -27,6 +27,22 @@ def test_mixed_task_batch_gives_each_row_what_it_gets_alone(backbone, method):
     assert (other.logits - mixed.logits).abs().amax(dim=(1, 2)).min() > 1e-4, "the task id of some row plays no part"
 
 
+def test_losses_alone_are_those_that_come_with_logits(backbone):
+    rows = batch()
+    rows["labels"] = torch.nn.functional.pad(rows["labels"], (0, 3), value=-100)
+    rows["labels"][0, 1:] = -100
+    model = tuned(backbone, small("hyperpelt")).train()
+    gradients = []
+    for keep in (True, False):
+        output = model(**rows, label_smoothing=0.1, keep_logits=keep)
+        output.loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.trainable_parameters()})
+        gradients[-1] |= {"loss": output.loss.detach(), "rows": output.row_loss.detach()}
+        model.zero_grad(set_to_none=True)
+        assert (output.logits is not None) == keep
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_padding_never_changes_a_row(backbone, method):
     rows = batch()
