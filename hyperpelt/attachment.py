@@ -19,12 +19,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from hyperpelt.cpu_dropout import CpuDropout
 from hyperpelt.joined_attention import ATTENTION_NAME, SLOT
 from hyperpelt.operations import ATTENTIONS, NORMS, PROJECTIONS, Operation
 from hyperpelt.passes import NOTHING, Pass
@@ -115,21 +113,13 @@ def _is_attention(name: str) -> bool:
 class _Running:
     def __init__(self, switch: Switch, running: Pass) -> None:
         self.switch, self.running, self.outer = switch, running, None
-        self.dropout: CpuDropout | None = None
 
     def __enter__(self) -> Pass:
         self.outer, self.switch.running = self.switch.running, self.running
-        backbone = self.switch.backbone
-        if backbone.training and backbone.device.type == "cpu" and not torch.compiler.is_compiling():
-            self.dropout = CpuDropout()
-            self.dropout.__enter__()
         return self.running
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.switch.running = self.outer
-        if self.dropout is not None:
-            self.dropout.__exit__(*exception)
-            self.dropout = None
 
 
 _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
