@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.weights import HyperNetwork
+from hyperpelt.weights import HyperNetwork, VisualHyperNetwork, VisualSource
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task
 
-# What adaptation may train: the new task's own entries; also the hypernetwork; all that the method trains.
+# What adaptation may train: the new task's own entries; also the hypernetworks; all that the method trains.
 TRAINED = ("embedding", "hypernetwork", "all")
 
 
@@ -108,7 +108,8 @@ class Growth:
     def train_only(self, what: str, tasks: Sequence[str] = ()) -> None:
         """Give gradients to a part alone; the optimiser is then built from `trainable_parameters`.
 
-        - `embedding`: what `tasks` own; `hypernetwork`: also what makes tensors from it; `all`: the whole method
+        - `embedding`: what `tasks` own; `hypernetwork`: also what makes tensors: every hypernetwork, and what makes
+          them of images (the visual hypernetwork, the projector); `all`: the whole method
         - with either of the first two, use no weight decay: it would reach the other tasks' entries, which are rows of
           the same parameters (their gradient is zero, and AdamW and Adafactor leave them bit-equal)
 
@@ -118,13 +119,14 @@ class Growth:
         if what not in TRAINED:
             raise unknown("part to train", what, TRAINED)
         owned = {id(parameter) for _, parameter in self.task_parameters()}
-        made = {id(p) for s in self.sources.values() if isinstance(s, HyperNetwork) for p in s.parameters()}
+        makers = [s for s in self.sources.values() if isinstance(s, HyperNetwork | VisualSource)]
+        made = {id(parameter) for source in makers for parameter in source.parameters()}
         if what != "all" and not owned:
             raise UserError(
                 f"Method {self.method.name!r} holds nothing of single tasks (all is shared by all), so a new one has "
                 "nothing of its own to train. Adapt 'all' of it, or train a method with a hypernetwork."
             )
-        if what == "hypernetwork" and not made:
+        if what == "hypernetwork" and not any(isinstance(s, HyperNetwork | VisualHyperNetwork) for s in makers):
             raise UserError(f"Method {self.method.name!r} has no hypernetwork; adapt 'embedding' or 'all' of it.")
         wanted = {"embedding": owned, "hypernetwork": owned | made}.get(what)
         for _, parameter in self._own_parameters():

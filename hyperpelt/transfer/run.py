@@ -215,7 +215,7 @@ def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
     """Whether the run's method has what is to be adapted, and what tasks are to start from."""
     sources = method["sources"].values()
     types = {source["type"] for source in sources}
-    if "hypernetwork" in config.adapt and "hypernetwork" not in types:
+    if "hypernetwork" in config.adapt and not types & {"hypernetwork", "visual_hypernetwork"}:
         raise UserError(
             f"The run's method {method['name']!r} has no hypernetwork to adapt; give --adapt without it, for example "
             "embedding,all,scratch."

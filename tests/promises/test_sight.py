@@ -18,6 +18,7 @@ from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.operations import list_operations
 from hyperpelt.tuners import Adapter, Prefix
 from hyperpelt.vision import VisualSpec
+from hyperpelt.weights import VisualSource
 
 SPEC = VisualSpec(dim=10, grid=(2, 2), encoder="mini-vision", fingerprint="f" * 64)
 SMALL = {"prefix_length": 3, "bottleneck": 4, "visual_bottleneck": 4, "prefix_hidden": 6, "visual_prefix_hidden": 6}
@@ -40,9 +41,13 @@ METHODS = {
 OWNERS = torch.tensor([2, 0, 2, 1])
 
 
+def _named(method):
+    return METHODS.get(method, method) if isinstance(method, str) else method
+
+
 def seeing(backbone, method, *, size=0.1):
     """A tuned model of three tasks, its tensors moved away from where they start."""
-    model = TunedModel.build(backbone, method=METHODS.get(method, method), tasks=["a", "b", "c"], image_encoder=SPEC)
+    model = TunedModel.build(backbone, method=_named(method), tasks=["a", "b", "c"], image_encoder=SPEC)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for _, parameter in model.trainable_parameters():
@@ -227,6 +232,7 @@ from small_models import make_t5
 from support import batch, disturb
 from hyperpelt import TunedModel
 from hyperpelt.vision import VisualSpec
+from hyperpelt.weights import VisualSource
 
 spec = VisualSpec(dim=10, grid=(2, 2))
 method = {{"name": "vl-hyperpelt", "prefix_length": 3, "bottleneck": 4, "prefix_hidden": 6}}
@@ -285,6 +291,39 @@ def test_matrices_that_read_features_take_the_rate_over_their_width(method, mapp
         text = {name.removeprefix("hypernetwork.") for name in scales if name.startswith("hypernetwork.")}
         seen = {name.removeprefix("visual.network.") for name in scales if name.startswith("visual.network.")}
         assert {name.split(".")[0] for name in text} == {name.split(".")[0] for name in seen}
+
+
+# Adapting
+
+
+@pytest.mark.parametrize(
+    "method",
+    [METHODS["vl-hyperpelt"], {"name": "visual-tokens", "beside": {"name": "hyperpelt", "prefix_length": 3}}],
+    ids=["vl-hyperpelt", "visual-tokens"],
+)
+def test_adapting_the_hypernetwork_adapts_what_makes_tensors_of_images_too(backbone, method):
+    model = seeing(backbone, method)
+    (seer,) = [source for source in model.sources.values() if isinstance(source, VisualSource)]
+    visual = {id(parameter) for parameter in seer.parameters()}
+
+    def trained() -> set[int]:
+        return {id(parameter) for _, parameter in model.trainable_parameters()}
+
+    model.train_only("hypernetwork", ["b"])
+    assert visual
+    assert visual <= trained() < {id(p) for p in model.sources.parameters()}, "norms stay as they are"
+    before = {name: value.clone() for name, value in seer.named_parameters()}
+    model(**batch(), visual=pictures(), visual_rows=OWNERS).loss.backward()
+    torch.optim.SGD([p for _, p in model.trainable_parameters()], lr=1.0).step()
+    for name, value in seer.named_parameters():
+        assert not torch.equal(value, before[name]), name
+    model.train_only("embedding", ["b"])
+    assert not visual & trained()
+
+
+def test_a_projector_alone_is_no_hypernetwork(backbone):
+    with pytest.raises(UserError, match="has no hypernetwork"):
+        seeing(backbone, "visual-tokens").train_only("hypernetwork", ["b"])
 
 
 # Files
