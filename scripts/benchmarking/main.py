@@ -52,7 +52,11 @@ def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
 def step(
     shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
     methods: Annotated[
-        str, typer.Option(help="names of methods, and peers: peft-lora, peft-lora-all, peft-ia3, peft-prefix")
+        str,
+        typer.Option(
+            help="names of methods, and peers: peft-lora, peft-lora-all, peft-ia3, peft-prefix; with --adapters also "
+            "adapters-mam, adapters-pfeiffer"
+        ),
     ] = ("hyperpelt,hyperformer++,prefix-tuning,lora,ia3,full,peft-lora,peft-lora-all,peft-ia3,peft-prefix"),
     rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
     source: Annotated[int, typer.Option(help="source tokens a row")] = 128,
@@ -61,6 +65,10 @@ def step(
     repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile our step")] = False,
+    dropout: Annotated[float | None, typer.Option(help="of every backbone, instead of its own")] = None,
+    adapters: Annotated[
+        str | None, typer.Option(help="interpreter of an environment with adapters 1.3 (pip install torch adapters)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
 ) -> None:
     """A training step against the frozen backbone's forward and input-gradient backward (the limit)."""
@@ -76,8 +84,10 @@ def step(
         repeats=repeats,
         precision=precision,
         compiled=compiled,
+        dropout=dropout,
+        adapters=adapters,
     )
-    show(result, as_json, ["method", "trainable", "seconds", "ratio_to_limit", "peak_mb"])
+    show(result, as_json, ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb"])
 
 
 @app.command()

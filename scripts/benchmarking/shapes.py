@@ -29,9 +29,18 @@ SHAPES = {
 }
 
 
-def make(shape: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu") -> PreTrainedModel:
-    """A randomly initialised backbone of a published shape, in training mode (dropout as configured)."""
+def make(
+    shape: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    dropout: float | None = None,
+) -> PreTrainedModel:
+    """A randomly initialised backbone of a published shape, in training mode (**dropout** None: as configured)."""
     config_type, settings = SHAPES[shape]
+    if dropout is not None:
+        settings = {**settings, "dropout_rate" if config_type is T5Config else "dropout": dropout}
     torch.manual_seed(seed)
     model_type = T5ForConditionalGeneration if config_type is T5Config else BartForConditionalGeneration
     return model_type(config_type(**settings)).to(device, dtype).train()

@@ -6,13 +6,14 @@ batch): what any method must pay that tunes the first layer of a frozen backbone
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from benchmarking import shapes
-from benchmarking.timing import Step, interleaved, peak_megabytes
+from benchmarking import other, shapes
+from benchmarking.timing import Step, peak_megabytes, rounds
 from hyperpelt.errors import unknown
 from hyperpelt.model import TunedModel
 
@@ -83,39 +84,57 @@ def measure(
     repeats: int,
     precision: str,
     compiled: bool,
+    dropout: float | None = None,
+    adapters: str | None = None,
 ) -> list[dict[str, Any]]:
-    """One row a contestant: `method`, `seconds`, `ratio_to_limit`, `peak_mb`, `trainable`, and the setting."""
+    """One row a contestant: `method`, `seconds` (median), `ratio_to_limit` (of the medians), `ratio_of_best` (of the
+    fastest rounds: other load only ever adds), `peak_mb`, `trainable`, and the setting."""
     if shape not in shapes.SHAPES:
         raise unknown("shape", shape, shapes.SHAPES)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = {"device": device, "dtype": torch.bfloat16 if precision == "bf16" else torch.float32}
-    vocabulary = shapes.SHAPES[shape][1].get("vocab_size", 50265)
-    batch = shapes.batch(
-        rows=rows, source=source, target=target, num_tasks=num_tasks, vocabulary=vocabulary, device=device
-    )
-    made: dict[str, tuple[Step, torch.nn.Module]] = {}
-    for name in dict.fromkeys(["limit", *methods]):
-        if name == "limit":
-            made[name] = _limit(shape, options, batch)
-        elif name in PEERS:
-            made[name] = _peft(name, shape, options, batch)
-        else:
-            made[name] = _ours(name, shape, options, batch, num_tasks, compiled)
-    seconds = interleaved({name: step for name, (step, _) in made.items()}, repeats=repeats)
-    setting = {"shape": shape, "rows": rows, "source": source, "target": target, "tasks": num_tasks, "device": device}
-    result = []
-    for name, (step, model) in made.items():
-        own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-        result.append(
-            {
-                "method": name,
-                "seconds": seconds[name],
-                "ratio_to_limit": seconds[name] / seconds["limit"],
-                "peak_mb": peak_megabytes(step, own),
-                "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "precision": precision,
-                "compiled": compiled and name not in PEERS,
-                **setting,
-            }
-        )
-    return result
+    sizes = {"rows": rows, "source": source, "target": target, "num_tasks": num_tasks, "device": device}
+    sizes["vocabulary"] = shapes.SHAPES[shape][1].get("vocab_size", 50265)
+    batch = shapes.batch(**sizes)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    options = {"device": device, "dtype": dtype, "dropout": dropout}
+    names = list(dict.fromkeys(["limit", *methods]))
+    made = {
+        name: _contestant(name, shape, options, batch, num_tasks, compiled) for name in names if name not in other.NAMES
+    }
+    setting = {**sizes, "shape": shape, "precision": precision, "dropout": dropout}
+    with other.other(adapters, [name for name in names if name in other.NAMES], setting) as foreign:
+        steps: dict[str, Step] = {name: step for name, (step, _) in made.items()}
+        steps |= {} if foreign is None else foreign.steps([name for name in names if name not in made])
+        times = rounds(steps, repeats=repeats)
+        sizes = {name: _size(*one) for name, one in made.items()}
+        sizes |= {name: foreign.ask(f"peak {name}") for name in names if foreign and name not in made}
+    limit = times["limit"]
+    return [
+        {
+            "method": name,
+            "seconds": statistics.median(times[name]),
+            "ratio_to_limit": statistics.median(times[name]) / statistics.median(limit),
+            "ratio_of_best": min(times[name]) / min(limit),
+            **sizes[name],
+            **{key: setting[key] for key in ("shape", "rows", "source", "target", "precision", "dropout", "device")},
+            "tasks": num_tasks,
+            "compiled": compiled and name not in (*PEERS, *other.NAMES),
+        }
+        for name in names
+    ]
+
+
+def _contestant(
+    name: str, shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor], num_tasks: int, compiled: bool
+) -> tuple[Step, torch.nn.Module]:
+    if name == "limit":
+        return _limit(shape, options, batch)
+    if name in PEERS:
+        return _peft(name, shape, options, batch)
+    return _ours(name, shape, options, batch, num_tasks, compiled)
+
+
+def _size(step: Step, model: torch.nn.Module) -> dict[str, Any]:
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {"peak_mb": peak_megabytes(step, own), "trainable": trainable}

@@ -19,6 +19,11 @@ def synchronise() -> None:
 
 def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, float]:
     """Median seconds of each step. Every round runs all of them, so that a slow minute hits all alike."""
+    return {name: statistics.median(values) for name, values in rounds(steps, repeats=repeats, warmup=warmup).items()}
+
+
+def rounds(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, list[float]]:
+    """Seconds of each step in each round."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_number in range(warmup + repeats):
         for name, step in steps.items():
@@ -28,7 +33,7 @@ def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> 
             synchronise()
             if round_number >= warmup:
                 times[name].append(own if isinstance(own, float) else time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def peak_megabytes(step: Step, parameters: set[int]) -> float:
