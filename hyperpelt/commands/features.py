@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +10,15 @@ import typer
 
 from hyperpelt.commands import common
 from hyperpelt.errors import UserError
+from hyperpelt.sizes import as_text, num_bytes
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Example, Task
     from hyperpelt.vision.seeing import Eye
 
 app = typer.Typer(no_args_is_help=True, help="Image features on disk: compute those of tasks, list, clear.")
-COLUMNS = ("encoder", "grid", "dim", "images", "size", "fingerprint")
+COLUMNS = ("encoder", "grid", "dim", "images", "size", "at most", "fingerprint")
 SPLITS = ("train", "validation", "test")
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 Folder = Annotated[
     Path | None,
@@ -40,7 +39,12 @@ def build_features(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a split, a fixed random sample.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where the encoder runs, such as cuda.")] = None,
     max_size: Annotated[
-        str | None, typer.Option("--max-size", metavar="SIZE", help="Such as 20GB; the oldest features make room.")
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            help="Such as 20GB, kept by the store; the oldest features make room. none: no more.",
+        ),
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad-images", help="Go on without them, and count them.")] = False,
     features_dir: Folder = None,
@@ -61,14 +65,15 @@ def build_features(
         if not chosen:
             raise UserError(f"None of the tasks {', '.join(names)} has images.")
         loaded = load_image_encoder(encoder, grid=grid, device=device)
-        store = FeatureStore(features_dir, loaded, max_bytes=_bytes(max_size))
+        store = FeatureStore(features_dir, loaded, max_bytes=max_size and num_bytes(max_size, where="--max-size"))
         eye = Eye(store, lambda: loaded, on_bad_image="skip" if skip_bad else "error")
         rows = [_row(task, part, eye, data_root, limit) for task in chosen for part in split or SPLITS]
     if as_json:
-        common.print_json({"folder": str(store.folder), "bytes": store.num_bytes(), "splits": rows})
+        sizes = {"bytes": store.num_bytes(), "max_bytes": store.max_bytes}
+        common.print_json({"folder": str(store.folder), **sizes, "splits": rows})
         return
     common.print_table(rows, ("task", "split", "rows", "images", "encoded", "bad"), right=("rows", "images", "encoded"))
-    common.note(f"{len(store):,} images, {_size(store.num_bytes())} in {store.folder}")
+    common.note(f"{len(store):,} images, {store.told()}")
 
 
 def _row(task: Task, split: str, eye: Eye, data_root: Path | None, limit: int | None) -> dict[str, Any]:
@@ -134,25 +139,12 @@ def clear_features(
 def _print(rows: list[dict[str, Any]]) -> None:
     shown = [
         row
-        | {"grid": "x".join(map(str, row["grid"])), "size": _size(row["bytes"]), "fingerprint": row["fingerprint"][:12]}
+        | {
+            "grid": "x".join(map(str, row["grid"])),
+            "size": as_text(row["bytes"]),
+            "at most": as_text(row["max_bytes"]) if row["max_bytes"] else "-",
+            "fingerprint": row["fingerprint"][:12],
+        }
         for row in rows
     ]
-    common.print_table(shown, COLUMNS, right=("dim", "images", "size"))
-
-
-def _size(num_bytes: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    return f"{num_bytes:.1f} TB"
-
-
-def _bytes(size: str | None) -> int | None:
-    """A size such as 500MB or 20GB (powers of ten) in bytes."""
-    if size is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt]?)b?", size.strip().lower())
-    if match is None:
-        raise UserError(f"--max-size: expected a size such as 500MB or 20GB, got {size!r}.")
-    return int(float(match[1]) * UNITS[match[2]])
+    common.print_table(shown, COLUMNS, right=("dim", "images", "size", "at most"))

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hyperpelt.config.text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
 from hyperpelt.errors import UserError
+from hyperpelt.sizes import num_bytes
 
 FP16 = (
     "precision: fp16 is refused, because T5's activations overflow it (loss becomes inf or nan); "
@@ -36,6 +37,16 @@ def _absolute(value: Any) -> Any:
         return [_absolute(each) for each in value]
     there = isinstance(value, str) and value != "" and Path(value).expanduser().exists()
     return str(Path(value).expanduser().absolute()) if there else value
+
+
+def _size(value: str | None) -> str | None:
+    """A size that can be read, as it was written."""
+    if value is not None:
+        try:
+            num_bytes(value, where="features_max_size")
+        except UserError as problem:
+            raise ValueError(str(problem).removeprefix("features_max_size: ")) from None
+    return value
 
 
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
@@ -113,6 +124,11 @@ class RunConfig(_Strict):
     )
     features_dir: Annotated[str | None, AfterValidator(_absolute)] = Field(
         None, description="folder of the feature store; else HYPERPELT_FEATURES, else in the user's cache"
+    )
+    features_max_size: Annotated[str | None, AfterValidator(_size)] = Field(
+        None,
+        description="upper size of the feature store, such as 20GB, kept by it: the oldest features that this run "
+        "does not need make room, a run that needs more is refused; none: no upper size; null: as it was told last",
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error",

@@ -11,6 +11,7 @@ from hyperpelt import methods
 from hyperpelt.config import RunConfig
 from hyperpelt.data import TokenizedSet
 from hyperpelt.data.making import see_again
+from hyperpelt.sizes import num_bytes
 from hyperpelt.vision.seeing import Eye, eye_of, refuse
 from hyperpelt.vision.store import FeatureStore
 
@@ -42,7 +43,13 @@ def make_eye(config: RunConfig, model: TunedModel, tasks: Sequence[Task], encode
     seen = [task for task in tasks if "image" in task.modalities]
     if config.blind or not seen:
         return None
-    eye = eye_of(model, features_dir=config.features_dir, on_bad_image=config.on_bad_image)
+    size = config.features_max_size
+    eye = eye_of(
+        model,
+        features_dir=config.features_dir,
+        max_bytes=None if size is None else num_bytes(size, where="features_max_size"),
+        on_bad_image=config.on_bad_image,
+    )
     if eye is None:
         raise refuse(seen[0].name)
     if encoder is not None:
@@ -71,6 +78,15 @@ def features_of(
     if config.from_run is None:  # a model that is taken over keeps its measures
         measure(model, store, sets.values(), seed=config.seed)
     return store
+
+
+def told(sets: Mapping[str, TokenizedSet], eye: Eye | None) -> str | None:
+    """One line on the run's images and the store of their features."""
+    if eye is None:
+        return None
+    store, count = eye.store, len({key for tokens in sets.values() for key in tokens.image_keys()})
+    room = f"; {store.removed} older shards made room" if store.removed else ""
+    return f"{count:,} training images, {store.misses:,} images encoded now; features: {store.told()}{room}."
 
 
 def measure(model: TunedModel, store: FeatureStore, sets: Iterable[TokenizedSet], *, seed: int) -> None:

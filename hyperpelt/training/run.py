@@ -120,6 +120,8 @@ class _Run:
         )
         mixture = self.setup.mixture()
         reporter.say(rates_as_table(mixture))
+        if self.setup.about_images:
+            reporter.say(self.setup.about_images)
         for row in mixture:
             if row["num_bad_images"]:
                 reporter.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")

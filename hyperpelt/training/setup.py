@@ -58,6 +58,7 @@ class Setup:
     sampler: MixtureSampler
     total: int
     features: FeatureStore | None = None
+    about_images: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -114,7 +115,8 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
         images.see_evaluations(config, tasks, eye, show)
     features = images.features_of(config, model, sets, eye)
     sampler = _make_sampler(config, processes, trees, sets)
-    return Setup(config, processes, folder, tasks, model, sets, sampler, num_steps(config, sampler), features)
+    total, about_images = num_steps(config, sampler), images.told(sets, eye)
+    return Setup(config, processes, folder, tasks, model, sets, sampler, total, features, about_images)
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:

@@ -31,6 +31,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.sizes import as_text
+from hyperpelt.vision import room
 from hyperpelt.vision.encoders import BATCH_SIZE, ImageEncoder
 from hyperpelt.vision.images import content_hash, load_image
 from hyperpelt.vision.spec import VisualSpec
@@ -69,8 +71,9 @@ class FeatureStore:
     - **folder**: of all stores (default: `HYPERPELT_FEATURES`, else in the user's cache)
     - **encoder**: an `ImageEncoder`; a `VisualSpec` is enough to read
     - **dtype**: `float32` keeps every bit, `float16` half of the bytes
-    - **max_bytes**: beyond it the oldest shards are removed, the newest never
-    - **hits**, **misses**: of `features` since this object was made
+    - **max_bytes**: an upper size, see `room`; None: the one that the store was given last, if any; 0: none any more
+    - **hold**: remove nothing that was asked of this object; what is too large for that is an error
+    - **hits**, **misses**: of `features`, **removed**: shards that made room, since this object was made
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class FeatureStore:
         *,
         dtype: str = "float32",
         max_bytes: int | None = None,
+        hold: bool = False,
         shard_bytes: int = SHARD_BYTES,
     ) -> None:
         if dtype not in DTYPES:
@@ -88,12 +92,14 @@ class FeatureStore:
         self.spec = encoder.spec if isinstance(encoder, ImageEncoder) else encoder
         self.root = Path(folder) if folder is not None else default_folder()
         self.folder = self.root / f"{self.spec.fingerprint[:16]}-{dtype}"
-        self.dtype, self.max_bytes, self.shard_bytes = dtype, max_bytes, shard_bytes
-        self.hits = self.misses = 0
+        self.dtype, self.shard_bytes, self.hold = dtype, shard_bytes, hold
+        self.hits = self.misses = self.removed = 0
+        self._held: set[str] = set()
         self._places: dict[str, tuple[str, int]] = {}
         self._known: set[str] = set()
         self._open: dict[str, Any] = {}
         self._begin()
+        self.max_bytes = room.limit_of(self.folder, max_bytes)
         self.refresh()
 
     def _begin(self) -> None:
@@ -113,7 +119,10 @@ class FeatureStore:
         return {**self.__dict__, "_open": {}}
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        place = self._places.get(key)
+        if place is not None and self.hold:
+            self._held.add(place[0])
+        return place is not None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -130,6 +139,10 @@ class FeatureStore:
     def num_bytes(self) -> int:
         """Bytes of all shards on disk."""
         return sum(path.stat().st_size for path in self.shards() if path.exists())
+
+    def told(self) -> str:
+        """How large the store is and may be, and where."""
+        return f"{as_text(self.num_bytes())}{room.most(self.max_bytes)} in {self.folder}"
 
     def refresh(self) -> None:
         """Take notice of the shards that other processes have written or removed."""
@@ -200,7 +213,7 @@ class FeatureStore:
         keys = [content_hash(image) for image in images] if keys is None else list(keys)
         if any(key not in self._places for key in keys):
             self.refresh()
-        absent = {key: image for key, image in zip(keys, images, strict=True) if key not in self._places}
+        absent = {key: image for key, image in zip(keys, images, strict=True) if key not in self}
         self.misses += len(absent)
         self.hits += len(keys) - len(absent)
         if not absent or self.encoder is None:
@@ -277,16 +290,11 @@ class FeatureStore:
                 os.fsync(file.fileno())
             os.replace(temporary, final)
             self._index(final.name)
+            if self.hold:
+                self._held.add(final.name)
             self._shrink()
 
     def _shrink(self) -> None:
-        if self.max_bytes is None:
-            return
-        shards = self.shards()
-        sizes = {path: path.stat().st_size for path in shards}
-        for path in shards[:-1]:
-            if sum(sizes.values()) <= self.max_bytes:
-                return
-            path.unlink(missing_ok=True)
+        for path in room.make_room(self.shards(), self.max_bytes, self._held):
             self._forget(path.name)
-            del sizes[path]
+            self.removed += 1

@@ -9,19 +9,25 @@ from typing import Any
 from filelock import FileLock
 
 from hyperpelt.errors import unknown
+from hyperpelt.vision.room import LIMIT
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.vision.store import ABOUT, LOCK, SUFFIX, TEMPORARY, FeatureStore, default_folder
 
 
 def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
-    """Every store in a folder: what its features are, and `images`, `shards`, `bytes`, `path`."""
+    """Every store in a folder: what its features are, and `images`, `shards`, `bytes`, `max_bytes`, `path`."""
     root = Path(folder) if folder is not None else default_folder()
     found = []
     for about in sorted(root.glob(f"*/{ABOUT}")):
         described = json.loads(about.read_text(encoding="utf8"))
         dtype = described.pop("dtype")
         store = FeatureStore(root, VisualSpec.from_dict(described), dtype=dtype)
-        sizes = {"images": len(store), "shards": len(store.shards()), "bytes": store.num_bytes()}
+        sizes = {
+            "images": len(store),
+            "shards": len(store.shards()),
+            "bytes": store.num_bytes(),
+            "max_bytes": store.max_bytes,
+        }
         found.append({**described, "dtype": dtype, **sizes, "path": str(about.parent)})
     return found
 
@@ -39,7 +45,7 @@ def clear(folder: str | Path | None = None, *, encoder: str | None = None) -> li
         path = Path(store["path"])
         with FileLock(path / LOCK):
             # The description goes last but the lock: a kill in between leaves an emptier store, not a strange one.
-            for file in [*path.glob(f"*{SUFFIX}"), *path.glob(f"{TEMPORARY}*"), path / ABOUT]:
+            for file in [*path.glob(f"*{SUFFIX}"), *path.glob(f"{TEMPORARY}*"), path / LIMIT, path / ABOUT]:
                 file.unlink(missing_ok=True)
         (path / LOCK).unlink(missing_ok=True)
         path.rmdir()

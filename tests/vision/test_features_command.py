@@ -72,7 +72,7 @@ def test_mistakes_are_said(hyperpelt, tmp_path):
     assert "None of the tasks glue/rte has images" in hyperpelt("features", "build", "glue/rte", status=2)
     plugin = ("--plugin", tmp_path / "mine.py")
     for flags, message in (
-        (("--max-size", "much"), "expected a size such as 500MB or 20GB, got 'much'"),
+        (("--max-size", "much"), "expected a size such as 500MB or 20GB, or none, got 'much'"),
         (("--grid", "99"), "has 16 x 16 cells"),
         (("--encoder", tmp_path / "nowhere"), "cannot be loaded"),
     ):

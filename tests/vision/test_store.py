@@ -116,6 +116,38 @@ def test_the_oldest_shards_make_room_and_the_newest_stay(tmp_path):
     both = tiny.features([picture(1), picture(2)])  # writing the second removes the first while both are asked for
     assert torch.equal(both, encoder.encode([picture(1), picture(2)]))
     assert len(tiny.shards()) == 1
+    (about,) = list_stores(tmp_path / "tiny")
+    assert about["max_bytes"] == 1
+
+
+def test_an_upper_size_stays_with_the_store_until_it_is_told_another(tmp_path):
+    FeatureStore(tmp_path, Means(), max_bytes=1500)
+    later = FeatureStore(tmp_path, Means(), shard_bytes=4 * ONE)
+    later.build([picture(n) for n in range(24)], batch_size=4)
+    assert later.num_bytes() <= 1500 == later.max_bytes
+    assert "of at most 1.5 kB in " in later.told()
+    assert FeatureStore(tmp_path, Means(), max_bytes=0).max_bytes is None
+    free = FeatureStore(tmp_path, Means(), shard_bytes=4 * ONE)
+    free.build([picture(n) for n in range(24)], batch_size=4)
+    assert len(free) == 24
+    clear(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_holds_removes_what_nobody_asked_for_and_refuses_what_is_too_large(tmp_path):
+    FeatureStore(tmp_path, Means(), shard_bytes=4 * ONE).build([picture(n) for n in range(8)], batch_size=4)
+    old, other = (content_hash(picture(n)) for n in (0, 4))
+    shard = FeatureStore(tmp_path, Means()).num_bytes() // 2
+    store = FeatureStore(tmp_path, Means(), shard_bytes=4 * ONE, max_bytes=int(2.5 * shard), hold=True)
+    assert old in store
+    store.build([picture(n) for n in range(8, 12)], batch_size=4)
+    assert old in store, "the oldest, but it was asked for"
+    assert other not in store
+    assert store.removed == 1
+    with pytest.raises(UserError, match=r"need \S+ kB of features or more, .* may hold .*: raise features_max_size"):
+        store.build([picture(n) for n in range(12, 16)], batch_size=4)
+    assert store.num_bytes() <= store.max_bytes
+    assert old in FeatureStore(tmp_path, Means())
 
 
 def test_another_reader_sees_shards_come_and_go(tmp_path):

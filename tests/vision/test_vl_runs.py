@@ -174,6 +174,20 @@ def test_a_trained_run_is_transferred_to_a_task_with_images(settings: dict[str, 
     assert len(FeatureStore(None, TunedModel.from_pretrained(settings["output_dir"]).visual)) >= 12
 
 
+def test_an_upper_size_that_a_run_needs_more_than_ends_it_before_the_first_step(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"need .* of features or more, .* may hold 10\.0 kB: raise features_max_size"):
+        train(settings | {"features_max_size": "10kB"}, progress=False)
+    assert not (tmp_path / "run").exists()
+    train(settings | {"features_max_size": "5MB", "max_steps": 1}, progress=True)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "training images" in shown
+    assert "of at most 5.0 MB in" in shown
+    with pytest.raises(UserError, match="expected a size such as 500MB or 20GB"):
+        load_run(None, ["tasks=tabletop/vqa", "output_dir=x", "features_max_size=large"])
+
+
 # ------------------------------------------------------------------------------------------------------ refused, blind
 
 PLUGIN = """
