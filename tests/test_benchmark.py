@@ -65,3 +65,18 @@ def test_training_is_measured_against_the_trainer_on_the_same_rows(data_root):
     assert [row["method"] for row in rows] == names
     assert rows[2]["ratio_to_random"] == rows[3]["ratio_to_grouped"] == 1.0
     assert all(row["rows_per_second"] > 0 for row in rows)
+
+
+def test_seeing_is_measured_against_the_same_method_on_text_alone():
+    rows = benchmark("vision", "--grid", 2, "--rows", 4, "--source", 6, "--target", 2, "--tasks", 2, "--repeats", 1)
+    text, first, *_, unseen = rows
+    assert (text["method"], text["ratio_to_text"]) == ("text alone (hyperpelt)", 1.0)
+    assert first["trainable"] == unseen["trainable"] > text["trainable"]
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_features_are_read_back_faster_than_they_are_made():
+    encode, keep, read = benchmark("features", "--grid", 2, "--images", 48)
+    assert [row["method"] for row in (encode, keep, read)] == ["encode", "encode and keep", "read"]
+    assert encode["ratio_to_encode"] == 1.0 < read["ratio_to_encode"]
+    assert keep["bytes_per_image"] > 4 * 338 * 4

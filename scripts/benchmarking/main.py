@@ -181,3 +181,38 @@ def start(
     from benchmarking.start import measure
 
     show(measure(repeats=repeats), as_json, ["method", "seconds", "ratio_to_limit"])
+
+
+@app.command()
+def vision(
+    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
+    encoder: Annotated[str, typer.Option(help="whose features are read")] = "mini-vision",
+    grid: Annotated[int, typer.Option(help="cells a side")] = 4,
+    rows: Annotated[int, typer.Option(help="rows of the batch, one image each")] = 32,
+    source: Annotated[int, typer.Option(help="source tokens a row")] = 24,
+    target: Annotated[int, typer.Option(help="target tokens a row")] = 4,
+    tasks: Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")] = 8,
+    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """A training step with images and without, against the same method on text alone."""
+    from benchmarking.vision import measure_steps
+
+    sizes = {"rows": rows, "source": source, "target": target, "num_tasks": tasks}
+    result = measure_steps(backbone=backbone, encoder=encoder, grid=grid, repeats=repeats, **sizes)
+    show(result, as_json, ["method", "trainable", "seconds", "ratio_to_text"])
+
+
+@app.command()
+def features(
+    encoder: Annotated[str, typer.Option(help="whose features are kept")] = "mini-vision",
+    grid: Annotated[int, typer.Option(help="cells a side")] = 4,
+    images: Annotated[int, typer.Option(help="pictures of the suite")] = 512,
+    batch: Annotated[int, typer.Option(help="pictures encoded, and features read, at a time")] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+) -> None:
+    """Images a second: encoded, encoded and kept in the feature store, and read from it."""
+    from benchmarking.vision import measure_features
+
+    result = measure_features(encoder=encoder, grid=grid, images=images, batch=batch)
+    show(result, as_json, ["method", "images_per_second", "ratio_to_encode", "bytes_per_image"])
