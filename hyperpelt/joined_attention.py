@@ -83,6 +83,45 @@ def _gated(
     return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
 
 
+class _DroppingAttention(torch.autograd.Function):
+    """dropout(softmax(scaling q k^T + mask)) v on a CPU, where SDPA has no kernel for it.
+
+    The same numbers as SDPA, from the same draws, without its passes for queries that see nothing (here every query
+    sees the prefix). Kept for backward are the softmax and one byte an element, instead of three times the former.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "B H Q k"],
+        key: Float[Tensor, "B H K k"],
+        value: Float[Tensor, "B H K k"],
+        mask: Tensor | None,
+        dropout: float,
+        scaling: float,
+    ) -> Float[Tensor, "B H Q k"]:
+        scores = (query if scaling == 1.0 else query * scaling) @ key.transpose(2, 3)
+        if mask is not None:
+            scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+        weights = scores.softmax(dim=-1)
+        kept = torch.empty_like(weights).bernoulli_(1 - dropout)
+        ctx.save_for_backward(query, key, value, weights, kept.bool())
+        ctx.scaling, ctx.factor = scaling, 1 / (1 - dropout)
+        return (kept.mul_(weights) @ value).mul_(ctx.factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, kept = ctx.saved_tensors
+        grad, kept = grad * ctx.factor, kept.to(weights.dtype)
+        of_value = (kept * weights).transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
+        of_weights = kept.mul_(grad @ value.transpose(2, 3))
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores = of_scores if ctx.scaling == 1.0 else of_scores * ctx.scaling
+        of_query = of_scores @ key if ctx.needs_input_grad[0] else None
+        of_key = of_scores.transpose(2, 3) @ query if ctx.needs_input_grad[1] else None
+        return of_query, of_key, of_value, None, None, None
+
+
 def attention_with_prefix(
     module: nn.Module,
     query: Float[Tensor, "B H Q k"],
@@ -143,10 +182,22 @@ class _Joined:
         )
         if rows.gate is None:
             key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+            if self._drops_on_cpu(query, joined):
+                out = _DroppingAttention.apply(query, key, value, joined, self.kwargs["dropout"], self._scaling(query))
+                return out.transpose(1, 2).contiguous()
             return self._sdpa(query, key, value, joined)
-        scaling = query.shape[-1] ** -0.5 if self.kwargs.get("scaling") is None else self.kwargs["scaling"]
+        scaling = self._scaling(query)
         query, key, value, merge = _gated(query, key, value, rows, keys, values)
         return merge(self._sdpa(query, key, value, joined, scaling=scaling))
+
+    def _scaling(self, query: Tensor) -> float:
+        given = self.kwargs.get("scaling")
+        return query.shape[-1] ** -0.5 if given is None else given
+
+    def _drops_on_cpu(self, query: Tensor, mask: Tensor | None) -> bool:
+        wanted = 0.0 < self.kwargs.get("dropout", 0.0) < 1.0 and query.device.type == "cpu"
+        # A mask with a gradient is T5's own bias in full fine-tuning.
+        return wanted and not torch.compiler.is_compiling() and (mask is None or not mask.requires_grad)
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
         options = {"is_causal": False, **self.kwargs, **more}

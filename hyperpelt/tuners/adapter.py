@@ -103,11 +103,15 @@ class Adapter(Tuner):
         return specs
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
-        hidden = row_linear(read(site, self.reads), tensors["down"], tensors["down_bias"])
-        delta = row_linear(ACTIVATIONS[self.activation](hidden), tensors["up"], tensors["up_bias"])
+        hidden = ACTIVATIONS[self.activation](row_linear(read(site, self.reads), tensors["down"], tensors["down_bias"]))
+        bias = tensors["up_bias"]
+        if self.learned_scale and not self.norm:
+            # Scaled where it is narrow: s (h U + b_U) = (s h) U + s b_U, and backward keeps the narrow h.
+            hidden, bias = hidden * tensors["scale"].unsqueeze(1), bias * tensors["scale"]
+        delta = row_linear(hidden, tensors["up"], bias)
         if self.norm:
             delta = torch.nn.functional.layer_norm(delta, delta.shape[-1:], eps=self.norm_eps)
             delta = delta * tensors["gamma"].unsqueeze(1) + tensors["beta"].unsqueeze(1)
-        if self.learned_scale:
-            return delta * tensors["scale"].unsqueeze(1)
-        return delta if self.scale == 1.0 else delta * self.scale
+            if self.learned_scale:
+                delta = delta * tensors["scale"].unsqueeze(1)
+        return delta if self.learned_scale or self.scale == 1.0 else delta * self.scale

@@ -15,7 +15,7 @@ References: peft for LoRA, (IA)^3 and layer-norm tuning; requires_grad on BART's
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -113,9 +113,32 @@ class Norm(Tuner):
             return None
         weight = weight + shift[0]
         if not site.operation.norm_centred:
-            return weight * normed(site.input, site.operation)
+            if torch.compiler.is_compiling():
+                return weight * normed(site.input, site.operation)
+            return _RMSNorm.apply(site.input, weight, site.operation.norm_eps)
         bias = site.frozen["bias"] + tensors["bias"][0] if "bias" in tensors else site.frozen.get("bias")
         return torch.nn.functional.layer_norm(site.input, weight.shape, weight, bias, site.operation.norm_eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """w (.) x / rms(x) as T5 computes it, bit for bit; kept for backward is x alone, which the backbone has anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float) -> Tensor:
+        rsqrt = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, rsqrt, weight)
+        return weight * (x * rsqrt).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "B S d"]) -> tuple[Tensor | None, Tensor, None]:
+        x, rsqrt, weight = ctx.saved_tensors
+        x_hat = (x * rsqrt).to(x.dtype)
+        product = grad * x_hat
+        of_weight = product.flatten(0, -2).sum(0)
+        if not ctx.needs_input_grad[0]:
+            return None, of_weight, None
+        mean = (product @ weight).unsqueeze(-1) / x.shape[-1]
+        return torch.addcmul(grad * weight, x_hat, mean, value=-1).mul(rsqrt).to(x.dtype), of_weight, None
 
 
 def normed(x: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B S d"]:
