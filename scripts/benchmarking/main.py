@@ -14,8 +14,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
 @app.callback()
-def parts() -> None:
+def parts(
+    clock: Annotated[str, typer.Option(help="wall, or cpu: processor time, for a machine that is not quiet")] = "wall",
+) -> None:
     """Measure hyperpelt against named peers and limits, in one run."""
+    from benchmarking.timing import set_clock
+
+    set_clock(clock)
 
 
 def machine() -> dict[str, Any]:
@@ -23,13 +28,25 @@ def machine() -> dict[str, Any]:
     import torch
     import transformers
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-    return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+    from benchmarking.timing import clock
+
+    return {"device": device, "clock": clock(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), **versions}
+
+
+def _processor() -> str:
+    """The processor's name, where Linux says it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
 
 
 def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:

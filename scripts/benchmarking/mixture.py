@@ -10,17 +10,17 @@ from __future__ import annotations
 import itertools
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarking.timing import Step, interleaved
+from benchmarking.timing import Step, interleaved, now
 from hyperpelt.backbones import load_backbone, load_tokenizer
 from hyperpelt.config import build_run
 from hyperpelt.training.distributed import start_processes
+from hyperpelt.training.objective import inputs_of, total_loss
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.setup import Setup, prepare
 
@@ -73,16 +73,13 @@ def _setup(
 
 def _ours(setup: Setup, steps: int) -> Step:
     """Each call goes on where the last one stopped."""
-    names = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
     optimizer = make_optimizer(setup.config, setup.model.trainable_parameters(), setup.model.learning_rate_scales())
     batches: Iterator[Any] = setup.steps(0)
     setup.model.train()
 
     def run() -> None:
         for (batch,) in itertools.islice(batches, steps):
-            inputs = {name: batch[name].to(setup.processes.device) for name in names}
-            loss = setup.model(**inputs).row_loss.sum() / batch["num_global_tokens"]
-            loss.backward()
+            total_loss(setup.model(**inputs_of(batch, setup.processes.device)), batch).backward()
             torch.nn.utils.clip_grad_norm_([p for _, p in setup.model.trainable_parameters()], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -126,10 +123,10 @@ def _peer(setup: Setup, backbone: str, rows: int, steps: int, *, grouped: bool, 
         began = ended = 0.0
 
         def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-            self.began = self.began or time.perf_counter()
+            self.began = self.began or now()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            self.ended = time.perf_counter()
+            self.ended = now()
 
     def run() -> float:
         settings = Seq2SeqTrainingArguments(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 import transformers
 
 from benchmarking import shapes
-from benchmarking.timing import Step, peak_megabytes, synchronise
+from benchmarking.timing import Step, now, peak_megabytes, set_clock, synchronise
 
 PREFIX_LENGTH, BOTTLENECK = 24, 16  # as wide as our hyperpelt in this comparison
 
@@ -56,6 +55,7 @@ def make(name: str, setting: dict[str, Any]) -> tuple[Step, torch.nn.Module]:
 
 def main() -> None:
     setting = json.loads(sys.argv[1])
+    set_clock(setting["clock"])
     made = {name: make(name, setting) for name in setting["names"]}
     print(json.dumps({"ready": list(made)}), flush=True)
     for line in sys.stdin:
@@ -66,10 +66,10 @@ def main() -> None:
         step, model = made[name]
         if command == "step":
             synchronise()
-            start = time.perf_counter()
+            start = now()
             step()
             synchronise()
-            print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
+            print(json.dumps({"seconds": now() - start}), flush=True)
         else:
             own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
             trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

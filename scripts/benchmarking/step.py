@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarking import other, shapes
-from benchmarking.timing import Step, peak_megabytes, rounds
+from benchmarking.timing import Step, clock, peak_megabytes, rounds
 from hyperpelt.errors import unknown
 from hyperpelt.model import TunedModel
 
@@ -21,6 +21,9 @@ OURS = ("hyperpelt", "hyperformer++", "hyperprefix", "prefix-tuning", "parallel-
 PEERS = ("limit", "peft-lora", "peft-lora-all", "peft-ia3", "peft-prefix")
 # Widths of the comparison that the limit's ratios were first measured with: 20 prefix rows.
 SETTINGS: dict[str, dict[str, Any]] = {"hyperpelt": {"prefix_length": 24}, "hyperprefix": {"prefix_length": 24}}
+
+
+KEPT = ("shape", "rows", "source", "target", "precision", "dropout", "device", "clock")  # of the setting, in each row
 
 
 def _limit(shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor]) -> tuple[Step, torch.nn.Module]:
@@ -101,7 +104,7 @@ def measure(
     made = {
         name: _contestant(name, shape, options, batch, num_tasks, compiled) for name in names if name not in other.NAMES
     }
-    setting = {**sizes, "shape": shape, "precision": precision, "dropout": dropout}
+    setting = {**sizes, "shape": shape, "precision": precision, "dropout": dropout, "clock": clock()}
     with other.other(adapters, [name for name in names if name in other.NAMES], setting) as foreign:
         steps: dict[str, Step] = {name: step for name, (step, _) in made.items()}
         steps |= {} if foreign is None else foreign.steps([name for name in names if name not in made])
@@ -116,7 +119,7 @@ def measure(
             "ratio_to_limit": statistics.median(times[name]) / statistics.median(limit),
             "ratio_of_best": min(times[name]) / min(limit),
             **sizes[name],
-            **{key: setting[key] for key in ("shape", "rows", "source", "target", "precision", "dropout", "device")},
+            **{key: setting[key] for key in KEPT},
             "tasks": num_tasks,
             "compiled": compiled and name not in (*PEERS, *other.NAMES),
         }
