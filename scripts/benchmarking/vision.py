@@ -1,8 +1,7 @@
 """What seeing costs: a training step with the visual path and without it, and features from the store against encoding.
 
 Steps: the same batch of text for all, on a real backbone; the seeing ones have one image a row, the features of
-which are drawn at random, as speed does not depend on them. Store: pictures of the suite, encoded, encoded and kept, and read
-back in batches as training reads them.
+which are drawn at random, as speed does not depend on them. Store: pictures of the suite, encoded, kept, and read back.
 """
 
 from __future__ import annotations
