@@ -110,8 +110,17 @@ class Adapter(Tuner):
             hidden, bias = hidden * tensors["scale"].unsqueeze(1), bias * tensors["scale"]
         delta = row_linear(hidden, tensors["up"], bias)
         if self.norm:
-            delta = torch.nn.functional.layer_norm(delta, delta.shape[-1:], eps=self.norm_eps)
-            delta = delta * tensors["gamma"].unsqueeze(1) + tensors["beta"].unsqueeze(1)
+            delta = _conditional_norm(delta, tensors["gamma"], tensors["beta"], self.norm_eps)
             if self.learned_scale:
                 delta = delta * tensors["scale"].unsqueeze(1)
         return delta if self.learned_scale or self.scale == 1.0 else delta * self.scale
+
+
+def _conditional_norm(
+    x: Float[Tensor, "B S e"], gamma: Float[Tensor, "b e"], beta: Float[Tensor, "b e"], eps: float
+) -> Float[Tensor, "B S e"]:
+    """LN_{gamma,beta}(x); where all rows share gamma and beta, in one kernel that keeps x alone."""
+    if gamma.shape[0] == 1:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma[0], beta[0], eps)
+    normed = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+    return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
