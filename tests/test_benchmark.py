@@ -27,6 +27,15 @@ def test_step_prints_one_row_a_contestant_with_its_ratio_to_the_limit():
         assert row["seconds"] > 0
         assert row["peak_mb"] > 0
     assert rows["limit"]["trainable"] == 0 < rows["hyperpelt"]["trainable"]
+    assert rows["limit"]["ratio_of_best"] == 1.0
+
+
+def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter():
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), "step", "--methods", "adapters-mam"]
+    options = ["--shape", "t5-tiny", "--rows", "2", "--source", "8", "--repeats", "1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert "--adapters PYTHON" in done.stderr.splitlines()[-1]
 
 
 def test_scale_adds_only_embeddings_as_the_tasks_grow():
