@@ -112,7 +112,7 @@ def mixture(
     backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
     tasks: Annotated[str, typer.Option(help="tasks of the mixture")] = "glue/*",
     rows: Annotated[int, typer.Option(help="rows of a batch")] = 32,
-    steps: Annotated[int, typer.Option(help="steps a round")] = 20,
+    steps: Annotated[int, typer.Option(help="steps a round")] = 50,
     length: Annotated[int, typer.Option(help="sources are cut at so many tokens")] = 128,
     data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
     repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
