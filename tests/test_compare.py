@@ -8,9 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from small_runs import write_run
 from test_cli import make_tokenizer
+from transformers import BartConfig, BartForConditionalGeneration
+
+from hyperpelt import methods
+from hyperpelt.config import load_run
+from hyperpelt.methods.assemble import count_trainable
+from hyperpelt.operations import list_operations
+from hyperpelt.sight import for_features
+from hyperpelt.vision import load_image_encoder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare"
 METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
@@ -93,3 +102,19 @@ def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expect
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_study_of_seeing_compares_equal_trainable_counts_with_the_blind_one_the_same() -> None:
+    folder = Path(__file__).parents[1]
+    study = yaml.safe_load((folder / "scripts" / "compare_vl.yaml").read_text(encoding="utf8"))
+    run = load_run(folder / "scripts" / study["run"])
+    spec = load_image_encoder(run.image_encoder, grid=run.image_grid).spec
+    with torch.device("meta"):
+        backbone = BartForConditionalGeneration(BartConfig.from_pretrained(folder / "hyperpelt/assets/mini-bart"))
+    counts = {}
+    for name, settings in study["methods"].items():
+        made = for_features(methods.get(settings["method"]), spec)
+        counts[name] = count_trainable(made, backbone, list_operations(backbone), len(run.task_rates))
+    assert max(counts.values()) < 1.01 * min(counts.values()), counts
+    seeing, blind = study["methods"]["vl-hyperpelt"], study["methods"]["blind"]
+    assert blind == {**seeing, "blind": True}
