@@ -114,6 +114,7 @@ def mixture(
     rows: Annotated[int, typer.Option(help="rows of a batch")] = 32,
     steps: Annotated[int, typer.Option(help="steps a round")] = 50,
     length: Annotated[int, typer.Option(help="sources are cut at so many tokens")] = 128,
+    train_limit: Annotated[int, typer.Option(help="rows of each task at most")] = 5_000,
     data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
     repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
@@ -122,7 +123,14 @@ def mixture(
     from benchmarking.mixture import measure
 
     result = measure(
-        backbone=backbone, tasks=tasks, rows=rows, steps=steps, length=length, data_root=data_root, repeats=repeats
+        backbone=backbone,
+        tasks=tasks,
+        rows=rows,
+        steps=steps,
+        length=length,
+        data_root=data_root,
+        repeats=repeats,
+        train_limit=train_limit,
     )
     show(result, as_json, ["method", "rows_per_second", "ratio_to_random", "ratio_to_grouped"])
 

@@ -31,12 +31,22 @@ PEERS = {"Trainer + peft-lora, random": False, "Trainer + peft-lora, grouped by 
 
 
 def measure(
-    *, backbone: str, tasks: str, rows: int, steps: int, length: int, data_root: str | None, repeats: int
+    *,
+    backbone: str,
+    tasks: str,
+    rows: int,
+    steps: int,
+    length: int,
+    data_root: str | None,
+    repeats: int,
+    train_limit: int,
 ) -> list[dict[str, Any]]:
     """One row a contestant: `rows_per_second`, and its ratio to the Trainer with random batches."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        setups = {name: _setup(name, backbone, tasks, rows, length, data_root, Path(folder)) for name in OURS}
+        setups = {
+            name: _setup(name, backbone, tasks, rows, length, data_root, Path(folder), train_limit) for name in OURS
+        }
         budget = _Budget()
         runs: dict[str, Step] = {name: _ours(setup, budget) for name, setup in setups.items()}
         first = next(iter(setups.values()))
@@ -65,7 +75,14 @@ class _Budget:
 
 
 def _setup(
-    method: str, backbone: str, tasks: str, rows: int, length: int, data_root: str | None, folder: Path
+    method: str,
+    backbone: str,
+    tasks: str,
+    rows: int,
+    length: int,
+    data_root: str | None,
+    folder: Path,
+    train_limit: int,
 ) -> Setup:
     keys = {
         "backbone": backbone,
@@ -76,7 +93,9 @@ def _setup(
         "per_device_train_batch_size": rows,
         "max_source_length": length,
         "max_target_length": 16,
-        "train_limit": 5_000,
+        "train_limit": train_limit,
+        # As a Trainer draws rows that were put together: some tasks' are longer than others'.
+        "mixing": {"strategy": "proportional"},
         "data_root": data_root,
     }
     config = build_run({name: value for name, value in keys.items() if value is not None})
