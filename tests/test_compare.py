@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,23 @@ def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Pat
     assert "lorra-3 ended with status 2" in done.stderr
     assert "Did you mean" in (tmp_path / "runs/toys/lorra-3/train.log").read_text(encoding="utf8")
     assert "| layer-norm |" in (tmp_path / "out" / "toys.md").read_text(encoding="utf8")
+
+
+def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"layer-norm": {}}, seeds=[0])
+    steps = "max_steps=100000"
+    command = [sys.executable, SCRIPT, study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", steps]
+    process = subprocess.Popen([str(word) for word in command])
+    log, saved = tmp_path / "runs/toys/layer-norm-0/train.log", tmp_path / "runs/toys/layer-norm-0/checkpoints"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and "\nstep " in log.read_text(encoding="utf8")):
+        assert process.poll() is None, log.read_text(encoding="utf8")
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=60) != 0
+    assert "stopped by SIGTERM" in log.read_text(encoding="utf8"), "the run itself was not told, or not waited for"
+    assert list(saved.iterdir())
 
 
 @pytest.mark.parametrize(

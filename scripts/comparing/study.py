@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,8 +91,11 @@ def _as_text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (Mapping, list, bool)) else str(value)
 
 
-def run_cell(study: Study, cell: Cell) -> int:
-    """Train and evaluate one cell in a process of its own, from its last checkpoint if it has one; its exit status."""
+def run_cell(study: Study, cell: Cell, at_work: set[subprocess.Popen[bytes]]) -> int:
+    """Train and evaluate one cell in a process of its own, from its last checkpoint if it has one; its exit status.
+
+    - **at_work**: where the process is to be found while it runs
+    """
     cell.folder.mkdir(parents=True, exist_ok=True)
     marker = cell.folder / "compare.json"
     same = marker.is_file() and json.loads(marker.read_text(encoding="utf8")) == list(cell.settings)
@@ -103,23 +107,35 @@ def run_cell(study: Study, cell: Cell) -> int:
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
     with (cell.folder / "train.log").open("a", encoding="utf8") as log:
         command = [sys.executable, "-m", "hyperpelt.cli", "train", str(study.run), *settings]
-        return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        at_work.add(process)
+        try:
+            return process.wait()
+        finally:
+            at_work.discard(process)
 
 
 def run_study(
     study: Study, wanted: Sequence[Cell], *, parallel: int, finished: Callable[[Cell, int], None]
 ) -> dict[str, int]:
-    """Run what is not finished, `parallel` at a time; folder -> exit status of the cells that failed."""
+    """Run what is not finished, `parallel` at a time; folder -> exit status of the cells that failed.
+
+    Stopped by Ctrl-C or SIGTERM (which need not reach the runs), it stops the runs at work, which save, and waits.
+    """
     failed: dict[str, int] = {}
+    at_work: set[subprocess.Popen[bytes]] = set()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(parallel) as pool:
-        started = {pool.submit(run_cell, study, cell): cell for cell in wanted if not cell.finished}
+        started = {pool.submit(run_cell, study, cell, at_work): cell for cell in wanted if not cell.finished}
         try:
             for future in as_completed(started):
                 status, cell = future.result(), started[future]
                 if status:
                     failed[str(cell.folder)] = status
                 finished(cell, status)
-        except KeyboardInterrupt:  # the runs at work have had it too, and save; no other is to start
-            pool.shutdown(cancel_futures=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(at_work):  # one that had Ctrl-C too takes this for its echo
+                process.terminate()
             raise
     return failed
