@@ -406,6 +406,9 @@ def test_a_batch_is_padded_to_a_multiple_of_eight_and_says_whose_rows_it_holds(s
     batch = micro_batches(sets)[0]
     assert batch["input_ids"].shape[1] % 8 == 0
     assert batch["labels"].shape[1] % 8 == 0
+    tight = micro_batches(sets, multiple=1)[0]
+    assert tight["input_ids"].shape[1] == int(tight["attention_mask"].sum(dim=1).max())
+    assert tight["labels"].shape[1] == int((tight["labels"] >= 0).sum(dim=1).max())
     for row, name in enumerate(batch["row_names"]):
         task, _, number = name.partition(" train row ")
         expected = sets[task][int(number)]

@@ -19,7 +19,7 @@ from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 if TYPE_CHECKING:
     from hyperpelt.vision.store import FeatureStore
 
-MULTIPLE = 8  # lengths are padded to it: fewer shapes, and strides that attention kernels take without a copy
+MULTIPLE = 8  # what lengths are padded to: fewer shapes, and strides that attention kernels take without a copy
 IGNORED = -100  # a label that carries no loss
 
 
@@ -49,15 +49,16 @@ def collate(
     names: Sequence[str],
     pad_token_id: int,
     num_tokens: tuple[int, int] | None = None,
+    multiple: int = MULTIPLE,
 ) -> Batch:
-    """Pad rows on the right, to a multiple of 8. num_tokens: (sources, labels) of the global batch; None: of this."""
+    """Pad rows on the right. num_tokens: (sources, labels) of the global batch; None: of this."""
     sources, labels = num_tokens or (sum(len(r.input_ids) for r in rows), sum(len(r.labels) for r in rows))
-    input_ids = pad([row.input_ids for row in rows], pad_token_id)
+    input_ids = pad([row.input_ids for row in rows], pad_token_id, multiple)
     lengths = torch.tensor([len(row.input_ids) for row in rows])
     return Batch(
         input_ids=input_ids,
         attention_mask=(torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        labels=pad([row.labels for row in rows], IGNORED),
+        labels=pad([row.labels for row in rows], IGNORED, multiple),
         task_ids=torch.tensor(list(task_ids), dtype=torch.long),
         row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
         row_names=list(names),
@@ -75,10 +76,12 @@ def see(rows: Sequence[TokenRow], features: FeatureStore) -> dict[str, Tensor]:
     return {"visual": features.read(keys), "visual_rows": torch.tensor(owners)}
 
 
-def pad(rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]], value: int) -> Int[Tensor, "B S"]:
-    """Rows of token ids as one tensor, filled up with `value` on the right to a multiple of 8."""
+def pad(
+    rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]], value: int, multiple: int = MULTIPLE
+) -> Int[Tensor, "B S"]:
+    """Rows of token ids as one tensor, filled up with `value` on the right to a length that is such a multiple."""
     longest = max(len(row) for row in rows)
-    padded = np.full((len(rows), -(-longest // MULTIPLE) * MULTIPLE), value, np.int64)
+    padded = np.full((len(rows), -(-longest // multiple) * multiple), value, np.int64)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(padded)
@@ -102,6 +105,7 @@ class MicroBatches(Dataset[Batch]):
     world: int = 1
     choices: Choices | None = None  # where wrong choices are wanted
     features: FeatureStore | None = None  # of the rows' images; without it they are not looked at
+    multiple: int = MULTIPLE  # of padded lengths
 
     def __getitem__(self, index: int) -> Batch:
         step, micro = divmod(index, self.num_micro)
@@ -115,6 +119,7 @@ class MicroBatches(Dataset[Batch]):
             pad_token_id=self.pad_token_id,
             # Every process knows the whole global batch: the loss is normalised without asking the others.
             num_tokens=self._count_tokens(whole, step),
+            multiple=self.multiple,
         )
         if self.features is not None:
             batch |= see(rows, self.features)
@@ -124,7 +129,9 @@ class MicroBatches(Dataset[Batch]):
         mine = list(map(self._wrong, part.tasks, part.rows))
         found = [ids for choices in mine for ids in choices]
         rows = [row for row, choices in enumerate(mine) for _ in choices]
-        batch["wrong_labels"] = pad(found, IGNORED) if found else torch.zeros(0, MULTIPLE, dtype=torch.long)
+        batch["wrong_labels"] = (
+            pad(found, IGNORED, self.multiple) if found else torch.zeros(0, MULTIPLE, dtype=torch.long)
+        )
         batch["wrong_rows"] = torch.tensor(rows, dtype=torch.long)
         batch["num_global_rows"] = len(whole.rows)
         every = map(self._wrong, whole.tasks, whole.rows)

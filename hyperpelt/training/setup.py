@@ -13,6 +13,7 @@ import torch
 from hyperpelt.backbones import set_dropout
 from hyperpelt.config import RunConfig
 from hyperpelt.data import (
+    MULTIPLE,
     Batch,
     Choices,
     MicroBatches,
@@ -71,6 +72,7 @@ class Setup:
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """This process's micro-batches of every step from `start` on."""
+        device = self.processes.device.type
         rows = MicroBatches(
             self.sampler,
             self.sets,
@@ -81,9 +83,11 @@ class Setup:
             world=self.processes.world,
             choices=self._choices() if self.config.loss == "t-few" else None,
             features=self.features,
+            # An eager step on a CPU gains nothing from round lengths, and pays for every padded token.
+            multiple=1 if device == "cpu" and not self.config.torch_compile else MULTIPLE,
         )
-        workers, on_cuda = self.config.dataloader_num_workers, self.processes.device.type == "cuda"
-        return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=on_cuda)
+        workers = self.config.dataloader_num_workers
+        return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=device == "cuda")
 
     def _choices(self) -> Choices:
         named = {task.name: task for task in self.tasks}

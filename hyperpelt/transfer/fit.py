@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperpelt.config import RunConfig, build_run
-from hyperpelt.data import Batch, Choices, MicroBatches, TokenizedSet
+from hyperpelt.data import MULTIPLE, Batch, Choices, MicroBatches, TokenizedSet
 from hyperpelt.training.objective import inputs_of, total_loss
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
@@ -53,6 +53,7 @@ class ShotData:
             pad_token_id=model.backbone.config.pad_token_id,
             choices=self.choices,
             features=None if model.visual is None else self.features,
+            multiple=1 if model.device.type == "cpu" else MULTIPLE,
         )
 
     def in_order(self, model: TunedModel, rows: Sequence[int], batch_size: int) -> list[Batch]:
