@@ -35,6 +35,7 @@ def _config(name: str, width: int) -> Any:
 
 
 def make(name: str, setting: dict[str, Any]) -> tuple[Step, torch.nn.Module]:
+    """A contestant of this library, and its training step on the batch that all contestants have."""
     device = setting["device"]
     dtype = torch.bfloat16 if setting["precision"] == "bf16" else torch.float32
     model = shapes.make(setting["shape"], device=device, dtype=dtype, dropout=setting["dropout"])
@@ -54,6 +55,7 @@ def make(name: str, setting: dict[str, Any]) -> tuple[Step, torch.nn.Module]:
 
 
 def main() -> None:
+    """Answer commands until the other process closes its end."""
     setting = json.loads(sys.argv[1])
     set_clock(setting["clock"])
     made = {name: make(name, setting) for name in setting["names"]}

@@ -17,11 +17,6 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each step. Every round runs all of them, so that a slow minute hits all alike."""
-    return {name: statistics.median(values) for name, values in rounds(steps, repeats=repeats, warmup=warmup).items()}
-
-
 # What a second is: on the wall, or of processor time (all threads together), for a machine that is not quiet.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _clock = "wall"
@@ -41,6 +36,11 @@ def clock() -> str:
 
 def now() -> float:
     return CLOCKS[_clock]()
+
+
+def interleaved(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each step. Every round runs all of them, so that a slow minute hits all alike."""
+    return {name: statistics.median(values) for name, values in rounds(steps, repeats=repeats, warmup=warmup).items()}
 
 
 def rounds(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[str, list[float]]:
