@@ -12,22 +12,27 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperpelt.errors import UserError
-from hyperpelt.methods.base import Source
+from hyperpelt.methods.base import Part, Source
 from hyperpelt.model import TunedModel
 from hyperpelt.operations import Operation
 from hyperpelt.passes import Placed
 from hyperpelt.tuners import LoRA, Prompt, Scale
 from hyperpelt.weights.base import safe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Model = TypeVar("Model", bound=TunedModel)
 
 
 @torch.no_grad()
@@ -41,23 +46,39 @@ def bake(model: TunedModel, task: str) -> TunedModel:
         raise UserError(
             f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole."
         )
+    return static(model, task, model.backbone, model.method.parts)
+
+
+def static(
+    model: TunedModel,
+    task: str,
+    backbone: PreTrainedModel,
+    parts: Sequence[Part],
+    *,
+    prefix: str = "baked",
+    kind: type[Model] = TunedModel,
+) -> Model:
+    """Some of a model's parts over a backbone, for one task: their tensors made once and kept flat.
+
+    - **prefix**: goes before the method's name
+    - **kind**: of the model that is made
+    """
     index = torch.tensor([model.task_id(task)], device=model.device)
+    used = {part.source for part in parts}
     seeing = {name: source for name, source in model.method.sources.items() if source.visual is not None}
-    parts = tuple(part if part.source in seeing else replace(part, source="baked") for part in model.method.parts)
+    parts = tuple(part if part.source in seeing else replace(part, source="baked") for part in parts)
     sources = {"baked": Source(type="per_task"), **seeing}
-    method = replace(model.method, name=f"baked-{model.method.name}", parts=parts, sources=sources)
-    baked = TunedModel(
-        model.backbone, method, [task], tokenizer=model.tokenizer, backbone_name=model.backbone_name, calibrate=False,
-        visual=model.visual,
-    )  # fmt: skip
-    baked.task_fingerprints = {task: model.task_fingerprints.get(task)}
-    for name in seeing.keys() & model.sources.keys():  # what images bring differs from row to row: it stays made
-        baked.sources[name] = copy.deepcopy(model.sources[name])
-    if "baked" in baked.sources:
-        tensors = baked.sources["baked"].tensors
-        for key, values in model.weights_of(index).items():
-            tensors[safe(key)].copy_(values)
-    return baked.eval()
+    method = replace(model.method, name=f"{prefix}-{model.method.name}", parts=parts, sources=sources, unfreeze=())
+    options = {"tokenizer": model.tokenizer, "backbone_name": model.backbone_name, "calibrate": False}
+    made = kind(backbone, method, [task], visual=model.visual, **options)
+    made.task_fingerprints = {task: model.task_fingerprints.get(task)}
+    for name in seeing.keys() & used:  # what images bring differs from row to row: it stays made
+        made.sources[name] = copy.deepcopy(model.sources[name])
+    if "baked" in made.sources:
+        tensors, values = made.sources["baked"].tensors, model.weights_of(index)
+        for key in values.keys() & {group.key for group in made.assembly.groups["baked"]}:
+            tensors[safe(key)].copy_(values[key])
+    return made.eval()
 
 
 # PEFT adapters

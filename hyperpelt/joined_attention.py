@@ -181,7 +181,12 @@ class _Joined:
             part=None if choice is None else choice.num_images,
         )
         if rows.gate is None:
-            key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+            def join() -> tuple[Tensor, Tensor]:
+                return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+            # A part of the rows is another tensor each time, and would be kept for nothing.
+            key, value = join() if choice is not None else self.running.joined_rows(self.operation, key, join)
             if self._drops_on_cpu(query, joined):
                 out = _DroppingAttention.apply(query, key, value, joined, self.kwargs["dropout"], self._scaling(query))
                 return out.transpose(1, 2).contiguous()

@@ -73,7 +73,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         self.assembly = assemble(method, self.operations)
         trained = unfrozen(method, backbone)
         # Trained backbone parameters live in a copy: the object that was given stays as it is.
-        self.backbone = _copy(backbone) if trained else backbone
+        self.backbone = copy_of(backbone) if trained else backbone
         generator = torch.Generator().manual_seed(seed)
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
         self.sources = build_sources(method, self.assembly, len(tasks), samples=samples or None, generator=generator)
@@ -266,7 +266,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         self.switch.recompute(False)
 
 
-def _copy(backbone: PreTrainedModel) -> PreTrainedModel:
+def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
     """The same model with tensors of its own and nothing attached."""
     twin = type(backbone)(copy.deepcopy(backbone.config))
     twin.load_state_dict(backbone.state_dict())

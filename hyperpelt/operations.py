@@ -49,6 +49,7 @@ class Operation:
     - **path**: of the module in the backbone that computes it (`exit_path` if another module ends it)
     - **residual_path**: the norm whose *input* is the residual h of its sub-layer (pre-norm models); None where the
       operation itself reads h (post-norm models)
+    - **activation**: of a feed-forward network with one inner projection, as the configuration names it; else empty
     """
 
     name: str
@@ -66,6 +67,7 @@ class Operation:
     has_bias: bool = False
     norm_eps: float = 0.0
     norm_centred: bool = False
+    activation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Family:
     feed_forward: Mapping[str, str]
     inner: tuple[str, ...]
     outer: str
+    activation: str  # the key of the configuration that names it
     norms: Mapping[str, Mapping[str, str]]
     embedding_norm: str | None = None
     final_norm: str | None = None
@@ -100,6 +103,7 @@ _T5 = Family(
     feed_forward={"encoder": "layer.1.DenseReluDense", "decoder": "layer.2.DenseReluDense"},
     inner=("wi", "wi_0", "wi_1"),
     outer="wo",
+    activation="dense_act_fn",
     norms={
         "encoder": {"self_attention": "layer.0.layer_norm", "feed_forward": "layer.1.layer_norm"},
         "decoder": {
@@ -128,6 +132,7 @@ def _bart_like(model_types: tuple[str, ...], *, pre_norm: bool) -> Family:
         feed_forward={"encoder": "", "decoder": ""},
         inner=("fc1",),
         outer="fc2",
+        activation="activation_function",
         norms={"encoder": norms, "decoder": {**norms, "cross_attention": "encoder_attn_layer_norm"}},
         embedding_norm="layernorm_embedding",
         final_norm="layer_norm",
@@ -210,7 +215,8 @@ class _Lister:
         outer = f"{path}.{self.family.outer}"
         # Where the network is a module of its own (T5) that is the operation; else it runs from inner to outer (BART).
         ends = (path, path) if path != base else (inner[0], outer)
-        yield self.make(name, layer, site, site, ends[0], exit_path=ends[1], residual_path=residual)
+        act = getattr(self.backbone.config, self.family.activation) if len(inner) == 1 else ""
+        yield self.make(name, layer, site, site, ends[0], exit_path=ends[1], residual_path=residual, activation=act)
         for child in inner:
             leaf = child.rsplit(".", 1)[1]
             kind = leaf if leaf in PROJECTIONS else "wi"

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,6 +50,7 @@ class Pass:
     - **rows** [B]: index into the U distinct tasks, or None if there is one
     - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
     - **images**: of the rows, None if no row has any
+    - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -62,6 +64,7 @@ class Pass:
     residuals: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
     picked: dict[Any, Tensor] | None = None
+    joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
     reached: Counter[tuple[str, str]] | None = None
 
     def has(self, operation: Operation) -> bool:
@@ -258,6 +261,24 @@ class Pass:
         if mask is None or not mask.requires_grad:
             self.masks[label] = (tensors, sizes, mask)
         return mask
+
+    def joined_rows(
+        self, operation: Operation, key: Tensor, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values with their prefix; kept where an attention asks for the same ones again.
+
+        Cross-attention does, token by token, as long as its cache gives the same `key`. The first time nothing is
+        kept, so that a pass which asks once holds no second copy.
+        """
+        if operation.kind != "cross_attention" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        known, kept = self.joined.get(operation.name, (None, None))
+        again = known is not None and known() is key
+        if again and kept is not None:
+            return kept
+        made = make()
+        self.joined[operation.name] = (ref(key), made if again else None)
+        return made
 
 
 def chosen(site: Site, choice: Choice) -> Site:

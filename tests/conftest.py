@@ -21,9 +21,9 @@ from transformers import (  # noqa: E402
 )
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-# As scripts/test sets it: with several threads a matrix product may round the rows of one batch differently.
+# As scripts/test sets it: with several threads a matrix product may round the rows of one batch differently. Processes
+# that tests start must do as this one does.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 

@@ -51,6 +51,7 @@ def test_generation_is_measured_against_the_bare_backbone():
     rows = benchmark("generate", "--shape", "t5-tiny", "--rows", 8, "--source", 8, "--target", 3, "--repeats", 1)
     assert [row["method"] for row in rows] == [
         "bare backbone",
+        "hyperpelt, merged",
         "hyperpelt, baked",
         "hyperpelt, live",
         "hyperpelt, one batch of 8 tasks",

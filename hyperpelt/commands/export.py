@@ -15,6 +15,7 @@ class Form(StrEnum):
     """What can be written."""
 
     baked = "baked"
+    merged = "merged"
     peft = "peft"
 
 
@@ -22,7 +23,7 @@ def export(
     run: common.Run,
     task: Annotated[str, typer.Option("--task", help="A task of the run, such as glue/rte.")],
     to: Annotated[
-        Form, typer.Option("--to", help="A hyperpelt model of static tensors, or a PEFT adapter.")
+        Form, typer.Option("--to", help="A hyperpelt model of static tensors, plain transformers weights, or a PEFT adapter.")
     ] = Form.baked,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/export/TASK-FORM.")
@@ -32,10 +33,12 @@ def export(
 ) -> None:
     """Write one task of a run as static tensors: bit-equal answers, no hypernetwork.
 
-    `baked` loads as every run does; `peft` writes an adapter for the PEFT library, where that has the type.
+    `baked` loads as every run does. `merged` writes a whole model for transformers, its tuners merged into the weights
+    (LoRA, (IA)^3, norms, trained backbones); `peft` an adapter for the PEFT library, where that has the type.
     """
     with common.stdout_for_json(as_json):
         from hyperpelt.export import bake, export_peft
+        from hyperpelt.merging import export_merged
         from hyperpelt.model import TunedModel
 
         common.quiet_transformers()
@@ -44,7 +47,8 @@ def export(
         if to is Form.baked:
             bake(model, task).save_pretrained(folder)
         else:
-            export_peft(model, task, folder)
+            write = export_merged if to is Form.merged else export_peft
+            write(model, task, folder)
     if as_json:
         common.print_json({"task": task, "form": to.value, "folder": str(folder)})
     else:

@@ -1,4 +1,4 @@
-"""Writing tokens: bare backbone, baked task, live hypernetwork; one batch of eight tasks against eight batches."""
+"""Writing tokens: bare backbone, merged and baked task, live hypernetwork; one batch of eight tasks against eight batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from benchmarking import shapes
 from benchmarking.step import SETTINGS
 from benchmarking.timing import Step, interleaved
 from hyperpelt.export import bake
+from hyperpelt.merging import merge
 from hyperpelt.model import TunedModel
 
 TASKS = 8
@@ -27,7 +28,7 @@ def measure(*, shape: str, method: str, rows: int, source: int, target: int, rep
     model = TunedModel.build(
         shapes.make(shape, device=device), method=settings, tasks=[f"task-{i}" for i in range(TASKS)]
     ).eval()
-    baked = bake(model, "task-0")
+    baked, merged = bake(model, "task-0"), merge(model, "task-0")
     exactly = {"max_new_tokens": target, "min_new_tokens": target, "do_sample": False}
 
     def plain() -> None:
@@ -41,6 +42,7 @@ def measure(*, shape: str, method: str, rows: int, source: int, target: int, rep
 
     steps: dict[str, Step] = {
         "bare backbone": plain,
+        "merged": lambda: merged.generate(ids, task="task-0", attention_mask=mask, **exactly),
         "baked": lambda: baked.generate(ids, task="task-0", attention_mask=mask, **exactly),
         "live": lambda: model.generate(ids, task="task-0", attention_mask=mask, **exactly),
         "one batch of 8 tasks": lambda: model.generate(ids, task_ids=task_ids, attention_mask=mask, **exactly),
