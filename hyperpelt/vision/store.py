@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hyperpelt.caching import user_cache
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.sizes import as_text
 from hyperpelt.vision import room
@@ -49,8 +50,7 @@ ABOUT, SUFFIX, TEMPORARY, LOCK = "store.json", ".safetensors", ".tmp-", ".lock"
 
 def default_folder() -> Path:
     """HYPERPELT_FEATURES, else a folder in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("HYPERPELT_FEATURES") or cache / "hyperpelt" / "features")
+    return Path(os.environ.get("HYPERPELT_FEATURES") or user_cache() / "features")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Writing tokens: bare backbone, merged and baked task, live hypernetwork; one batch of eight tasks against eight batches."""
+"""Writing tokens: bare backbone; one task merged, baked, live; one batch of eight tasks against eight batches."""
 
 from __future__ import annotations
 
