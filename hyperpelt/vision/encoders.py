@@ -1,4 +1,4 @@
-"""Frozen image encoders: any Hugging Face vision tower, or the embedded `mini-vision`, by one name.
+"""Frozen image encoders by name: any Hugging Face vision tower, or one of the two that are embedded.
 
     encoder = load_image_encoder("google/siglip-base-patch16-224", grid=7)
     features = encoder.encode(pictures)                 [N, G, Dv] float32, on the CPU
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Grid = int | tuple[int, int]
 
 EMBEDDED = "mini-vision"
+JOINT = "+"
 BATCH_SIZE = 32
 # Settings that say where a model came from or how it is run, not what it computes.
 _PASSING = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "_attn_implementation")
@@ -189,7 +190,8 @@ def load_image_encoder(
 ) -> ImageEncoder:
     """A frozen image encoder.
 
-    - **name**: `mini-vision`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ViT, ConvNeXt or ResNet model
+    - **name**: `mini-vision`, `efficientnet-lite0`, a folder, or a hub id of a CLIP, SigLIP, DINOv2, ViT, ConvNeXt or
+      ResNet model; several joined by `+` for the features of all of them side by side
     - **grid**: cells to average the features to, a number (7 = 7 x 7) or (rows, columns); None: the tower's own
     - **pooled**: one feature an image instead: the trained pooled output of CLIP and SigLIP, the mean of others
     - **dtype**: bfloat16 runs the tower under autocast; features stay float32
@@ -198,14 +200,23 @@ def load_image_encoder(
     Raises:
         UserError: no such tower or folder, weights or image processor missing, a grid finer than the tower's.
     """
+    options = {"grid": grid, "pooled": pooled, "device": device}
+    if JOINT in str(name) and not Path(name).exists():
+        from hyperpelt.vision.joined import JoinedEncoder
+
+        return JoinedEncoder([load_image_encoder(part, dtype=dtype, **options) for part in str(name).split(JOINT)])
     if str(name) == EMBEDDED:
         from hyperpelt.vision.filters import FilterEncoder
 
-        return FilterEncoder(grid=grid, pooled=pooled, device=device)
+        return FilterEncoder(**options)
     if dtype not in (None, torch.float32, torch.bfloat16):
         raise UserError(f"Image encoder {str(name)!r}: expected dtype float32 or bfloat16, got {dtype}.")
+    if str(name) == "efficientnet-lite0":
+        from hyperpelt.vision.efficientnet import EfficientNetEncoder
+
+        return EfficientNetEncoder(dtype=dtype, **options)
     tower, processor = _load(str(name))
-    return TowerEncoder(tower, processor, name=str(name), grid=grid, pooled=pooled, dtype=dtype, device=device)
+    return TowerEncoder(tower, processor, name=str(name), dtype=dtype, **options)
 
 
 def _load(name: str) -> tuple[PreTrainedModel, Any]:
@@ -217,7 +228,8 @@ def _load(name: str) -> tuple[PreTrainedModel, Any]:
         tower, report = _tower_class(config).from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{what} cannot be loaded: expected 'mini-vision', a folder, or a hub id that can be reached ({error})."
+            f"{what} cannot be loaded: expected 'mini-vision', 'efficientnet-lite0', a folder, or a hub id that can be "
+            f"reached ({error})."
         ) from None
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     if missing:

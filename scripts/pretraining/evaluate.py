@@ -28,6 +28,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from hyperpelt import TunedModel, metrics, tasks
 from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_config, load_tokenizer
 from hyperpelt.errors import unknown
+from hyperpelt.packaged import sha256
 from pretraining.models import MiniBart, MiniT5, random_decoder
 from pretraining.objectives import Batch
 from pretraining.runs import Material, Plan, held_out_loss, unigram
@@ -191,7 +192,7 @@ def evaluate(
     """
     header = {
         "backbone": name,
-        "weights_sha256": embedded.sha256(embedded.asset_folder(name) / "model.safetensors"),
+        "weights_sha256": sha256(embedded.asset_folder(name) / "model.safetensors"),
         "command": command,
         "tuning": {key: value for key, value in asdict(tuning).items() if key != "seed"},
         "seeds": list(seeds),

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hyperpelt.backbones import embedded
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.packaged import sha256
 from pretraining.corpus import Corpus, load_corpus
 from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision
 from pretraining.models import MiniBart, MiniT5, bart_vocabulary, mini_t5_config, t5_vocabulary
@@ -119,7 +120,7 @@ def load_tokenizer(plan: Plan) -> tuple[PreTrainedTokenizerBase, str]:
             "scripts/pretrain tokenizer."
         )
     folder = Path(plan.tokenizer)
-    return embedded.t5_tokenizer(folder), embedded.sha256(folder / "tokenizer.json")
+    return embedded.t5_tokenizer(folder), sha256(folder / "tokenizer.json")
 
 
 def unigram(plan: Plan, material: Material, *, batches: int = 100) -> Tensor:

@@ -152,7 +152,7 @@ def test_bfloat16_runs_under_autocast_and_gives_float32(tmp_path):
 
 
 def test_a_missing_tower_processor_or_weight_is_named(tmp_path):
-    with pytest.raises(UserError, match="cannot be loaded: expected 'mini-vision', a folder"):
+    with pytest.raises(UserError, match="cannot be loaded: expected 'mini-vision', 'efficientnet-lite0', a folder"):
         load_image_encoder(tmp_path / "nowhere")
     model, _, _ = save(tmp_path, "vit")
     (tmp_path / "preprocessor_config.json").unlink()
