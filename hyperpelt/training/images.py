@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Task
-    from hyperpelt.vision.encoders import ImageEncoder
+    from hyperpelt.vision.base import ImageEncoder
 
 MEASURED = 512  # images whose features give the mean and deviation that the model measures features in
 

@@ -38,7 +38,7 @@ from hyperpelt.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task
-    from hyperpelt.vision.encoders import ImageEncoder
+    from hyperpelt.vision.base import ImageEncoder
     from hyperpelt.vision.seeing import Eye
     from hyperpelt.vision.spec import VisualSpec
     from hyperpelt.vision.store import FeatureStore

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "FeatureStore": "store",
-    "ImageEncoder": "encoders",
+    "ImageEncoder": "base",
     "VisualSpec": "spec",
     "content_hash": "images",
     "load_image": "images",
@@ -24,7 +24,8 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
-    from hyperpelt.vision.encoders import ImageEncoder, load_image_encoder  # noqa: F401
+    from hyperpelt.vision.base import ImageEncoder  # noqa: F401
+    from hyperpelt.vision.encoders import load_image_encoder  # noqa: F401
     from hyperpelt.vision.images import content_hash, load_image  # noqa: F401
     from hyperpelt.vision.spec import VisualSpec  # noqa: F401
     from hyperpelt.vision.store import FeatureStore  # noqa: F401

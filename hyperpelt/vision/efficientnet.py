@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hyperpelt.packaged import Package
-from hyperpelt.vision.encoders import ImageEncoder, fingerprint, to_grid, wanted_grid
+from hyperpelt.vision.base import ImageEncoder, fingerprint, to_grid, wanted_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image

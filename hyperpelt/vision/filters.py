@@ -26,11 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, pad
 
-from hyperpelt.vision.encoders import EMBEDDED, ImageEncoder, fingerprint, to_grid, wanted_grid
+from hyperpelt.vision.base import ImageEncoder, fingerprint, to_grid, wanted_grid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+NAME = "mini-vision"
 VERSION = 1
 SIDE = 128
 GRID = (7, 7)
@@ -66,12 +67,12 @@ class FilterEncoder(ImageEncoder):
         pooled: bool = False,
         device: str | torch.device | None = None,
     ) -> None:
-        self.name, self.pooled, self.device = EMBEDDED, pooled, torch.device(device or "cpu")
-        self.grid = wanted_grid(GRID if grid is None and not pooled else grid, FINEST, pooled, EMBEDDED)
+        self.name, self.pooled, self.device = NAME, pooled, torch.device(device or "cpu")
+        self.grid = wanted_grid(GRID if grid is None and not pooled else grid, FINEST, pooled, NAME)
         self.filters = torch.stack([gabor(o) for o in range(ORIENTATIONS)]).flatten(0, 1).unsqueeze(1).to(self.device)
         self.place = _place(self.grid).to(self.device)
         self.dim = self._features(torch.zeros(1, 3, SIDE, SIDE, device=self.device)).shape[2]
-        self.fingerprint = fingerprint([EMBEDDED, VERSION, SIDE, BINS, FLOOR, self.grid], {"filters": self.filters})
+        self.fingerprint = fingerprint([NAME, VERSION, SIDE, BINS, FLOOR, self.grid], {"filters": self.filters})
 
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "N G D"]:
         return self._features(torch.stack([_pixels(image) for image in images]).to(self.device))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hyperpelt.errors import UserError
-from hyperpelt.vision.encoders import ImageEncoder, fingerprint
+from hyperpelt.vision.base import ImageEncoder, fingerprint
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from hyperpelt.model import TunedModel
     from hyperpelt.tasks import Example, Task
-    from hyperpelt.vision.encoders import ImageEncoder
+    from hyperpelt.vision.base import ImageEncoder
 
 ON_BAD_IMAGE = ("error", "skip")
 WINDOW_ROWS = 2048  # rows looked at before the images among them are encoded

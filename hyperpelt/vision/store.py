@@ -34,7 +34,7 @@ from hyperpelt.caching import user_cache
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.sizes import as_text
 from hyperpelt.vision import room
-from hyperpelt.vision.encoders import BATCH_SIZE, ImageEncoder
+from hyperpelt.vision.base import BATCH_SIZE, ImageEncoder
 from hyperpelt.vision.images import content_hash, load_image
 from hyperpelt.vision.spec import VisualSpec
 

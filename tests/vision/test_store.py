@@ -18,7 +18,7 @@ from PIL import Image
 
 from hyperpelt.errors import UserError
 from hyperpelt.vision import FeatureStore, VisualSpec, content_hash, load_image_encoder
-from hyperpelt.vision.encoders import ImageEncoder
+from hyperpelt.vision.base import ImageEncoder
 from hyperpelt.vision.stores import clear, list_stores
 
 
