@@ -60,7 +60,7 @@ class MixtureSampler:
     batch_size: int
     seed: int = 0
     batching: str = "mixed"
-    window: int = 8
+    window: int = 32
     step: int = 0
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _window: tuple[int, list[RowBatch]] = field(default=(-1, []), repr=False)

@@ -3,7 +3,7 @@
 Data, batches, steps and optimiser are in the clock; setting up is not. All read the same rows of the same tasks,
 cut at the same length; the Trainer is given them tokenised beforehand and shuffled together, as people do. Every
 contestant runs for the same number of steps in turn, several times over. Length grouping shows its worth over some 50
-steps at least: the Trainer sorts the rows of 50 batches, longest first, and ours those of eight.
+steps at least: the Trainer sorts the rows of 50 batches, longest first, and ours those of 32.
 """
 
 from __future__ import annotations
