@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,27 @@ def test_one_task_batches_hold_one_task():
     kinds = [set(order.batch(step).tasks.tolist()) for step in range(40)]
     assert all(len(kind) == 1 for kind in kinds)
     assert set().union(*kinds) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("batching", ["mixed", "one_task"])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_whole_epochs_see_each_row_so_often_whatever_the_window(batching, epochs):
+    """48 rows in batches of 4 are 12 steps an epoch: neither 5 nor 32 divides that."""
+    for window in (5, 8, 32):
+        order = MixtureSampler({"b": 1.0}, {"b": np.arange(48)}, 4, seed=2, batching=batching, window=window)
+        order.total = 12 * epochs
+        rows = np.concatenate([order.batch(step).rows for step in range(order.total)])
+        assert np.bincount(rows, minlength=48).tolist() == [epochs] * 48
+        with pytest.raises(IndexError, match=f"Step {order.total} of a run of {order.total}"):
+            order.batch(order.total)
+
+
+def test_the_end_of_a_run_changes_its_last_window_alone():
+    endless, ending = sampler(window=8), sampler(window=8, total=21)
+    for step in range(16):
+        assert drawn(ending.batch(step)) == drawn(endless.batch(step))
+    shares = Counter(task for step in range(21) for task, _ in drawn(ending.batch(step)))
+    assert sum(shares.values()) == 21 * ending.batch_size
 
 
 def test_batches_of_like_length_need_less_padding():

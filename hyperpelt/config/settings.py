@@ -109,7 +109,7 @@ class RunConfig(_Strict):
     gradient_accumulation_steps: Whole = Field(1, ge=1)
     batching: Literal["mixed", "one_task"] = Field("mixed", description="tasks mixed in a batch, or one task a batch")
     mixing: Mixing = Field(default_factory=Mixing)
-    length_window: Whole = Field(32, ge=1, description="batches that are cut from one length-sorted pool; 1: no sorting")
+    length_window: Whole = Field(32, ge=1, description="batches cut from one length-sorted pool; 1: no sorting")
     train_limit: Whole | None = Field(None, ge=1, description="training rows of each task, at most")
     max_source_length: Whole = Field(128, ge=2, description="tokens; longer inputs are cut and counted")
     max_target_length: Whole = Field(32, ge=2, description="tokens; longer targets are cut and counted")

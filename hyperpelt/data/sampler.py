@@ -50,9 +50,11 @@ class MixtureSampler:
     Rows of a task are drawn without replacement; each pass through them (epoch) has its own order. Shares are drawn
     systematically: in every window of `window` batches each task gets its expected number of rows, give or take one.
     Batches are cut from one window's rows sorted by length, and come in random order. `window=1` sorts nothing. With
-    one task a batch, a window holds so many batches for each task on average.
+    one task a batch, a window holds so many batches for each task on average. The last window ends with the run, so
+    that one epoch of one task sees each row once.
 
     rates: task -> probability. lengths: task -> tokens of each row. batching: 'mixed', or 'one_task' a batch.
+    total: steps of the run, None if it has no end.
     """
 
     rates: Mapping[str, float]
@@ -61,6 +63,7 @@ class MixtureSampler:
     seed: int = 0
     batching: str = "mixed"
     window: int = 32
+    total: int | None = None
     step: int = 0
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _window: tuple[int, list[RowBatch]] = field(default=(-1, []), repr=False)
@@ -76,13 +79,15 @@ class MixtureSampler:
                 raise UserError(f"{name}: the training split is empty, so nothing can be drawn from it.")
 
     def __iter__(self) -> Iterator[RowBatch]:
-        while True:
+        while self.total is None or self.step < self.total:
             batch = self.batch(self.step)
             self.step += 1
             yield batch
 
     def batch(self, step: int) -> RowBatch:
         """The global batch of one optimiser step."""
+        if self.total is not None and step >= self.total:
+            raise IndexError(f"Step {step} of a run of {self.total}.")
         index, offset = divmod(step, self._span)
         if self._window[0] != index:
             self._window = (index, self._make_window(index))
@@ -110,8 +115,10 @@ class MixtureSampler:
     def _make_window(self, index: int) -> list[RowBatch]:
         generator = np.random.default_rng([self.seed, 2, index])
         unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
-        drawn = self._drawn(np.arange(index + 2), self._span * self.batch_size // unit) * unit
-        pools = [self._rows(task, *drawn[index : index + 2, task]) for task in range(len(self.names))]
+        rest = self._span if self.total is None else min(self._span, self.total - index * self._span)
+        before = self._drawn(np.arange(index), self._span * self.batch_size // unit).sum(axis=0) * unit
+        after = before + self._drawn(np.array([index]), rest * self.batch_size // unit)[0] * unit
+        pools = [self._rows(task, before[task], after[task]) for task in range(len(self.names))]
         if self.batching == "one_task":
             batches = [batch for pool in pools for batch in self._cut(pool, generator)]
         else:
@@ -120,16 +127,15 @@ class MixtureSampler:
         return [batches[place] for place in generator.permutation(len(batches))]
 
     def _drawn(self, windows: Int[np.ndarray, " W"], size: int) -> Int[np.ndarray, "W tasks"]:
-        """How many units each task has given before each window, W of size `size` being complete.
+        """How many units each task gives in each window, all of them of `size` units.
 
         Window w deals out the points (phase_w + i) / size, i < size, over the cumulated rates (systematic sampling);
         the phases follow the golden ratio, so that shares are exact in the long run too.
         """
-        phases = (self._phase + windows[:-1, None] * 0.6180339887498949) % 1.0
+        phases = (self._phase + windows[:, None] * 0.6180339887498949) % 1.0
         edges = np.clip(np.ceil(size * self._bounds - phases), 0, size).astype(np.int64)
         edges[:, -1] = size
-        counts = np.diff(edges, axis=1, prepend=0)
-        return np.concatenate([np.zeros((1, len(self.names)), np.int64), np.cumsum(counts, axis=0)])
+        return np.diff(edges, axis=1, prepend=0)
 
     def _rows(self, task: int, start: int, stop: int) -> RowBatch:
         """Draws `start` to `stop` of a task: its rows without replacement, epoch after epoch."""

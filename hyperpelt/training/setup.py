@@ -119,8 +119,9 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
         images.see_evaluations(config, tasks, eye, show)
     features = images.features_of(config, model, sets, eye)
     sampler = _make_sampler(config, processes, trees, sets)
-    total, about_images = num_steps(config, sampler), images.told(sets, eye)
-    return Setup(config, processes, folder, tasks, model, sets, sampler, total, features, about_images)
+    sampler.total = num_steps(config, sampler)
+    about_images = images.told(sets, eye)
+    return Setup(config, processes, folder, tasks, model, sets, sampler, sampler.total, features, about_images)
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:
