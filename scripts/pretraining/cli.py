@@ -185,7 +185,7 @@ def random_(
     output: Annotated[Path, typer.Argument(help="Folder to write; a run takes it as `backbone`.")],
     seed: int = 0,
 ) -> None:
-    """Write the same shape with random weights, and its tokenizer: what a pretrained backbone is to be compared with."""
+    """Write the same shape with random weights, and its tokenizer: what a pretrained backbone is compared with."""
     from hyperpelt.backbones import load_tokenizer
     from pretraining.evaluate import random_backbone
 
