@@ -42,6 +42,13 @@ CASES = [
 ]
 
 
+def label(value):
+    """A name for a parameter that is the same in every process."""
+    if isinstance(value, dict):
+        return value["name"]
+    return "+".join(sorted(value)) or "nothing" if isinstance(value, set) else value
+
+
 def make(family):
     return make_t5() if family == "t5" else make_bart()
 
@@ -50,7 +57,7 @@ def of_task_b(rows):
     return {**rows, "task_ids": torch.full((4,), 1)}, {**rows, "task_ids": torch.zeros(4, dtype=torch.long)}
 
 
-@pytest.mark.parametrize(("family", "method"), CASES, ids=str)
+@pytest.mark.parametrize(("family", "method"), CASES, ids=label)
 def test_a_merged_task_answers_as_the_whole_model_does(family, method):
     backbone = make(family)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
@@ -84,7 +91,7 @@ def left(model):
         ("t5", "pfeiffer", {"adapter"}),
         ("t5", GATED_FIRST, {"gate", "late", "wide"}),
     ],
-    ids=str,
+    ids=label,
 )
 def test_what_stays_a_tuner(family, method, kept):
     assert left(tuned(make(family), small(method) if isinstance(method, str) else method)) == kept
