@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hyperpelt.errors import UserError
 from hyperpelt.export import static
 from hyperpelt.model import TunedModel, copy_of
-from hyperpelt.operations import Operation
+from hyperpelt.operations import Operation, list_operations
 from hyperpelt.passes import Placed
 from hyperpelt.tuners import Adapter, Bias, LoRA, Norm, Scale, Tuner
 
@@ -169,9 +169,8 @@ def _merge_norm(backbone: nn.Module, operation: Operation, tuner: Norm, tensors:
 
 
 def _merge_adapter(backbone: nn.Module, operation: Operation, tuner: Adapter, tensors: Tensors) -> None:
-    network = operation.path if operation.path == operation.exit_path else None
-    inner = backbone.get_submodule(operation.path if network is None else f"{network}.wi")
-    outer = backbone.get_submodule(operation.exit_path if network is None else f"{network}.wo")
+    paths = {op.name: op.path for op in list_operations(backbone)}
+    inner, outer = (backbone.get_submodule(paths[f"{operation.name}.{kind}"]) for kind in ("wi", "wo"))
     scale = tensors["scale"] if tuner.learned_scale else tuner.scale
     if inner.bias is None:
         _add_bias(inner, torch.zeros_like(inner.weight[:, 0]))

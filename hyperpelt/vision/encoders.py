@@ -1,8 +1,10 @@
 """Frozen image encoders by name: any Hugging Face vision tower, or one of the two that are embedded.
 
-encoder = load_image_encoder("google/siglip-base-patch16-224", grid=7)
-features = encoder.encode(pictures)                 [N, G, Dv] float32, on the CPU
-encoder.spec                                        what a model must know of them
+    encoder = load_image_encoder("google/siglip-base-patch16-224", grid=7)
+    features = encoder.encode(pictures)                 [N, G, Dv] float32, on the CPU
+    encoder.spec                                        what a model must know of them
+
+Legend: N images, G cells, Dv width of a feature.
 """
 
 from __future__ import annotations

@@ -98,6 +98,11 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_tower(name: str) -> tuple[PreTrainedModel, Any]:
+    """The vision tower of a folder or hub id, and its image processor.
+
+    Raises:
+        UserError: it cannot be loaded, lacks weights, or has no image processor.
+    """
     from transformers import AutoConfig, AutoImageProcessor
 
     what = f"Image encoder {name!r}"
