@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hyperpelt import shipped
 from hyperpelt.errors import UserError
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
@@ -82,7 +83,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise UserError(f"Expected a folder with a trained model ({CONFIG} and {TENSORS}), found no {path}.")
+        raise UserError(
+            f"Expected a folder with a trained model ({CONFIG} and {TENSORS}), found no {path}. Runs that come with "
+            f"hyperpelt: {', '.join(shipped.names())}."
+        )
     try:
         config = json.loads(path.read_text(encoding="utf8"))
     except ValueError as error:
@@ -125,12 +129,12 @@ def read_tensors(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Ten
 
 
 def local_folder(folder: str | Path) -> Path:
-    """The folder itself, or the local copy of a hub repository `namespace/name`.
+    """The folder itself, that of a shipped run, or the local copy of a hub repository `namespace/name`.
 
     Raises:
         UserError: neither is there.
     """
-    path = Path(folder)
+    path = shipped.folder_of(folder) or Path(folder)
     if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download

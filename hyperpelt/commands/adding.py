@@ -18,6 +18,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     if not tasks or not run:
         raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
     from hyperpelt.saving import local_folder, read_config
+    from hyperpelt.shipped import place_for
     from hyperpelt.transfer.settings import RATES
 
     folder = local_folder(run)
@@ -25,7 +26,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     changes = {
         "tasks": ",".join(names),
         "from_run": folder,
-        "output_dir": f"{run.rstrip('/')}+{'+'.join(name.replace('/', '-') for name in names)}",
+        "output_dir": f"{place_for(run)}+{'+'.join(name.replace('/', '-') for name in names)}",
         "overwrite": "false",
         "resume": "false",
         "weight_decay": 0,

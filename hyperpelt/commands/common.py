@@ -57,7 +57,9 @@ Regression = Annotated[
 Beams = Annotated[
     int | None, typer.Option("--num-beams", min=1, help="Of the search for open answers; default: the task's.")
 ]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, or a hub id.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, a shipped run, or a hub id.")
+]
 
 
 def console() -> Console:
@@ -131,6 +133,7 @@ def load_named_plugins(plugins: Iterable[str] | None) -> None:
 def settings_of(run: str) -> RunConfig | None:
     """The `run.yaml` of a run folder, whose settings evaluation and prediction take over; None if it has none."""
     from hyperpelt.config import load_run
+    from hyperpelt.shipped import folder_of
 
-    path = Path(run) / "run.yaml"
+    path = (folder_of(run) or Path(run)) / "run.yaml"
     return load_run(path) if path.is_file() else None

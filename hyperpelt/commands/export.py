@@ -40,10 +40,11 @@ def export(
         from hyperpelt.export import bake, export_peft
         from hyperpelt.merging import export_merged
         from hyperpelt.model import TunedModel
+        from hyperpelt.shipped import place_for
 
         common.quiet_transformers()
         model = TunedModel.from_pretrained(run)
-        folder = output or Path(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
+        folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
         if to is Form.baked:
             bake(model, task).save_pretrained(folder)
         else:

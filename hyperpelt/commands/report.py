@@ -22,8 +22,9 @@ def report(
     """Write one self-contained HTML page: results, curves, task similarity, settings; several runs side by side."""
     with common.stdout_for_json(as_json):
         from hyperpelt.report import write_report
+        from hyperpelt.shipped import folder_of, place_for
 
-        path = write_report(runs, output or runs[0] / "report.html")
+        path = write_report([folder_of(run) or run for run in runs], output or place_for(runs[0]) / "report.html")
     if as_json:
         common.print_json({"report": str(path), "runs": [str(run) for run in runs]})
     else:

@@ -35,6 +35,7 @@ from hyperpelt.evaluation import evaluate
 from hyperpelt.model import TunedModel
 from hyperpelt.report.plots import heatmap
 from hyperpelt.saving import local_folder
+from hyperpelt.shipped import place_for
 from hyperpelt.weights import HyperNetwork
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def measure(
     if matrix:
         root = data_root or (settings.data_root if settings else None)
         maps["transfer"] = transfer_matrix(model, settings, split=split, limit=limit, data_root=root, progress=progress)
-    place = Path(output) if output is not None else folder / "geometry"
+    place = Path(output) if output is not None else place_for(run) / "geometry"
     content = {"tasks": list(model.tasks), "maps": {name: values.tolist() for name, values in maps.items()}}
     content |= {"split": split if matrix else None, "limit": limit if matrix else None, "output": str(place)}
     _write(place, model, maps, content)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hyperpelt.config.text import explain, split_names
 from hyperpelt.errors import UserError
+from hyperpelt.shipped import place_for
 
 PARTS = ("embedding", "hypernetwork", "all")  # of the trained model
 SCRATCH, IN_CONTEXT = "scratch", "in-context"
@@ -142,5 +143,5 @@ def build(values: Mapping[str, Any], *, recipe: str = "default", baselines: bool
     except ValidationError as error:
         raise UserError(explain(error, TransferConfig, where="", lines={})) from None
     adapt = [*config.adapt, *(BASELINES if baselines else ())]
-    output = config.output or f"{config.run.rstrip('/')}/transfer"
+    output = config.output or str(place_for(config.run) / "transfer")
     return config.model_copy(update={"adapt": _distinct(adapt), "output": output})

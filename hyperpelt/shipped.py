@@ -1,0 +1,28 @@
+"""Trained runs that travel with the library, each with its card, in `hyperpelt/assets/trained`.
+
+They are named where a run folder is: `hyperpelt predict mini-bart-tabletop ...`, `TunedModel.from_pretrained(...)`. A
+folder of that name in the working directory comes first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUNS = Path(__file__).parent / "assets" / "trained"
+
+
+def names() -> list[str]:
+    """Of all shipped runs."""
+    return sorted(path.parent.name for path in RUNS.glob("*/config.json"))
+
+
+def folder_of(run: str | Path) -> Path | None:
+    """The folder of the shipped run of this name; None if there is none, or something here has the name."""
+    return RUNS / str(run) if str(run) in names() and not Path(run).exists() else None
+
+
+def place_for(run: str | Path) -> Path:
+    """Where to write what is made of a run: its own folder, or `runs/NAME` if it is shipped or lies on the hub."""
+    path = Path(run)
+    shared = folder_of(run) is not None or (not path.exists() and str(run).count("/") == 1)
+    return Path("runs") / path.name if shared else path
