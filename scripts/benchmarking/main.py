@@ -12,6 +12,19 @@ import typer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
+# Options that several parts share.
+Shape = Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")]
+Backbone = Annotated[str, typer.Option(help="embedded name, folder or hub id")]
+Rows = Annotated[int, typer.Option(help="rows of the batch")]
+Source = Annotated[int, typer.Option(help="source tokens a row")]
+Target = Annotated[int, typer.Option(help="target tokens a row")]
+Tasks = Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")]
+Repeats = Annotated[int, typer.Option(help="timed rounds; the median is shown")]
+Encoder = Annotated[str, typer.Option(help="image encoder whose features are read")]
+Grid = Annotated[int, typer.Option(help="cells a side")]
+DataRoot = Annotated[str | None, typer.Option(help="local mirror of the data sets")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output")]
+
 
 @app.callback()
 def parts(
@@ -67,7 +80,7 @@ def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
 
 @app.command()
 def step(
-    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    shape: Shape = "t5-small",
     methods: Annotated[
         str,
         typer.Option(
@@ -75,18 +88,18 @@ def step(
             "adapters-mam, adapters-pfeiffer"
         ),
     ] = ("hyperpelt,hyperformer++,prefix-tuning,lora,ia3,full,peft-lora,peft-lora-all,peft-ia3,peft-prefix"),
-    rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
-    source: Annotated[int, typer.Option(help="source tokens a row")] = 128,
-    target: Annotated[int, typer.Option(help="target tokens a row")] = 8,
-    tasks: Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")] = 8,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
+    rows: Rows = 16,
+    source: Source = 128,
+    target: Target = 8,
+    tasks: Tasks = 8,
+    repeats: Repeats = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="torch.compile our step")] = False,
     dropout: Annotated[float | None, typer.Option(help="of every backbone, instead of its own")] = None,
     adapters: Annotated[
         str | None, typer.Option(help="interpreter of an environment with adapters 1.3 (pip install torch adapters)")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    as_json: Json = False,
 ) -> None:
     """A training step against the frozen backbone's forward and input-gradient backward (the limit)."""
     from benchmarking.step import measure
@@ -109,15 +122,15 @@ def step(
 
 @app.command()
 def mixture(
-    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
+    backbone: Backbone = "mini-bart",
     tasks: Annotated[str, typer.Option(help="tasks of the mixture")] = "glue/*",
-    rows: Annotated[int, typer.Option(help="rows of a batch")] = 32,
+    rows: Rows = 32,
     steps: Annotated[int, typer.Option(help="steps a round")] = 50,
     length: Annotated[int, typer.Option(help="sources are cut at so many tokens")] = 128,
     train_limit: Annotated[int, typer.Option(help="rows of each task at most")] = 5_000,
-    data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    data_root: DataRoot = None,
+    repeats: Repeats = 3,
+    as_json: Json = False,
 ) -> None:
     """Rows a second on real text, end to end, against transformers' Trainer with PEFT's LoRA."""
     from benchmarking.mixture import measure
@@ -137,14 +150,14 @@ def mixture(
 
 @app.command()
 def scale(
-    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    shape: Shape = "t5-small",
     method: Annotated[str, typer.Option(help="a method whose weights a hypernetwork makes")] = "hyperpelt",
     counts: Annotated[str, typer.Option(help="numbers of tasks")] = "1,8,64,512,4096",
-    rows: Annotated[int, typer.Option(help="rows of the batch, of eight tasks")] = 16,
-    source: Annotated[int, typer.Option(help="source tokens a row")] = 64,
-    target: Annotated[int, typer.Option(help="target tokens a row")] = 8,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    rows: Rows = 16,
+    source: Source = 64,
+    target: Target = 8,
+    repeats: Repeats = 5,
+    as_json: Json = False,
 ) -> None:
     """Step time, generation alone and memory as the number of tasks grows."""
     from benchmarking.scale import measure
@@ -158,13 +171,13 @@ def scale(
 
 @app.command()
 def score(
-    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
+    backbone: Backbone = "mini-bart",
     tasks: Annotated[str, typer.Option(help="tasks with choices")] = "glue/mnli,super_glue/boolq",
     limit: Annotated[int, typer.Option(help="rows of each task")] = 256,
     batch_size: Annotated[int, typer.Option(help="rows (ours) or requests (the loop) at a time")] = 32,
-    data_root: Annotated[str | None, typer.Option(help="local mirror of the data sets")] = None,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    data_root: DataRoot = None,
+    repeats: Repeats = 3,
+    as_json: Json = False,
 ) -> None:
     """Choice scoring on real rows against one encoder-decoder pass a choice."""
     from benchmarking.score import measure
@@ -182,13 +195,13 @@ def score(
 
 @app.command()
 def generate(
-    shape: Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")] = "t5-small",
+    shape: Shape = "t5-small",
     method: Annotated[str, typer.Option(help="any method that can be baked")] = "hyperpelt",
-    rows: Annotated[int, typer.Option(help="rows of the batch")] = 16,
-    source: Annotated[int, typer.Option(help="source tokens a row")] = 64,
+    rows: Rows = 16,
+    source: Source = 64,
     target: Annotated[int, typer.Option(help="tokens written a row")] = 24,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    repeats: Repeats = 5,
+    as_json: Json = False,
 ) -> None:
     """Tokens a second, baked and live, against the bare backbone; a batch of eight tasks against eight batches."""
     from benchmarking.generate import measure
@@ -199,8 +212,8 @@ def generate(
 
 @app.command()
 def start(
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    repeats: Repeats = 5,
+    as_json: Json = False,
 ) -> None:
     """Seconds of `import hyperpelt` and of `hyperpelt --help`, against `import torch`."""
     from benchmarking.start import measure
@@ -210,15 +223,15 @@ def start(
 
 @app.command()
 def vision(
-    backbone: Annotated[str, typer.Option(help="embedded name, folder or hub id")] = "mini-bart",
-    encoder: Annotated[str, typer.Option(help="whose features are read")] = "mini-vision",
-    grid: Annotated[int, typer.Option(help="cells a side")] = 4,
-    rows: Annotated[int, typer.Option(help="rows of the batch, one image each")] = 32,
-    source: Annotated[int, typer.Option(help="source tokens a row")] = 24,
-    target: Annotated[int, typer.Option(help="target tokens a row")] = 4,
-    tasks: Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")] = 8,
-    repeats: Annotated[int, typer.Option(help="timed rounds; the median is shown")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    backbone: Backbone = "mini-bart",
+    encoder: Encoder = "mini-vision",
+    grid: Grid = 4,
+    rows: Rows = 32,
+    source: Source = 24,
+    target: Target = 4,
+    tasks: Tasks = 8,
+    repeats: Repeats = 5,
+    as_json: Json = False,
 ) -> None:
     """A training step with images and without, against the same method on text alone."""
     from benchmarking.vision import measure_steps
@@ -230,11 +243,11 @@ def vision(
 
 @app.command()
 def features(
-    encoder: Annotated[str, typer.Option(help="whose features are kept")] = "mini-vision",
-    grid: Annotated[int, typer.Option(help="cells a side")] = 4,
+    encoder: Encoder = "mini-vision",
+    grid: Grid = 4,
     images: Annotated[int, typer.Option(help="pictures of the suite")] = 512,
     batch: Annotated[int, typer.Option(help="pictures encoded, and features read, at a time")] = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output")] = False,
+    as_json: Json = False,
 ) -> None:
     """Images a second: encoded, encoded and kept in the feature store, and read from it."""
     from benchmarking.vision import measure_features
