@@ -5,7 +5,8 @@ of every split are looked at (or a fixed random sample of `limit` rows):
 
     rows        unreadable or empty splits; rows that do not render or whose images cannot be read, with the reason, by
                 split and row number; rows that do not render without their answer, so that nothing could be predicted
-    answers     a choice that never occurs, one class far ahead of the others, the same input with different answers
+    answers     a choice that never occurs, one class far ahead of the others, the same input with different answers;
+                answers of another split that seem to be numbered in another order than train's
     tokens      fixed choices that share their first token or are the start of one another, targets that the tokenizer
                 cannot write, shares of inputs and targets that are cut
     leaks       rows of one split that stand in another, exactly or but for case, spacing and punctuation
@@ -20,6 +21,7 @@ from typing import Any
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks import findings as look
+from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.findings import Finding, Numbered
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
@@ -107,6 +109,7 @@ def check_task(
             report.lengths[split] = {"median": sorted(num_tokens)[len(sample) // 2], "longest": max(num_tokens)}
             report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
     report.findings += look.leaks(splits)
+    report.findings += exchanged(task, splits)
     order = ("error", "warning", "note")
     report.findings.sort(key=lambda finding: order.index(finding.level))
     return report

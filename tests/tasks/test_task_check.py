@@ -180,3 +180,34 @@ def test_limit_looks_at_a_sample_and_reports_true_sizes() -> None:
     report = check_task(make_task(good(), splits=Splits()), limit=4)
     assert report.sizes["train"] == 20
     assert sum(report.balance["train"].values()) == 4
+
+
+# ------------------------------------------------------------------------------------- answers that mean another thing
+
+SIGNS = ("awful dull", "fine sound", "strange odd")
+
+
+def told(count: int, start: int, order: tuple[int, ...] = (0, 1, 2), share: int = 3) -> list[dict]:
+    """Rows whose words tell the class; `order`: how this source numbers the classes; one row of `share` is class 0."""
+    classes = [0 if n % share == 0 else 1 + n % 2 for n in range(start, start + count)]
+    return [{"text": f"{SIGNS[c].split()[n % 2]} words {n} {n * 7}", "label": order[c]} for n, c in enumerate(classes)]
+
+
+def three_answers(rows: Rows) -> Task:
+    return make_task(rows, choices=("bad", "good", "odd"))
+
+
+def test_answers_that_one_split_numbers_in_another_order_are_found() -> None:
+    rows = Rows(train=told(300, 0), validation=told(150, 300), test=told(150, 450, order=(2, 0, 1)))
+    (finding,) = [line for line in found(three_answers(rows)) if "exchanged" in line]
+    assert finding.startswith("warning  test: answers look exchanged: by train's words 0% of 150 rows are right")
+    assert "'odd' there is 'bad' in train" in finding
+    assert "'bad' there is 'good' in train" in finding
+    assert "'good' there is 'odd' in train" in finding
+
+
+def test_other_shares_of_the_answers_and_words_that_tell_nothing_are_no_exchange() -> None:
+    shifted = Rows(train=told(300, 0), validation=told(150, 300, share=150), test=told(150, 450, share=2))
+    assert not [line for line in found(three_answers(shifted)) if "exchanged" in line]
+    silent = Rows(train=rows_of(300), validation=rows_of(150, 300), test=rows_of(150, 451))
+    assert not [line for line in found(make_task(silent)) if "exchanged" in line]
