@@ -22,7 +22,6 @@ def folder_of(run: str | Path) -> Path | None:
 
 
 def place_for(run: str | Path) -> Path:
-    """Where to write what is made of a run: its own folder, or `runs/NAME` if it is shipped or lies on the hub."""
+    """Where to write what is made of a run: its own folder, or `runs/NAME` if none is here (shipped, on the hub)."""
     path = Path(run)
-    shared = folder_of(run) is not None or (not path.exists() and str(run).count("/") == 1)
-    return Path("runs") / path.name if shared else path
+    return path if path.exists() else Path("runs") / path.name

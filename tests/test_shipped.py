@@ -34,15 +34,12 @@ def test_the_shipped_run_answers_as_its_card_says():
         assert f"{one['majority']['score']:.1f} | {one['score']:.1f} |" in line
 
 
-def test_all_that_ships_stays_small():
-    assert sum(path.stat().st_size for path in shipped.RUNS.parent.rglob("*") if path.is_file()) < 25e6
-
-
 def test_what_is_made_of_a_run_lies_beside_it_unless_it_is_shared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert shipped.place_for(NAME) == Path("runs", NAME)
     assert shipped.place_for("someone/theirs") == Path("runs", "theirs")
-    assert shipped.place_for("runs/mine") == Path("runs/mine") or not Path("runs/mine").exists()
+    Path("out", "mine").mkdir(parents=True)
+    assert shipped.place_for("out/mine") == Path("out", "mine")
     assert build({"run": NAME, "tasks": ["tabletop/claim"]}).output == f"runs/{NAME}/transfer"
     assert common.settings_of(NAME).tasks == load_run(shipped.RUNS / NAME / "run.yaml").tasks
     Path(NAME).mkdir()
@@ -54,7 +51,6 @@ def test_a_run_becomes_a_shipped_one(tmp_path, tiny_tokenizer, monkeypatch):
     monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
     train(load_run(None, [*write_run(tmp_path, tiny_tokenizer), "max_steps=2"]), progress=False)
     forget_tasks()
-    # A shipped run reads no plugins, so it needs installed tasks: the run's settings are what says so.
     command = [sys.executable, str(ROOT / "scripts" / "ship"), str(tmp_path / "run"), "small"]
     refused = subprocess.run([*command, "--target", str(tmp_path)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2

@@ -25,10 +25,13 @@ FEWEST = 40
 def exchanged(task: Task, splits: Mapping[str, Sequence[Numbered]]) -> Iterator[Finding]:
     """A warning for each split whose fixed answers seem to be exchanged against those of train."""
     names = task.choices
-    if names is None or task.kind != "classification" or len(splits.get("train", ())) < FEWEST:
+    train = splits.get("train", ())
+    if names is None or task.kind != "classification" or len(train) < FEWEST:
         return
+    if not any(row.input.strip() for _, row in _evenly(train, LEARNT)):
+        return  # another finding says that inputs are empty
     others = {split: _evenly(rows, ASKED) for split, rows in splits.items() if split != "train"}
-    for split, counts in _confusions(names, _evenly(splits["train"], LEARNT), others).items():
+    for split, counts in _confusions(names, _evenly(train, LEARNT), others).items():
         yield from _judged(names, split, counts)
 
 

@@ -209,5 +209,10 @@ def test_answers_that_one_split_numbers_in_another_order_are_found() -> None:
 def test_other_shares_of_the_answers_and_words_that_tell_nothing_are_no_exchange() -> None:
     shifted = Rows(train=told(300, 0), validation=told(150, 300, share=150), test=told(150, 450, share=2))
     assert not [line for line in found(three_answers(shifted)) if "exchanged" in line]
+    blank = Rows(
+        **{split: [{"text": " ", "label": n % 2} for n in range(60)] for split in ("train", "validation", "test")}
+    )
+    mute = make_task(blank, render=lambda row: Example(input=row["text"], label=row["label"]))
+    assert not [line for line in found(mute) if "exchanged" in line]
     silent = Rows(train=rows_of(300), validation=rows_of(150, 300), test=rows_of(150, 451))
     assert not [line for line in found(make_task(silent)) if "exchanged" in line]
