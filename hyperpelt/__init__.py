@@ -7,6 +7,7 @@ plugin does) costs no PyTorch.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
+    if not name.startswith("_") and name not in _HOME and find_spec(f"hyperpelt.{name}"):
+        return import_module(f"hyperpelt.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'hyperpelt' has no attribute {name!r}")
     value = getattr(import_module(f"hyperpelt.{_HOME[name]}"), name)

@@ -141,7 +141,7 @@ def local_folder(folder: str | Path) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(folder), allow_patterns=[CONFIG, TENSORS]))
+        return Path(snapshot_download(str(folder), allow_patterns=[CONFIG, TENSORS, "run.yaml"]))
     except (OSError, HFValidationError) as error:
         raise UserError(
             f"{str(folder)!r} is neither a folder here nor a hub repository that can be reached ({error})."

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hyperpelt.commands import common
 from hyperpelt.errors import UserError
+
+# One embedding is soon learnt: the length of the run that trained the hypernetwork says nothing about it.
+STEPS = 300
 
 
 def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -22,7 +26,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     from hyperpelt.transfer.settings import RATES
 
     folder = local_folder(run)
-    names = [name for entry in tasks for name in entry.replace(",", " ").split()]
+    names = common.named_tasks(tasks)
     changes = {
         "tasks": ",".join(names),
         "from_run": folder,
@@ -32,6 +36,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
         "weight_decay": 0,
         "metric_for_best": "average",
         "mixing.strategy": "temperature",
+        "max_steps": STEPS,
     }
     if any(source["type"] == "hypernetwork" for source in read_config(folder)["method"]["sources"].values()):
         changes["learning_rate"] = RATES["embedding"]
@@ -41,4 +46,6 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
 
 def _kept(changes: dict[str, Any], arguments: list[str]) -> list[tuple[str, Any]]:
     said = {argument.partition("=")[0] for argument in arguments}
+    if "num_train_epochs" in said:
+        said.add("max_steps")
     return [(key, value) for key, value in changes.items() if key not in said]

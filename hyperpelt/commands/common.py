@@ -122,6 +122,11 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def named_tasks(entries: Iterable[str]) -> list[str]:
+    """The names of `--tasks`, which may be repeated and may hold several, parted by commas."""
+    return [name for entry in entries for name in entry.replace(",", " ").split()]
+
+
 def load_named_plugins(plugins: Iterable[str] | None) -> None:
     """Load the plugins that the user named."""
     from hyperpelt import tasks
@@ -131,9 +136,15 @@ def load_named_plugins(plugins: Iterable[str] | None) -> None:
 
 
 def settings_of(run: str) -> RunConfig | None:
-    """The `run.yaml` of a run folder, whose settings evaluation and prediction take over; None if it has none."""
-    from hyperpelt.config import load_run
-    from hyperpelt.shipped import folder_of
+    """The `run.yaml` of a run, whose settings evaluation and prediction take over; None if it has none.
 
-    path = (folder_of(run) or Path(run)) / "run.yaml"
-    return load_run(path) if path.is_file() else None
+    Of a run on the hub, the paths and plugins of the machine that made it are left out.
+    """
+    from hyperpelt.config import load_run
+    from hyperpelt.saving import local_folder
+
+    path = local_folder(run) / "run.yaml"
+    if not path.is_file():
+        return None
+    elsewhere = not Path(run).exists()
+    return load_run(path, ["data_root=null", "features_dir=null", "plugins=[]"] if elsewhere else [])

@@ -22,7 +22,7 @@ def evaluate(
     run: common.Run,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures; repeatable. Default: the run's tasks."),
+        typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
     limit: Annotated[
@@ -64,7 +64,7 @@ def evaluate(
         model, settings = load(run, plugin, processes.device)
         results = measure(
             model,
-            tasks or list(model.tasks),
+            common.named_tasks(tasks) if tasks else list(model.tasks),
             split=split,
             limit=limit,
             frozen=frozen,

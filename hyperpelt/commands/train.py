@@ -142,5 +142,10 @@ def _print_keys(as_json: bool) -> None:
     if as_json:
         common.print_json(rows)
         return
-    shown = [row | {"default": "(required)" if row["required"] else row["default"]} for row in rows]
+    shown = [
+        row
+        | {"default": "(required)" if row["required"] else row["default"]}
+        | {"description": "; ".join(filter(None, (", ".join(row["choices"] or ()), row["description"])))}
+        for row in rows
+    ]
     common.print_table(shown, ("key", "default", "description"))

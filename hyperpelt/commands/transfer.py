@@ -107,7 +107,7 @@ def transfer(
         common.load_named_plugins(plugin)
         found = start_transfer(
             run,
-            tasks=[name for entry in tasks for name in entry.replace(",", " ").split()],
+            tasks=common.named_tasks(tasks),
             processes=processes,
             recipe=recipe.value,
             baselines=baselines,

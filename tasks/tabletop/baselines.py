@@ -5,7 +5,8 @@
 Each task's classifier is trained on all of its training rows, on their input text alone, and judged on the test rows.
 The table gives the majority class, and the best of counted and of present-or-absent words (`words`), and the same
 with bigrams (`bigrams`). For similarity it is Pearson's r of a ridge regression; for tasks on pictures the text is
-the question or statement, so a classifier that beats the majority would answer without looking.
+the question or statement, so a classifier that beats the majority would answer without looking. `picture` is the
+other half: what is to be seen (things, their properties and places, the cloth), without the text.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hyperpelt import Task
 from hyperpelt_tasks.tabletop import tasks
 
 WORD = r"(?u)\b\w+\b"
+SCENES = ("scene", "scene2")
 
 
 def inputs(task: Task, split: str) -> tuple[list[str], list[Any]]:
@@ -31,13 +33,29 @@ def inputs(task: Task, split: str) -> tuple[list[str], list[Any]]:
     return [" ".join(f"{name}: {row[name]}" for name in columns) for row in rows], [row[label] for row in rows]
 
 
-def score(task: Task, *, bigrams: bool, binary: bool) -> float:
-    """Test accuracy (or Pearson's r) of a linear model on counted or on present words, in points."""
+def pictured(task: Task, split: str) -> tuple[list[str], list[Any]]:
+    """What the pictures of a split show, one word a thing, property, place and cloth; and gold labels."""
+    rows, (_, labels) = task.rows(split), inputs(task, split)
+    return [" ".join(_shown(row[scene], scene) for scene in SCENES if scene in row) for row in rows], labels
+
+
+def _shown(scene: str, which: str) -> str:
+    cloth, *things = scene.split("+")
+    parts = [cloth, *things, *(part for thing in things for part in thing.split(":"))]
+    return " ".join(f"{which}_{part.replace(':', '_').replace('-', '_')}" for part in parts)
+
+
+def score(task: Task, *, bigrams: bool = False, binary: bool, picture: bool = False) -> float:
+    """Test accuracy (or Pearson's r) of a linear model on counted or on present words, in points.
+
+    picture: of words that say what the pictures show, instead of the input text's.
+    """
     from scipy.stats import pearsonr
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    (train, gold), (test, wanted) = inputs(task, "train"), inputs(task, "test")
+    read = pictured if picture else inputs
+    (train, gold), (test, wanted) = read(task, "train"), read(task, "test")
     vectorizer = CountVectorizer(ngram_range=(1, 2 if bigrams else 1), binary=binary, token_pattern=WORD)
     features, unseen = vectorizer.fit_transform(train), vectorizer.transform(test)
     if task.kind == "regression":
@@ -55,13 +73,14 @@ def majority(task: Task) -> float:
 
 
 def table(chosen: Sequence[Task]) -> list[dict[str, Any]]:
-    """One row a task: name, majority, words, bigrams."""
+    """One row a task: name, majority, words, bigrams, picture (None for a task without one)."""
     lines = []
     for task in chosen:
-        found = {
-            n: max(score(task, bigrams=n == "bigrams", binary=b) for b in (False, True)) for n in ("words", "bigrams")
-        }
-        lines.append({"name": task.name, "majority": majority(task), **found})
+        ways: dict[str, dict[str, bool]] = {"words": {}, "bigrams": {"bigrams": True}}
+        if "image" in task.modalities:
+            ways["picture"] = {"picture": True}
+        found = {name: max(score(task, binary=b, **way) for b in (False, True)) for name, way in ways.items()}
+        lines.append({"name": task.name, "majority": majority(task), "picture": None, **found})
     return lines
 
 
@@ -76,9 +95,11 @@ def main() -> int:
     if options.json:
         print(json.dumps(lines, indent=1))
         return 0
-    print(f"| {'task':28} | majority | words | bigrams |\n|{'-' * 30}|---------:|------:|--------:|")
+    columns = ("majority", "words", "bigrams", "picture")
+    print(f"| {'task':28} | {' | '.join(f'{name:>8}' for name in columns)} |\n|{'-' * 30}|{'---------:|' * 4}")
     for line in lines:
-        print(f"| {line['name']:28} | {line['majority']:8.1f} | {line['words']:5.1f} | {line['bigrams']:7.1f} |")
+        figures = (f"{line[name]:8.1f}" if line[name] is not None else f"{'':8}" for name in columns)
+        print(f"| {line['name']:28} | {' | '.join(figures)} |")
     return 0
 
 

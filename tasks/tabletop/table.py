@@ -28,6 +28,11 @@ class Item(NamedTuple):
     column: int
     row: int
 
+    @property
+    def quarter(self) -> int:
+        """Of the table: 0 to 3, left to right, top to bottom."""
+        return self.column * 2 // GRID + self.row * 2 // GRID * 2
+
 
 class Sort(NamedTuple):
     """A sort of things; what is empty may be anything."""
@@ -48,7 +53,7 @@ class Sort(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Things, and the quarter under the cloth: 0 to 3 (left to right, top to bottom), or -1 without a cloth."""
+    """Things, and the quarter under the cloth (as `Item.quarter`), or -1 without a cloth."""
 
     items: tuple[Item, ...]
     cloth: int = -1

@@ -27,6 +27,7 @@ from hyperpelt_tasks.tabletop.table import (
 )
 from hyperpelt_tasks.tabletop.world import split_of
 
+ROWS = (("upper", "top"), ("lower", "bottom"))
 TOLD = (("colour", "shape"), ("size", "colour", "shape"), ("colour",), ("shape",), ("size", "shape"))
 
 
@@ -78,6 +79,15 @@ def lies_beside(dice: Dice, level: Level) -> Statement:
 STATEMENTS = (there_is, there_are, lies_beside)
 
 
+def in_a_quarter(dice: Dice, level: Level, quarter: int) -> Statement:
+    """ "There is a red ball in the upper left." The quarter: 0 to 3, left to right, top to bottom."""
+    sort = a_sort(dice, told=dice.choice(TOLD))
+    noun = article(sort.said(dice, plain=level.plain))
+    place = f"{dice.choice(ROWS[quarter // 2])} {('left', 'right')[quarter % 2]}"
+    text = dice.choice((f"there is {noun} in the {place}", f"in the {place} you can see {noun}"))
+    return Statement(sentence(text), (sort,), lambda table: any(item.quarter == quarter for item in table.of(sort)))
+
+
 def items_of(level: Level) -> int:
     """How many things lie on a table at least."""
     return level.things + 1
@@ -95,18 +105,20 @@ def foil(dice: Dice, label: int, split: str, level: Level) -> Row:
 
 @rows_of("visual-entailment", labels=3)
 def visual_entailment(dice: Dice, label: int, split: str, level: Level) -> Row:
-    """image, hypothesis; label 0 = true, 1 = false, 2 = unknown: it would have to be under the cloth."""
+    """image, hypothesis; label 0 = true, 1 = false, 2 = unknown: the cloth lies on the quarter that is spoken of.
+
+    Every table has a cloth, so that neither the picture alone nor the words alone tell anything.
+    """
     while True:
-        text, sorts, holds = dice.choice((there_is, lies_beside))(dice, level)
-        covered = label == 2 or (label == 0 and dice.chance(50))
-        cloth = dice.below(4) if covered else -1
+        quarter, beyond = dice.below(4), dice.between(1, 3)
+        text, sorts, holds = in_a_quarter(dice, level, quarter)
         table = search(
             dice,
             lambda t, holds=holds: holds(t) == (label == 0),
             sorts,
             split=split,
             count=items_of(level),
-            cloth=cloth,
+            cloth=quarter if label == 2 else (quarter + beyond) % 4,
         )
         if table:
             return {"image": table.scene(), "hypothesis": text, "label": label, "scene": table.scene()}
