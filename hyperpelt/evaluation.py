@@ -92,6 +92,7 @@ def evaluate(
     )
     chosen = resolve(tasks, among=model.tasks)
     _check(model, chosen)
+    check_lengths(model, max_source_length, max_target_length)
     measure = partial(
         _measure,
         settings=settings,
@@ -129,6 +130,16 @@ def _check(model: TunedModel, tasks: Sequence[Task]) -> None:
         model.task_id(task.name)
         if not metrics.available(task.metrics)[0]:
             raise UserError(f"Task {task.name}: {' '.join(set(metrics.available(task.metrics)[1].values()))}")
+
+
+def check_lengths(model: TunedModel, max_source_length: int, max_target_length: int) -> None:
+    """Raises UserError where the backbone has learnt fewer positions than inputs or answers may have tokens."""
+    limit = getattr(model.backbone.config, "max_position_embeddings", None)
+    for name, length in (("max_source_length", max_source_length), ("max_target_length", max_target_length)):
+        if limit is not None and length > limit:
+            raise UserError(
+                f"{name}={length}: {model.backbone_name or 'this backbone'} has {limit} positions. Lower it."
+            )
 
 
 def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | None = None) -> list[Task]:

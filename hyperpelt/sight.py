@@ -145,7 +145,7 @@ class Sight:
             raise UserError("This model names no image encoder: give features, or build it with `image_encoder=`.")
         spec = self.visual
         where = {"pooled": True} if spec.pooled else {"grid": spec.grid}
-        encoder = load_image_encoder(spec.encoder, **where, device=device)
+        encoder = load_image_encoder(spec.encoder, **where, dtype=getattr(torch, spec.precision), device=device)
         spec.require(encoder.spec)
         return encoder
 

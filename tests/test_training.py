@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,8 +25,9 @@ from hyperpelt.errors import UserError
 from hyperpelt.interrupts import ECHO_SECONDS, StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.model import TunedModel
 from hyperpelt.training import train
-from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune
+from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune, save_checkpoint
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
+from hyperpelt.training.setup import prepare
 
 Start = Callable[..., dict[str, Any]]
 
@@ -243,6 +245,67 @@ def test_resuming_from_a_damaged_checkpoint_changes_nothing_and_an_older_one_ser
     assert start(f"resume={run}/checkpoints/step-2", "max_steps=6")["training"]["steps"] == 6
 
 
+def test_going_on_from_an_earlier_checkpoint_sets_the_later_ones_aside(start, run):
+    start("save_steps=1", "save_total_limit=3")
+    assert set(list_checkpoints(run / "checkpoints")) == {2, 3, 4}
+    start(f"resume={run}/checkpoints/step-2", "max_steps=3", "save_total_limit=1", "learning_rate=1e-4")
+    assert set(list_checkpoints(run / "checkpoints")) == {3}, "the step that was written stays, whatever is newer"
+    assert {path.name for path in (run / "checkpoints").glob("aside-*")} == {"aside-1-step-3", "aside-1-step-4"}
+    assert start("resume=true", "max_steps=5", "learning_rate=1e-4")["training"]["steps"] == 5
+
+
+CARELESS = """
+from hyperpelt import Example, Generator, task
+
+
+def rows(split):
+    return [{"text": f"number {n}", "label": -1 if split == "test" else n % 2} for n in range(12)]
+
+
+def unlabelled(row):
+    return Example(input=row["text"], label=row["label"])
+
+
+for name, metrics in (("unlabelled", ("accuracy",)), ("misspelt", ("acuracy",)), ("of-another-kind", ("squad_f1",))):
+    task(name=f"toy/{name}", source=Generator(rows), choices=("no", "yes"), metrics=metrics)(unlabelled)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("unlabelled", r"toy/unlabelled.*test.*row 0.*-1"),
+        ("misspelt", "'acuracy'.*'accuracy'"),
+        ("of-another-kind", "'squad_f1' is for generation tasks, and this is a classification task"),
+    ],
+)
+def test_what_an_evaluation_lacks_is_said_before_the_first_step(start, run, tmp_path, name, expected):
+    plugin = tmp_path / "careless.py"
+    plugin.write_text(CARELESS, encoding="utf8")
+    with pytest.raises(UserError, match=expected):
+        start(f"plugins={plugin}", f"tasks=toy/{name}")
+    assert not run.exists()
+
+
+def test_more_tokens_than_the_backbone_has_positions_are_refused(tiny_tokenizer, tmp_path):
+    settings = write_run(tmp_path / "bart", tiny_tokenizer, family="bart")
+    with pytest.raises(UserError, match=r"max_source_length=4096: .* has \d+ positions"):
+        train(load_run(None, [*settings, "max_source_length=4096"]), progress=False)
+    forget_tasks()
+
+
+def test_a_full_disk_is_said_and_earlier_checkpoints_are_kept(start, run, monkeypatch):
+    def full(_folder, checkpoint):
+        if checkpoint.step == 2:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return save_checkpoint(_folder, checkpoint)
+
+    monkeypatch.setattr("hyperpelt.training.checkpoints.save_checkpoint", full)
+    with pytest.raises(UserError, match=r"No space left.*earlier ones are kept"):
+        start("save_steps=1")
+    assert list(list_checkpoints(run / "checkpoints")) == [1]
+
+
 def test_a_run_goes_on_in_another_folder_with_its_best_checkpoint(start, run, tmp_path):
     overrides = ["eval_steps=1", "save_steps=2", "learning_rate=1e-9"]  # no step improves on the first
     first = start(*overrides)
@@ -425,10 +488,17 @@ def test_adafactor_bf16_checkpointing_and_one_task_batches_train(start, run, met
     assert all(tensor.dtype == torch.float32 for tensor in load_file(run / "model.safetensors").values())
 
 
-def test_frozen_means_frozen(start, settings, run):
-    folder = next(text for text in settings if text.startswith("backbone=")).removeprefix("backbone=")
-    before = load_file(Path(folder) / "model.safetensors")
+def test_frozen_means_frozen(start, monkeypatch):
+    held = {}
+
+    def watched(*arguments, **options):
+        setup = prepare(*arguments, **options)
+        held["backbone"] = setup.model.backbone
+        held["before"] = {name: tensor.clone() for name, tensor in setup.model.backbone.state_dict().items()}
+        return setup
+
+    monkeypatch.setattr("hyperpelt.training.run.prepare", watched)
     start("method=hyperpelt")
-    assert all(
-        torch.equal(before[name], tensor) for name, tensor in load_file(Path(folder) / "model.safetensors").items()
-    )
+    after = held["backbone"].state_dict()
+    assert after.keys() == held["before"].keys()
+    assert all(torch.equal(held["before"][name], tensor) for name, tensor in after.items())

@@ -22,7 +22,9 @@ def evaluate(
     run: common.Run,
     tasks: Annotated[
         list[str] | None,
-        typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."),
+        typer.Option(
+            "--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."
+        ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
     limit: Annotated[

@@ -133,7 +133,7 @@ def clear_features(
         common.print_json(rows)
         return
     _print(rows)
-    common.note(f"Removed {sum(row['images'] for row in rows):,} images' features.")
+    common.note(f"Removed {sum(row['images'] or 0 for row in rows):,} images' features.")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -148,3 +148,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         for row in rows
     ]
     common.print_table(shown, COLUMNS, right=("dim", "images", "size", "at most"))
+    for row in rows:
+        if row["damage"]:
+            common.note(row["damage"])

@@ -1,8 +1,9 @@
 """Tokenised splits on disk: made once, memory-mapped by every process, found again by what they are made of.
 
 A `TokenizedSet` is one Arrow file in the user's cache (`hyperpelt.caching`). Its name holds a fingerprint of the
-task's definition, its rows, the tokenizer and the lengths: change any of them and another file is made. Files are
-written beside their place and renamed, under a lock, so that several processes may ask for the same set at once.
+task's definition, its rows, some of them as rendered, the tokenizer and the lengths: change any of them and another
+file is made. Files are written beside their place and renamed, under a lock, so that several processes may ask for the
+same set at once.
 
     tokens = TokenizedSet.load_or_build(task, "train", tokenizer, max_source_length=128, max_target_length=32)
     tokens[17].input_ids, tokens.source_lengths, tokens.num_cut_sources
@@ -30,12 +31,13 @@ from hyperpelt.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hyperpelt.tasks import Task
+    from hyperpelt.tasks import Examples, Task
     from hyperpelt.vision.seeing import Eye
 
 __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 
 VERSION = 1  # of the file's layout and of how texts become tokens
+RENDERED = 63  # rows, and the last one, whose rendering is part of what a set is found by
 KEY_BYTES = 32  # of an image's key
 
 
@@ -168,6 +170,7 @@ class TokenizedSet:
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         rows = task.rows(split, data_root=data_root)
         made_of = [VERSION, task.name, split, task.fingerprint(), fingerprint_rows(rows), limit, lengths]
+        made_of.append(_as_rendered(examples))
         key = digest([*made_of, *_how_seen(task, eye)], fingerprint_tokenizer(tokenizer))
         folder = cache_folder(cache_dir)
         path = folder / f"{re.sub('[^a-z0-9_.-]+', '-', task.name)}-{split}-{key}.arrow"
@@ -184,6 +187,12 @@ class TokenizedSet:
             elif eye is not None and eye.lacks(found.image_keys()):
                 see_again(examples, eye, progress=progress)
         return found
+
+
+def _as_rendered(examples: Examples) -> str:
+    """Some rows as they are rendered now: a definition may call code that its own fingerprint does not know of."""
+    places = sorted({index * (len(examples) - 1) // RENDERED for index in range(RENDERED + 1)})
+    return digest([(e.input, e.target, e.weight, e.targets) for e in (examples[place] for place in places)])
 
 
 def _how_seen(task: Task, eye: Eye | None) -> list[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from math import prod
 
 from hyperpelt.metrics.classical import group_exact_match
@@ -25,7 +25,7 @@ from hyperpelt.metrics.wordnet import lacking_wordnet, wu_palmer
 
 # VQA ----------------------------------------------------------------------------------------------------------------
 
-PUNCTUATION = ";:/'[]\"()=+\\_><@`,?"
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 NUMBERS = {"none": "0", **{word: str(n) for n, word in enumerate(NUMBER_WORDS.split())}}
 ARTICLES = ("a", "an", "the")
@@ -53,7 +53,7 @@ def _contractions() -> dict[str, str]:
     }
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def normalise_vqa_answer(text: str) -> str:
     """An answer as VQA compares it: lower case, digits for number words, no articles, marks removed or made spaces."""
     given = " ".join(text.split())

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _reader(folder: Path) -> Any:
         return English(str(folder), None)
 
 
-@cache
+@lru_cache(maxsize=100_000)
 def wu_palmer(one: str, other: str) -> float:
     """The largest Wu-Palmer similarity of any two noun senses, in 0..1; 0 for a word without one."""
     senses = [wordnet().synsets(word.replace(" ", "_"), pos="n") for word in (one, other)]

@@ -1,8 +1,8 @@
-"""A hash of a definition that survives a reformatting and a comment, and changes with everything that matters.
+"""A hash of a definition that survives a reformatting and a comment, and changes with what the definition says.
 
-Values are hashed by their content; functions by their parsed source, together with the functions and constants of
-their own package that they mention. Used to tell whether a saved model's task is still the same task, and whether
-cached tokens are still good.
+Values are hashed by their content; functions by their parsed source, together with the constants that they mention and
+with the functions of their own package, or of files beside their own, that they call by name or as `module.name`. What
+they reach otherwise (other packages, methods) is not seen: cached tokens therefore are found by rendered rows, too.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
+
+PLAIN = (str, int, float, tuple, list, dict, frozenset, re.Pattern)
 
 
 def fingerprint(*values: Any) -> str:
@@ -37,6 +40,8 @@ def _describe(value: Any, seen: frozenset[int]) -> str:
         return "{" + ",".join(f"{_describe(k, seen)}:{_describe(v, seen)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(_describe(item, seen) for item in value) + "]"
+    if isinstance(value, re.Pattern):
+        return repr((value.pattern, value.flags))
     if isinstance(value, set | frozenset):
         return "{" + ",".join(sorted(_describe(item, seen) for item in value)) + "}"
     if isinstance(value, str | bytes | int | float | complex | Path | None):
@@ -77,16 +82,28 @@ def _bytecode(code: CodeType) -> str:
 
 def _mentioned(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """Closure cells and globals that the function names: constants, and functions of its own top-level package."""
-    package = function.__module__.partition(".")[0]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         yield name, cell.cell_contents
-    for name in _names(function.__code__):
+    names = _names(function.__code__)
+    for name in names:
         value = function.__globals__.get(name)
-        if isinstance(value, FunctionType):
-            if value.__module__.partition(".")[0] == package:
-                yield name, value
-        elif isinstance(value, str | int | float | tuple | list | dict | frozenset):
-            yield name, value
+        within = (
+            ((f"{name}.{inner}", vars(value).get(inner)) for inner in names) if isinstance(value, ModuleType) else ()
+        )
+        for called, found in ((name, value), *within):
+            found = getattr(found, "__wrapped__", found)  # behind a cache
+            if isinstance(found, FunctionType):
+                if _is_near(found, function):
+                    yield called, found
+            elif isinstance(found, PLAIN) or (is_dataclass(found) and not isinstance(found, type)):
+                yield called, found
+
+
+def _is_near(one: FunctionType, other: FunctionType) -> bool:
+    """Of one top-level package, or of files of one folder (a plugin and its helpers)."""
+    packages = {function.__module__.partition(".")[0] for function in (one, other)}
+    folders = {Path(function.__code__.co_filename).parent for function in (one, other)}
+    return len(packages) == 1 or len(folders) == 1
 
 
 def _names(code: CodeType) -> list[str]:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,20 @@ def adopt(source: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary)
     os.rename(temporary, target)
+
+
+def set_aside(folder: Path, *, after: int) -> list[str]:
+    """Rename the checkpoints later than a step, from which a run now goes on: they belong to another course of it.
+
+    Returns their new names. Left as they are, they would count as newer than what this run saves.
+    """
+    renamed = []
+    for step, path in list_checkpoints(folder).items():
+        if step > after:
+            number = next(n for n in count(1) if not (folder / f"aside-{n}-{path.name}").exists())
+            renamed.append(f"aside-{number}-{path.name}")
+            os.rename(path, folder / renamed[-1])
+    return renamed
 
 
 def prune(folder: Path, *, keep: int, best: int | None) -> None:

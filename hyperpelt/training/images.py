@@ -12,6 +12,7 @@ from hyperpelt.config import RunConfig
 from hyperpelt.data import TokenizedSet
 from hyperpelt.data.making import see_again
 from hyperpelt.sizes import num_bytes
+from hyperpelt.training.checks import evaluated
 from hyperpelt.vision.seeing import Eye, eye_of, refuse
 from hyperpelt.vision.store import FeatureStore
 
@@ -59,11 +60,8 @@ def make_eye(config: RunConfig, model: TunedModel, tasks: Sequence[Task], encode
 
 def see_evaluations(config: RunConfig, tasks: Sequence[Task], eye: Eye | None, show: bool) -> None:
     """Encode what evaluations will need, so that a bad image is found now and not after hours of training."""
-    splits = {config.test_split: config.test_limit}
-    if config.eval_steps is not None:
-        splits[config.eval_split] = config.eval_limit
     for task in tasks if eye is not None else ():
-        for split, limit in splits.items() if "image" in task.modalities else ():
+        for split, limit in evaluated(config).items() if "image" in task.modalities else ():
             see_again(task.examples(split, data_root=config.data_root, limit=limit), eye, progress=show)
 
 

@@ -62,6 +62,9 @@ class _Run:
         with self._reporting(start) as loop.reporter:
             if not self._bring_checkpoints(loop.state):
                 notes.append("The best checkpoint so far is not there any more: the best is looked for anew.")
+            if checkpoint is not None and self.processes.is_main:
+                aside = checkpoints.set_aside(self.folder.checkpoints, after=start)
+                notes += [f"Later checkpoints than that are set aside: {', '.join(aside)}."] if aside else []
             self._introduce(loop.reporter, start, notes)
             loop.run(self.setup.steps(start), checkpoint.rng if checkpoint else ())
             return self._finish(loop)

@@ -28,11 +28,12 @@ from hyperpelt.data import (
 )
 from hyperpelt.data.mixing import RateTree
 from hyperpelt.descriptions import read_tasks
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.errors import UserError
+from hyperpelt.evaluation import check_lengths
 from hyperpelt.model import TunedModel
 from hyperpelt.saving import local_folder, read_config
 from hyperpelt.starts import start_task
-from hyperpelt.training import images
+from hyperpelt.training import checks, images
 from hyperpelt.training.distributed import Processes
 from hyperpelt.training.folder import RunFolder
 
@@ -110,9 +111,11 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     trees = _find_tasks(config)
     tasks = _registered(task_names(trees))
     folder = RunFolder.claim(config)
-    _check_splits(config, tasks)
+    checks.splits_are_there(config, tasks)
+    checks.answers_are_there(config, tasks)
     sight = images.choose_encoder(config, processes.device)
     model = _build_model(config, processes, tasks, sight)
+    check_lengths(model, config.max_source_length, config.max_target_length)
     eye = images.make_eye(config, model, tasks, sight)
     with processes.accelerator.main_process_first():  # one process encodes what is not in the feature store yet
         sets = _tokenise(config, tasks, model, show, eye)
@@ -136,19 +139,6 @@ def _registered(names: Sequence[str]) -> list[Task]:
     from hyperpelt import tasks as registry
 
     return [registry.get(name) for name in names]
-
-
-def _check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Every split that the run will need is there and has rows, and `metric_for_best` names something."""
-    used = ["train", config.test_split, *([config.eval_split] if config.eval_steps is not None else [])]
-    for task in tasks:
-        for split in dict.fromkeys(used):
-            if not len(task.rows(split, data_root=config.data_root)):
-                raise UserError(f"{task.name}: its split {split!r} has no rows.")
-    known = ["average", *(task.name for task in tasks)]
-    known += [f"{task.name}/{metric}" for task in tasks for metric in task.metrics]
-    if config.metric_for_best not in known:
-        raise unknown("metric_for_best", config.metric_for_best, known)
 
 
 def _build_model(

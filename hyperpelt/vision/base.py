@@ -32,6 +32,7 @@ class ImageEncoder(ABC):
 
     - **name**: what `load_image_encoder` was given
     - **grid** (rows, columns) of its cells, **dim** of a cell's feature, **fingerprint** of all that decides them
+    - **dtype**: bfloat16 where it computes under autocast; features are float32 all the same
     """
 
     name: str
@@ -39,6 +40,7 @@ class ImageEncoder(ABC):
     dim: int
     fingerprint: str
     pooled: bool = False
+    dtype: torch.dtype = torch.float32
 
     @abstractmethod
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "N G Dv"]:
@@ -51,7 +53,7 @@ class ImageEncoder(ABC):
     @property
     def spec(self) -> VisualSpec:
         values = {name: getattr(self, name) for name in ("dim", "grid", "fingerprint", "pooled")}
-        return VisualSpec(encoder=self.name, **values)
+        return VisualSpec(encoder=self.name, precision=str(self.dtype).removeprefix("torch."), **values)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Image], *, batch_size: int = BATCH_SIZE) -> Float[Tensor, "N G Dv"]:

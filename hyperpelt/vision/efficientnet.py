@@ -132,12 +132,13 @@ class EfficientNetEncoder(ImageEncoder):
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.name, self.pooled, self.device, self.dtype = NAME, pooled, torch.device(device or "cpu"), dtype
+        self.name, self.pooled, self.device = NAME, pooled, torch.device(device or "cpu")
+        self.dtype = dtype or torch.float32
         self.grid, self.dim = wanted_grid(grid, GRID, pooled, NAME), STAGES[-1][-1]
         self.network = EfficientNetLite0().eval().requires_grad_(False)
         self.network.load_published(torch.load(PACKAGE.file(WEIGHTS_FILE), map_location="cpu", weights_only=True))
         self.network.to(self.device, memory_format=torch.channels_last)
-        how = [NAME, VERSION, SIDE, self.grid, str(dtype or torch.float32)]
+        how = [NAME, VERSION, SIDE, self.grid, str(self.dtype)]
         self.fingerprint = fingerprint([how, PACKAGE.sha256], {})
 
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "N G 320"]:

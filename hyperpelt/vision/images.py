@@ -6,11 +6,11 @@ An `Example.images` entry is a PIL image, encoded bytes, a path, or what `datase
 column (`{"bytes": ..., "path": ...}`). An address (http, https) is refused unless `allow_urls` is given: data that a
 task reads must not decide which machines are asked.
 
-What becomes of the kinds that trip others up: rotation by EXIF is applied; of an animation the first frame is taken;
-transparency is laid over white; grey, palette, CMYK and the like are converted; 16 bits a channel are scaled to 8
-(never by the picture's own maximum, so dark stays dark). Refused, by name: what is no picture, an unreadable or
-truncated file, an empty one, a picture without pixels, one of more than `MAX_PIXELS`, and 32-bit pixels, whose range
-nobody states.
+What becomes of the kinds that trip others up: rotation by EXIF is applied; of an animation the first frame is taken, of
+a PIL image the frame that it stands at; transparency is laid over white; grey, palette, CMYK and the like are
+converted; 16 bits a channel are scaled to 8 (never by the picture's own maximum, so dark stays dark). Refused, by name:
+what is no picture, an unreadable or truncated file, an empty one, a picture without pixels, one of more than
+`MAX_PIXELS` or with a side of more than `MAX_RATIO` times the other, and 32-bit pixels, whose range nobody states.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 64_000_000  # a 64-megapixel photograph; 192 MB once decoded
+MAX_RATIO = 200  # of the sides: encoders enlarge the shorter one to theirs, and the longer one with it
 MAX_BYTES = 128 << 20  # of a file that is fetched
 # Raster formats that decode in this process. PIL would also start Ghostscript for an EPS file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
@@ -61,7 +62,7 @@ def content_hash(image: Any, *, allow_urls: bool = False) -> str:
     """64 hexadecimal digits that name an image by its content: the SHA-256 of its encoded bytes.
 
     A file, its bytes and its column entry have one hash, and nothing is decoded for it. Of a PIL image its mode, size,
-    palette, rotation and pixels count. Raises as `load_image` does.
+    palette, transparency, rotation and pixels count. Raises as `load_image` does.
     """
     source = source_of(image, allow_urls=allow_urls)
     return sha256(source).hexdigest() if isinstance(source, bytes) else _hash_of_pixels(source)
@@ -78,6 +79,8 @@ def _hash_of_pixels(picture: Image) -> str:
     try:
         pixels = picture.tobytes()  # of a damaged file, this is where it shows
         head = (picture.mode, picture.size, picture.getpalette(), picture.getexif().get(ORIENTATION, 1))
+        if "transparency" in picture.info:
+            head += (picture.info["transparency"],)
     except Exception as problem:
         raise BadImage(f"the image is corrupt or truncated ({problem})") from None
     return sha256(repr(head).encode() + pixels).hexdigest()
@@ -145,8 +148,6 @@ def _decoded(opened: Any, max_pixels: int) -> Image:
             warnings.simplefilter("ignore")
             picture = opened()
             _check_size(picture, max_pixels)
-            if getattr(picture, "n_frames", 1) > 1:
-                picture.seek(0)
             picture.load()
             return _rgb(ImageOps.exif_transpose(picture))
     except BadImage:
@@ -166,6 +167,8 @@ def _check_size(picture: Image, max_pixels: int) -> None:
         raise BadImage(f"the image has no pixels ({width} x {height})")
     if width * height > max_pixels:
         raise BadImage(f"the image has {width} x {height} pixels, more than the {max_pixels:,} decoded at most")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise BadImage(f"the image has {width} x {height} pixels: one side is over {MAX_RATIO} times the other")
 
 
 def _rgb(picture: Image) -> Image:

@@ -34,6 +34,8 @@ class JoinedEncoder(ImageEncoder):
                     f"{encoder.name!r} {encoder.grid[0]} x {encoder.grid[1]}: give a grid that all of them can have."
                 )
         self.dim = sum(encoder.dim for encoder in encoders)
+        low = any(encoder.dtype == torch.bfloat16 for encoder in encoders)
+        self.dtype = torch.bfloat16 if low else torch.float32
         self.fingerprint = fingerprint([encoder.fingerprint for encoder in encoders], {})
 
     def _encode(self, images: Sequence[Image]) -> Float[Tensor, "N G Dv"]:

@@ -18,6 +18,7 @@ class VisualSpec:
     - **encoder**: name or folder that `load_image_encoder` takes, "" if the features come from elsewhere
     - **fingerprint**: of the encoder's configuration, weights, preprocessing and grid: equal ones give equal features
     - **pooled**: whether the one cell is the encoder's own pooled output
+    - **precision**: that the encoder computes in, `float32` or `bfloat16`
     """
 
     dim: int
@@ -25,6 +26,7 @@ class VisualSpec:
     encoder: str = ""
     fingerprint: str = ""
     pooled: bool = False
+    precision: str = "float32"
 
     @property
     def cells(self) -> int:
@@ -51,5 +53,5 @@ class VisualSpec:
             raise UserError(
                 f"The model was trained on features of image encoder {self.encoder!r} (fingerprint "
                 f"{self.fingerprint[:12]}), got {other.encoder!r} ({other.fingerprint[:12]}): the weights, the "
-                "preprocessing or the grid differ. Use the same encoder."
+                "preprocessing, the grid or the precision differ. Use the same encoder."
             )

@@ -190,9 +190,13 @@ class FeatureStore:
                 f"{missing[0][:12]}...: run `hyperpelt features build` for the tasks and this encoder."
             )
         features = torch.empty(len(keys), self.spec.cells, self.spec.dim)
-        for i, key in enumerate(keys):
-            name, row = self._places[key]
-            features[i] = self._shard(name).get_slice("features")[row : row + 1][0]
+        try:
+            for i, key in enumerate(keys):
+                name, row = self._places[key]
+                features[i] = self._shard(name).get_slice("features")[row : row + 1][0]
+        except FileNotFoundError:  # another process has made room since
+            self.refresh()
+            return self.read(keys)
         return features
 
     def features(
@@ -269,6 +273,7 @@ class FeatureStore:
     def _writing(self) -> Iterator[None]:
         """The only writer among all processes; what killed ones have left is removed."""
         with FileLock(self.folder / LOCK):
+            self._begin()  # `features clear` may have taken it away
             for path in self.folder.glob(f"{TEMPORARY}*{SUFFIX}"):
                 path.unlink(missing_ok=True)
             self.refresh()

@@ -8,28 +8,34 @@ from typing import Any
 
 from filelock import FileLock
 
-from hyperpelt.errors import unknown
+from hyperpelt.errors import UserError, unknown
 from hyperpelt.vision.room import LIMIT
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.vision.store import ABOUT, LOCK, SUFFIX, TEMPORARY, FeatureStore, default_folder
 
 
 def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
-    """Every store in a folder: what its features are, and `images`, `shards`, `bytes`, `max_bytes`, `path`."""
+    """Every store in a folder: what its features are, and `images`, `shards`, `bytes`, `max_bytes`, `path`, `damage`.
+
+    Of a store with a damaged shard `images` is None and `damage` says which.
+    """
     root = Path(folder) if folder is not None else default_folder()
     found = []
     for about in sorted(root.glob(f"*/{ABOUT}")):
         described = json.loads(about.read_text(encoding="utf8"))
-        dtype = described.pop("dtype")
-        store = FeatureStore(root, VisualSpec.from_dict(described), dtype=dtype)
-        sizes = {
-            "images": len(store),
-            "shards": len(store.shards()),
-            "bytes": store.num_bytes(),
-            "max_bytes": store.max_bytes,
-        }
-        found.append({**described, "dtype": dtype, **sizes, "path": str(about.parent)})
+        shards = [path for path in about.parent.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
+        sizes = {"shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
+        found.append({**described, **sizes, **_held(root, described), "path": str(about.parent)})
     return found
+
+
+def _held(root: Path, described: dict[str, Any]) -> dict[str, Any]:
+    spec = VisualSpec.from_dict({key: value for key, value in described.items() if key != "dtype"})
+    try:
+        store = FeatureStore(root, spec, dtype=described["dtype"])
+    except UserError as problem:
+        return {"images": None, "max_bytes": None, "damage": str(problem)}
+    return {"images": len(store), "max_bytes": store.max_bytes, "damage": None}
 
 
 def clear(folder: str | Path | None = None, *, encoder: str | None = None) -> list[dict[str, Any]]:

@@ -192,6 +192,48 @@ def test_fingerprint_changes_with_what_matters_only(monkeypatch: pytest.MonkeyPa
     assert len({found[3], after_constant, after_helper}) == 3
 
 
+PLUGIN = """
+import dataclasses
+import re
+from functools import cache
+
+import beside
+from beside import shout
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    mark: str
+
+
+STYLE, SPACES = Style("{mark}"), re.compile("{pattern}")
+
+
+@cache
+def kept(text):
+    return "{kept}" + text
+
+
+def render(row):
+    return SPACES.sub(STYLE.mark, kept(beside.whisper(shout(row["text"]))))
+"""
+
+
+def test_fingerprint_follows_what_a_plugin_is_made_of(tmp_path: Path) -> None:
+    def made(mark="-", pattern=" +", kept="k", shout="text.upper()", whisper="text"):
+        (tmp_path / "beside.py").write_text(
+            f"def shout(text):\n    return {shout}\ndef whisper(text):\n    return {whisper}\n"
+        )
+        (tmp_path / "plugin.py").write_text(PLUGIN.format(mark=mark, pattern=pattern, kept=kept))
+        code = "import plugin; from hyperpelt.tasks.fingerprint import fingerprint; print(fingerprint(plugin.render))"
+        command = [sys.executable, "-B", "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+    changes = [{}, {"mark": "+"}, {"pattern": "x"}, {"kept": "K"}, {"shout": "text"}, {"whisper": "text + text"}]
+    assert len({made(**change) for change in changes}) == len(changes)
+    assert made() == made()
+
+
 def test_fingerprint_is_the_same_in_another_process() -> None:
     code = "import hyperpelt.tasks as t; print(*(t.get(n).fingerprint() for n in t.names('glue/*')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

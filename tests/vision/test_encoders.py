@@ -8,9 +8,12 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from tiny_families import make_tiny
 
+from hyperpelt import TunedModel
 from hyperpelt.errors import UserError
-from hyperpelt.vision import load_image_encoder
+from hyperpelt.vision import VisualSpec, load_image_encoder
+from hyperpelt_tasks.tabletop.render import draw
 
 SIDE, PATCH = 32, 8
 TEXT = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -191,9 +194,25 @@ def test_a_linear_map_reads_shapes_from_mini_vision():
 def test_mini_vision_is_the_same_everywhere_and_needs_no_training():
     first, second = (load_image_encoder("mini-vision", grid=3) for _ in range(2))
     assert first.fingerprint == second.fingerprint
+    # Another fingerprint or other features: raise VERSION, so that no store and no model mixes the two.
+    assert first.fingerprint[:16] == "7d63f9cae054d47b"
+    picture = draw("cloth:3+large:red:ball:0:0+small:blue:cube:1:1")
+    sums = load_image_encoder("mini-vision", grid=1).encode([picture])[0, 0].view(26, 13).sum(1)[::5]
+    expected = torch.tensor([0.1216, 8.1960, -49.5667, -42.3900, -41.8357, -5.2567])
+    torch.testing.assert_close(sums, expected, rtol=1e-3, atol=1e-3)
     assert torch.equal(first.encode(pictures()), second.encode(pictures(), batch_size=1))
     assert load_image_encoder("mini-vision", grid=4).fingerprint != first.fingerprint
     assert load_image_encoder("mini-vision", pooled=True).encode(pictures()).shape[1] == 1
     assert load_image_encoder("mini-vision").grid == (7, 7)
     grey = Image.new("L", (20, 30), 90)
     assert first.encode([grey]).isfinite().all()
+
+
+def test_a_model_over_a_bfloat16_encoder_sees_again(tmp_path):
+    save(tmp_path, "clip")
+    encoder = load_image_encoder(tmp_path, grid=2, dtype=torch.bfloat16)
+    model = TunedModel.build(make_tiny("bart"), method={"name": "memvp"}, tasks=["a"], image_encoder=encoder)
+    again = model.image_encoder()
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(again.encode(pictures()), encoder.encode(pictures()))
+    assert VisualSpec.from_dict(model.visual.to_dict()) == encoder.spec

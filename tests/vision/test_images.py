@@ -87,7 +87,9 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
         assert close(picture, {(3, 3): RED}), kind
         moved_on = Image.open(io.BytesIO(content))
         moved_on.seek(1)
-        assert close(load_image(moved_on), {(3, 3): RED}), kind
+        assert close(load_image(moved_on), {(3, 3): BLUE}), kind  # an image object is the frame that it stands at
+        assert moved_on.tell() == 1
+        assert content_hash(moved_on) != content_hash(Image.open(io.BytesIO(content)))
 
 
 def test_transparency_is_laid_over_white() -> None:
@@ -103,6 +105,20 @@ def test_transparency_is_laid_over_white() -> None:
     assert close(load_image(encoded(half)), {(1, 1): (127, 127, 127)}, by=1)
     key = Image.new("RGB", (2, 2), BLUE)
     assert load_image(encoded(key, transparency=BLUE)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_palette_with_a_clear_colour_is_another_content() -> None:
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([*BLUE, *RED])
+    shown = content_hash(palette)
+    palette.info["transparency"] = 0
+    assert content_hash(palette) != shown
+
+
+def test_a_strip_that_an_encoder_would_enlarge_without_end_is_refused() -> None:
+    with pytest.raises(BadImage, match="one side is over 200 times the other"):
+        load_image(Image.new("RGB", (4001, 20)))
+    assert load_image(Image.new("RGB", (20, 4000))).size == (20, 4000)
 
 
 def test_grey_bilevel_palette_and_cmyk_become_rgb() -> None:

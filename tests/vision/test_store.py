@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from hyperpelt.errors import UserError
-from hyperpelt.vision import FeatureStore, VisualSpec, content_hash, load_image_encoder
+from hyperpelt.vision import FeatureStore, content_hash, load_image_encoder
 from hyperpelt.vision.base import ImageEncoder
 from hyperpelt.vision.stores import clear, list_stores
 
@@ -174,6 +175,35 @@ def test_a_damaged_shard_is_named(tmp_path):
         FeatureStore(tmp_path, Means())
 
 
+def test_a_store_with_a_damaged_shard_is_shown_and_cleared(tmp_path):
+    store = FeatureStore(tmp_path, Means())
+    store.features([picture(1)])
+    path = store.shards()[0]
+    path.write_bytes(path.read_bytes()[:50])
+    listed = list_stores(tmp_path)[0]
+    assert (listed["images"], listed["bytes"]) == (None, 50)
+    assert f"{path.name} is damaged" in listed["damage"]
+    assert clear(tmp_path)[0]["encoder"] == "means"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_was_cleared_beside_its_writer_is_a_store_again(tmp_path):
+    store = FeatureStore(tmp_path, Means())
+    store.features([picture(1)])
+    clear(tmp_path)
+    store.features([picture(2)])
+    assert [listed["images"] for listed in list_stores(tmp_path)] == [1]
+
+
+def test_a_copy_in_another_process_says_what_is_gone(tmp_path):
+    store = FeatureStore(tmp_path, Means())
+    store.features([picture(1)])
+    copied = pickle.loads(pickle.dumps(store))
+    clear(tmp_path)
+    with pytest.raises(UserError, match="lacks 1 of 1 images"):
+        copied.read([content_hash(picture(1))])
+
+
 def test_clearing_takes_one_encoder_or_all(tmp_path):
     other = load_image_encoder("mini-vision", grid=1)
     for encoder in (Means(), other):
@@ -188,10 +218,12 @@ def test_clearing_takes_one_encoder_or_all(tmp_path):
 
 
 def test_a_store_of_other_features_is_never_read_as_these(tmp_path):
-    FeatureStore(tmp_path, VisualSpec(dim=3, grid=(2, 2), fingerprint="ab" * 32)).folder.joinpath("store.json")
-    store = FeatureStore(tmp_path, VisualSpec(dim=3, grid=(2, 2), fingerprint="cd" * 32))
-    assert len(list(tmp_path.iterdir())) == 2
-    assert json.loads((store.folder / "store.json").read_text())["fingerprint"] == "cd" * 32
+    first = FeatureStore(tmp_path, Means())
+    first.features([picture(1)])
+    other = FeatureStore(tmp_path, replace(first.spec, fingerprint="cd" * 32))
+    assert json.loads((other.folder / "store.json").read_text())["fingerprint"] == "cd" * 32
+    with pytest.raises(UserError, match="lacks 1 of 1 images"):
+        other.read([content_hash(picture(1))])
 
 
 # Several processes, and a kill
@@ -227,7 +259,7 @@ def test_two_processes_fill_one_store_together(tmp_path):
 
 
 def test_a_kill_in_the_middle_leaves_whole_shards_and_building_goes_on(tmp_path):
-    worker = start(tmp_path, 0, 400, slow=0.02)
+    worker = start(tmp_path, 0, 400, slow=0.2)
     folder = FeatureStore(tmp_path, Means().spec).folder
     deadline = time.monotonic() + 60
     while len(list(folder.glob("0*.safetensors"))) < 3 and time.monotonic() < deadline:

@@ -1,0 +1,59 @@
+"""What can be known to go wrong at the end of a run, found before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hyperpelt import metrics
+from hyperpelt.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from hyperpelt.config import RunConfig
+    from hyperpelt.tasks import Task
+
+
+def evaluated(config: RunConfig) -> dict[str, int | None]:
+    """The splits that the run evaluates on, and how many rows of each task at most."""
+    final = {config.test_split: config.test_limit}
+    return final if config.eval_steps is None else {config.eval_split: config.eval_limit, **final}
+
+
+def splits_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Raises UserError for a split that the run needs and that has no rows."""
+    for task in tasks:
+        for split in dict.fromkeys(["train", *evaluated(config)]):
+            if not len(task.rows(split, data_root=config.data_root)):
+                raise UserError(f"{task.name}: its split {split!r} has no rows.")
+
+
+def answers_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Raises UserError for metrics that are not known, not of the task's kind or (all of them) not to be computed here,
+    for rows of the evaluations without a gold answer, and for a `metric_for_best` that names nothing."""
+    for task in tasks:
+        _metrics_fit(task)
+        if config.blind or "image" not in task.modalities:  # others are rendered when their images are seen
+            for split, limit in evaluated(config).items():
+                for _ in task.examples(split, data_root=config.data_root, limit=limit):
+                    pass
+    known = {f"{task.name}/{metric}": metric for task in tasks for metric in task.metrics}
+    names = ["average", *(task.name for task in tasks), *known]
+    if config.metric_for_best not in names:
+        raise unknown("metric_for_best", config.metric_for_best, names)
+    metric = known.get(config.metric_for_best)
+    lacking = metric and metrics.get(metric).lacking()
+    if lacking and config.eval_steps is not None:
+        raise UserError(f"metric_for_best={config.metric_for_best}: {lacking}")
+
+
+def _metrics_fit(task: Task) -> None:
+    for name in task.metrics:
+        metric = metrics.get(name)
+        if task.kind not in metric.kinds:
+            raise UserError(
+                f"Task {task.name} ({task.origin}): the metric {name!r} is for {' and '.join(metric.kinds)} tasks, and "
+                f"this is a {task.kind} task."
+            )
+    found, reasons = metrics.available(task.metrics)
+    if not found:
+        raise UserError(f"Task {task.name}: {' '.join(set(reasons.values()))}")
