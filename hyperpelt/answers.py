@@ -130,7 +130,8 @@ def answer(
 def _encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
     """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut."""
     examples, tokenizer = list(examples), tokenizer_of(model)
-    ids, num_cut = encode_inputs(tokenizer, [example.input for example in examples], settings.max_source_length)
+    inputs, endings = [example.input for example in examples], [example.ending for example in examples]
+    ids, num_cut = encode_inputs(tokenizer, inputs, settings.max_source_length, endings)
     texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
     end = tokenizer.eos_token_id
     candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]

@@ -51,6 +51,8 @@ def predict(
         row if isinstance(row, Example) else task.example(row, answered=False, number=number)
         for number, row in enumerate(rows)
     ]
+    if not examples:
+        return []
     eye = None
     if not blind and any(example.images for example in examples):
         eye = seeing.eye_of(model, keep=False, allow_urls=allow_urls)

@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperpelt import Example, Hub, Mixture, Splits, Task
 from hyperpelt import register as add
-from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, YES_NO, Fields, write
+from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, YES_NO, Fields, written
 
 SENTENCES = ("sentence1", "sentence2")
 SCORES = tuple(f"{fifth / 5:.1f}" for fifth in range(26))  # STS-B: 0.0, 0.2, ... 5.0
@@ -100,7 +100,7 @@ def similarity(row: Any) -> Example:
     """STS-B as T5 writes it: the score rounded to the nearest 0.2; the label stays the true score."""
     score = row["label"]
     target = "" if score is None else f"{round(5 * score) / 5:.1f}"
-    return Example(input=write({name: row[name] for name in SENTENCES}), target=target, label=score)
+    return written({name: row[name] for name in SENTENCES}, target=target, label=score)
 
 
 def _add(name: str, columns: tuple[str, ...], **definition: Any) -> None:

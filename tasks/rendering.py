@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperpelt import Example
+from hyperpelt import Example, UserError
 
 YES_NO = ("yes", "no")
 NO_YES = ("no", "yes")
@@ -22,8 +22,26 @@ NEGATIVE_POSITIVE = ("negative", "positive")
 
 
 def write(fields: Mapping[str, Any]) -> str:
-    """'name: value name: value', with runs of white space as one space."""
+    """'name: value name: value', with runs of white space as one space.
+
+    Raises UserError for a null, which would be written as the word None.
+    """
+    for name, value in fields.items():
+        if value is None:
+            raise UserError(
+                f"column {name!r} is null, expected a text: mend the row, or leave such rows out with "
+                f"Splits(drop={{{name!r}: None}})"
+            )
     return " ".join(" ".join(f"{name}: {value}".split()) for name, value in fields.items())
+
+
+def written(fields: Mapping[str, Any], **rest: Any) -> Example:
+    """An Example of these fields in their order, the longest of which is the one that loses its end where all of them
+    are too long together; `rest` as `Example` takes it."""
+    texts = {name: write({name: value}) for name, value in fields.items()}
+    longest = max(texts, key=lambda name: len(texts[name]))
+    behind = list(texts)[list(texts).index(longest) + 1 :]
+    return Example(input=" ".join(texts.values()), ending=" ".join(texts[name] for name in behind), **rest)
 
 
 @dataclass(frozen=True)
@@ -34,4 +52,4 @@ class Fields:
     label: str = "label"
 
     def __call__(self, row: Mapping[str, Any]) -> Example:
-        return Example(input=write({name: row[name] for name in self.columns}), label=row[self.label])
+        return written({name: row[name] for name in self.columns}, label=row[self.label])

@@ -12,7 +12,7 @@ from typing import Any
 
 from hyperpelt import Example, Hub, Splits, Task
 from hyperpelt import register as add
-from hyperpelt_tasks.rendering import NO_YES, Fields, write
+from hyperpelt_tasks.rendering import NO_YES, Fields, written
 
 ROW = Any
 _HIGHLIGHT = re.compile(r"\s*@highlight\s*")
@@ -77,7 +77,7 @@ def register() -> None:
 def cause_or_effect(row: ROW) -> Example:
     """COPA: the answer is the text of the choice; both stand in the input, so that they can be compared."""
     fields = {name: row[name] for name in ("premise", "question", "choice1", "choice2")}
-    return Example(input=write(fields), choices=(row["choice1"], row["choice2"]), label=row["label"])
+    return written(fields, choices=(row["choice1"], row["choice2"]), label=row["label"])
 
 
 def word_in_context(row: ROW) -> Example:
@@ -85,14 +85,14 @@ def word_in_context(row: ROW) -> Example:
     fields = {"word": row["word"]}
     for n in ("1", "2"):
         fields[f"sentence{n}"] = _mark(row[f"sentence{n}"], row[f"start{n}"], row[f"end{n}"])
-    return Example(input=write(fields), label=row["label"])
+    return written(fields, label=row["label"])
 
 
 def answer_of_paragraph(row: ROW) -> Example:
-    """MultiRC: the paragraph comes last, where cutting a long input hurts least."""
+    """MultiRC: the paragraph comes last, where it can be cut."""
     ids = row["idx"]
-    return Example(
-        input=write({"question": row["question"], "answer": row["answer"], "paragraph": row["paragraph"]}),
+    return written(
+        {"question": row["question"], "answer": row["answer"], "paragraph": row["paragraph"]},
         label=row["label"],
         group=(ids["paragraph"], ids["question"]),
     )
@@ -103,15 +103,15 @@ def pronoun(row: ROW) -> Example:
     before = rf"^((?:\S+\s+){{{row['span2_index']}}})"
     text = re.sub(before + f"({re.escape(row['span2_text'])})", r"\1*\2*", row["text"])
     fields = {"noun": row["span1_text"], "pronoun": row["span2_text"], "text": text}
-    return Example(input=write(fields), label=row["label"])
+    return written(fields, label=row["label"])
 
 
 def entity_of_passage(row: ROW) -> Example:
     """ReCoRD: ranks the passage's entities; any of the accepted answers is right."""
     passage = _HIGHLIGHT.sub(" . ", row["passage"])
     answers = row["answers"]
-    return Example(
-        input=write({"query": row["query"].replace("@placeholder", "___"), "passage": passage}),
+    return written(
+        {"query": row["query"].replace("@placeholder", "___"), "passage": passage},
         choices=tuple(dict.fromkeys(row["entities"])),
         label=None if answers is None else tuple(dict.fromkeys(answers)),
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from hyperpelt import Example, Hub, Splits, Task
 from hyperpelt import register as add
-from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, Fields, write
+from hyperpelt_tasks.rendering import DIFFERENT_SAME, NEGATIVE_POSITIVE, YES_MAYBE_NO, Fields, write, written
 
 ROW = Any
 INFERENCE = Fields(("premise", "hypothesis"))
@@ -133,7 +133,7 @@ def asked_for(row: ROW) -> Example:
 def science(row: ROW) -> Example:
     """SciTail's labels are words: entails (yes), neutral (maybe)."""
     label = {"entails": 0, "neutral": 1}.get(row["label"], row["label"])
-    return Example(input=write({name: row[name] for name in INFERENCE.columns}), label=label)
+    return written({name: row[name] for name in INFERENCE.columns}, label=label)
 
 
 def ending(row: ROW) -> Example:
@@ -148,8 +148,8 @@ def ending(row: ROW) -> Example:
 
 def gap(row: ROW) -> Example:
     """WinoGrande: the answer column counts from '1'."""
-    return Example(
-        input=write({name: row[name] for name in ("sentence", "option1", "option2")}),
+    return written(
+        {name: row[name] for name in ("sentence", "option1", "option2")},
         choices=(row["option1"], row["option2"]),
         label=None if row["answer"] is None else int(row["answer"]) - 1,
     )
@@ -160,7 +160,7 @@ def question_with_choices(row: ROW) -> Example:
     choices = row["choices"]
     fields = {"question": row["question"], "choices": ", ".join(choices["text"])}
     label = None if row["answerKey"] is None else choices["label"].index(row["answerKey"])
-    return Example(input=write(fields), choices=tuple(choices["text"]), label=label)
+    return written(fields, choices=tuple(choices["text"]), label=label)
 
 
 def _without_marks(text: str) -> str:

@@ -274,6 +274,46 @@ def test_the_hash_is_of_what_a_backbone_computes(tiny_bart: BartForConditionalGe
     assert config_hash(tiny_config("t5")) != config_hash(tiny_config("mt5"))
 
 
+# Generation
+
+PUBLISHED = {
+    # In both, BOS is forced first, and EOS last.
+    "facebook/bart-base": {"no_repeat_ngram_size": 3, "num_beams": 4, "early_stopping": True},
+    "facebook/bart-large-cnn": {"min_length": 56, "max_length": 142, "length_penalty": 2.0, "num_beams": 4},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_folder_generates_what_training_teaches_whatever_the_hub_set(name: str, tmp_path: Path) -> None:
+    """Greedily, from the start token on; a published setting works again where it is given."""
+    model = make_bart(seed=3)
+    for key, value in {**PUBLISHED[name], "forced_bos_token_id": 0, "forced_eos_token_id": 2}.items():
+        setattr(model.generation_config, key, value)
+    model.save_pretrained(tmp_path)
+    loaded, ids = load_backbone(tmp_path), torch.arange(5, 12)[None]
+    written = torch.tensor([[loaded.config.decoder_start_token_id]])
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model(input_ids=ids, decoder_input_ids=written).logits[:, -1]
+            written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
+            if written[0, -1] == loaded.config.eos_token_id:
+                break
+        assert loaded.generate(ids, max_new_tokens=8).tolist() == written.tolist()
+        assert loaded.generate(ids, max_new_tokens=8, forced_bos_token_id=0)[0, 1] == 0
+    assert loaded.generation_config.pad_token_id == model.config.pad_token_id
+    assert loaded.generation_config.eos_token_id == model.config.eos_token_id
+
+
+def test_a_forbidden_padding_stays_forbidden_and_words_do_not(tmp_path: Path) -> None:
+    model = AutoModelForSeq2SeqLM.from_config(tiny_config("marian"))
+    model.generation_config.bad_words_ids = [[1], [7, 8]]
+    model.generation_config.decoder_start_token_id = 5
+    model.save_pretrained(tmp_path)
+    kept = load_backbone(tmp_path).generation_config
+    assert kept.bad_words_ids == [[1]]
+    assert kept.decoder_start_token_id == model.config.decoder_start_token_id, "generation starts where training does"
+
+
 # Targets
 
 

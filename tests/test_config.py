@@ -75,10 +75,20 @@ def test_lists_may_be_written_with_commas_and_wildcards_are_no_yaml():
         ("max_steps", "'max_steps' is not key=value"),
         ("early_stopping_patience=3", "set eval_steps"),
         ("output_dir=null", "output_dir should be text, got None (null)"),
+        ("seed=100000000000000000000000", "seed should be at most 9223372036854775807"),
+        ("num_train_epochs=.inf", "num_train_epochs should be a finite number, got inf"),
+        ("warmup_steps=.inf", "warmup_steps should be a finite number, got inf"),
+        ("mixing.temperature=.nan", "mixing.temperature should be a finite number"),
+        ("max_steps=2023-02-30", "max_steps should be a whole number, got '2023-02-30'"),
     ],
 )
 def test_a_wrong_setting_is_answered_with_key_value_and_what_was_expected(override, expected):
     assert expected in refused(override)
+
+
+def test_a_pair_is_taken_as_it_is_and_text_is_yaml():
+    config = load_run(None, [*NEEDED, ("data_root", "data #1"), ("from_run", "123"), "max_steps=7 # few"])
+    assert (config.data_root, config.from_run, config.max_steps) == ("data #1", "123", 7)
 
 
 @pytest.mark.parametrize("name", ["fp16", "float16", "half"])
@@ -110,6 +120,7 @@ def test_mistakes_in_a_file_name_the_file_and_line(tmp_path):
         ("tasks: [glue/rte\noutput_dir: a\n", "line 2: not valid YAML"),
         ("- tasks\n- output_dir\n", "expected a mapping of keys to values at the top, got a list"),
         ("tasks: [a]\nseed: 1\nseed: 2\n", "line 3: key 'seed' is already set in line 2"),
+        ("tasks: [a]\noutput_dir: 2023-02-30\n", "a value that YAML cannot hold"),
         ("tasks: [a]\noutput_dir: b\nseed: one\n", "line 3: seed should be a whole number, got 'one'"),
     ],
 )
@@ -150,6 +161,24 @@ def test_files_and_folders_can_be_named_in_full(tmp_path, monkeypatch):
     assert config.backbone == str(tmp_path / "models" / "mine")
     assert config.plugins == [str(tmp_path / "mine.py"), "my.module"]
     assert load_run(None, NEEDED).with_full_paths() == load_run(None, NEEDED)
+
+
+def test_a_plugin_that_python_finds_as_a_module_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "package_here").mkdir()
+    (tmp_path / "package_here" / "__init__.py").write_text("", encoding="utf8")
+    (tmp_path / "folder_here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json").mkdir()
+    full = [str(tmp_path / name) for name in ("package_here", "folder_here")]
+
+    def plugins() -> list[str]:
+        config = load_run(None, [*NEEDED, "plugins=package_here,folder_here,json"])
+        assert config.with_full_paths().plugins == config.plugins
+        return config.plugins
+
+    assert plugins() == [*full, "json"]
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plugins() == ["package_here", full[1], "json"]
 
 
 def test_reading_settings_needs_no_pytorch():

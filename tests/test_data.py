@@ -21,6 +21,7 @@ from hyperpelt.data import (
     TokenizedSet,
     batches,
     collate,
+    encode_inputs,
     lengths_of,
     mixing_rates,
     pad,
@@ -29,8 +30,10 @@ from hyperpelt.data import (
     slice_batch,
     task_names,
 )
+from hyperpelt.data.choices import Choices
 from hyperpelt.errors import UserError
 from hyperpelt.tasks import Example, Generator, Mixture, Task
+from hyperpelt_tasks.rendering import written
 
 SIZES = {"small": 100, "middle": 1000, "large": 40_000}
 
@@ -212,6 +215,40 @@ def test_the_order_depends_on_seed_and_step_alone():
     assert [drawn(sampler(seed=4).batch(step)) for step in range(60)] != forwards
 
 
+def test_the_order_is_the_one_that_older_checkpoints_were_drawn_in():
+    def first(**options):
+        order = sampler(batch_size=4, **options)
+        return [drawn(order.batch(step)) for step in (0, 41)]
+
+    order = sampler(batch_size=4, window=1)
+    assert [drawn(order.batch(step)) for step in (0, 1, 100)] == [
+        [(0, 45), (1, 157), (1, 181), (1, 116)],
+        [(1, 236), (1, 172), (2, 1), (0, 6)],
+        [(1, 144), (1, 212), (0, 13), (1, 275)],
+    ]
+    assert first(window=2) == [[(0, 6), (1, 206), (0, 45), (1, 236)], [(0, 48), (2, 3), (1, 189), (1, 162)]]
+    assert first(window=2, batching="one_task") == [
+        [(1, 345), (1, 181), (1, 272), (1, 295)],
+        [(1, 281), (1, 300), (1, 309), (1, 287)],
+    ]
+
+
+@pytest.mark.parametrize("batching", ["mixed", "one_task"])
+def test_each_window_is_counted_once_however_long_the_run(monkeypatch, batching):
+    counted, draw = [], MixtureSampler._drawn
+
+    def counting(self, windows, size):
+        counted.extend(windows.tolist())
+        return draw(self, windows, size)
+
+    monkeypatch.setattr(MixtureSampler, "_drawn", counting)
+    order = sampler(window=1, batching=batching)
+    batches = [drawn(order.batch(step)) for step in range(100)]
+    assert len(counted) <= 2 * 100
+    assert drawn(order.batch(17)) == batches[17], "going back"
+    assert drawn(sampler(window=1, batching=batching).batch(63)) == batches[63], "resuming"
+
+
 def test_rows_differ_from_epoch_to_epoch():
     order = MixtureSampler({"a": 1.0}, {"a": np.full(32, 5)}, batch_size=32, seed=0, window=1)
     epochs = [drawn(order.batch(step)) for step in range(3)]
@@ -330,6 +367,23 @@ def test_tokens_are_those_of_the_tokenizer_with_one_eos(tiny_tokenizer, tmp_path
     assert found.source_lengths.tolist() == [len(found[i].input_ids) for i in range(20)]
 
 
+def test_wrong_choices_of_few_rows_are_kept_and_of_many_found_again(tiny_tokenizer, tmp_path, monkeypatch):
+    def pick(row: dict[str, object]) -> Example:
+        return Example(input=str(row["text"]), choices=("good", f"bad {row['n']}"), label=0)
+
+    rows = [{"text": "a", "n": n} for n in range(12)]
+    task = Task(name="unit/pick", source=Generator(lambda split: rows), render=pick)
+    found = tokens(task, tiny_tokenizer, tmp_path)
+    whole, bounded = (Choices({task.name: task}, tiny_tokenizer, 8) for _ in range(2))
+    expected = [whole.wrong(found, row) for row in range(12)]
+    assert all(len(wrong) == 1 for wrong in expected)
+    monkeypatch.setattr("hyperpelt.data.choices.KEPT", 5)
+    for _ in range(2):
+        assert [bounded.wrong(found, row) for row in range(12)] == expected
+    assert len(bounded._found) == 5
+    assert len(bounded._tokens) <= 5 + 2
+
+
 def test_long_texts_are_cut_counted_and_still_end(tiny_tokenizer, tmp_path):
     found = tokens(make_task("unit/long"), tiny_tokenizer, tmp_path, max_source_length=4, max_target_length=2)
     lengths = [len(tiny_tokenizer(row["text"])["input_ids"]) for row in generated("train")]
@@ -338,6 +392,46 @@ def test_long_texts_are_cut_counted_and_still_end(tiny_tokenizer, tmp_path):
     assert all(found[i].input_ids[-1] == 1 and found[i].labels[-1] == 1 for i in range(20))
     whole = tokens(make_task("unit/long"), tiny_tokenizer, tmp_path)
     assert whole.num_cut_targets == 0
+
+
+def test_an_ending_stays_whole_and_what_is_cut_stands_before_it(tiny_tokenizer):
+    ending = "hypothesis: the good"
+    texts = [f"premise: {'a bad ' * 40}{ending}", f"short {ending}", f"premise: a {'no ' * 40}"]
+    cut, num_cut = encode_inputs(tiny_tokenizer, texts, 36, [ending, ending, texts[2]])
+    plain, _ = encode_inputs(tiny_tokenizer, texts, 36)
+    whole = tiny_tokenizer(ending)["input_ids"]
+    assert num_cut == 2
+    assert [len(ids) for ids in cut] == [36, len(plain[1]), 36]
+    assert cut[0][-len(whole) :] == whole
+    assert cut[0][: 36 - len(whole)] == plain[0][: 36 - len(whole)]
+    assert cut[1:] == plain[1:], "nothing to cut, or an ending that is too long itself"
+
+
+def test_of_named_fields_the_longest_is_cut():
+    def ending(**fields):
+        return written(fields, label=0).ending
+
+    assert ending(premise="one two three", hypothesis="one") == "hypothesis: one"
+    assert ending(question="one", passage="one two three") == ""
+    assert ending(first="one", second="one two three", third="two") == "third: two"
+    assert written({"first": "one", "second": "two"}, label=0).input == "first: one second: two"
+
+
+def test_tokens_are_made_anew_when_rows_are_rendered_otherwise(tiny_tokenizer, tmp_path):
+    class Style:
+        word = "good"
+
+        def __call__(self, row):  # nothing that a fingerprint of the definition can see
+            return Example(input=f"{type(self).word} {row['n']}", label=row["n"] % 2)
+
+    rows = [{"n": n} for n in range(200)]
+    task = Task(name="toy/style", source=Generator(lambda split: rows), render=Style(), choices=("no", "yes"))
+    lengths = {"max_source_length": 16, "max_target_length": 4, "cache_dir": tmp_path}
+    first = TokenizedSet.load_or_build(task, "train", tiny_tokenizer, **lengths)
+    Style.word = "bad"
+    second = TokenizedSet.load_or_build(task, "train", tiny_tokenizer, **lengths)
+    assert first.path != second.path
+    assert list(second[0].input_ids) == tiny_tokenizer("bad 0")["input_ids"]
 
 
 def test_a_cached_set_is_found_and_anything_that_matters_makes_another(tiny_tokenizer, tmp_path):

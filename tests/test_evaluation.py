@@ -220,6 +220,12 @@ def test_predict_needs_no_answer_column(model):
         evaluation.predict(model, BINARY, [{"text": "good"}, {"txt": "bad"}])
 
 
+def test_no_rows_have_no_answers(model):
+    seen = task("t/binary", modalities=("text", "image"))
+    for one in [*TASKS, seen]:
+        assert evaluation.predict(model, one, []) == []
+
+
 def test_a_model_without_a_tokenizer_says_what_it_lacks(tiny_t5):
     bare = TunedModel.build(tiny_t5, method="lora", tasks=[BINARY.name])
     with pytest.raises(UserError, match="no tokenizer"):

@@ -14,7 +14,7 @@ from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # `model_type` of the families whose every attention calls the registered function (verified: tests/test_backbones.py).
 T5_FAMILIES = ("t5", "mt5", "umt5")
@@ -71,7 +71,7 @@ _HASHED = (
 def load_backbone(
     name_or_path: str | Path, *, dtype: torch.dtype | str | None = None, from_config: bool = False
 ) -> PreTrainedModel:
-    """A checked encoder-decoder, in evaluation mode.
+    """A checked encoder-decoder, in evaluation mode, that generates as `generation_of` says.
 
     Args:
         name_or_path: `mini-bart`, `mini-t5`, a folder, or a hub id.
@@ -252,7 +252,27 @@ def _start_token(config: Any) -> None:
 
 
 def _complete(model: PreTrainedModel) -> None:
-    """Generation starts where training does."""
     _start_token(model.config)
-    if model.generation_config.decoder_start_token_id is None:
-        model.generation_config.decoder_start_token_id = model.config.decoder_start_token_id
+    model.generation_config = generation_of(model)
+
+
+def generation_of(model: PreTrainedModel) -> GenerationConfig:
+    """How a backbone generates: with its own tokens, and otherwise by transformers' neutral defaults.
+
+    Generation settings of the hub belong to what a model was published for, and contradict what it is tuned to write:
+    BART's `forced_bos_token_id` puts a BOS (mBART's a language code) where `encode_targets` never trains one,
+    bart-large-cnn's `min_length` of 56 forbids every short answer, `no_repeat_ngram_size` some right ones. Who wants
+    such a setting gives it to `generate`.
+
+    Generation starts where training does. The padding stays forbidden where it was: Marian gives it a logit of 0.
+    """
+    from transformers import GenerationConfig
+
+    published = model.generation_config
+    tokens = {name: getattr(published, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    padding = [[tokens["pad_token_id"]]]
+    return GenerationConfig(
+        **tokens,
+        decoder_start_token_id=model.config.decoder_start_token_id,
+        bad_words_ids=padding if padding[0] in (published.bad_words_ids or []) else None,
+    )

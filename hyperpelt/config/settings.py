@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from hyperpelt.config.text import DEFAULT_METHOD, explain, parse_overrides, read_yaml, split_names
+from hyperpelt.config.text import DEFAULT_METHOD, Override, explain, parse_overrides, read_yaml, split_names
 from hyperpelt.errors import UserError
 from hyperpelt.sizes import num_bytes
 
@@ -39,6 +39,13 @@ def _absolute(value: Any) -> Any:
     return str(Path(value).expanduser().absolute()) if there else value
 
 
+def _absolute_unless_module(plugins: list[str]) -> list[str]:
+    """`_absolute`, but a module that Python finds keeps its name, whatever folder of that name happens to be here."""
+    from hyperpelt.tasks.plugins import importable
+
+    return [name if importable(name) else _absolute(name) for name in plugins]
+
+
 def _size(value: str | None) -> str | None:
     """A size that can be read, as it was written."""
     if value is not None:
@@ -54,7 +61,7 @@ Number = Annotated[float, BeforeValidator(_not_boolean)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Mixing(_Strict):
@@ -88,7 +95,7 @@ class RunConfig(_Strict):
     start_from: str = Field(
         "mean", description="where added tasks start: mean, nearest, described or like:TASK; see docs/transfer.md"
     )
-    plugins: Annotated[list[str], AfterValidator(_absolute), BeforeValidator(split_names)] = Field(
+    plugins: Annotated[list[str], AfterValidator(_absolute_unless_module), BeforeValidator(split_names)] = Field(
         [], description="files, modules or YAML tasks that register further tasks"
     )
     data_root: Annotated[str | None, AfterValidator(_absolute)] = Field(
@@ -99,7 +106,7 @@ class RunConfig(_Strict):
     resume: bool | Literal["auto"] | str = Field(
         False, description="true: go on from the latest checkpoint; auto: if there is one; or a checkpoint folder"
     )
-    seed: Whole = Field(42, ge=0, description="of the initial tensors, the order of rows and dropout")
+    seed: Whole = Field(42, ge=0, le=2**63 - 1, description="of the initial tensors, the order of rows and dropout")
 
     # Steps and batches
     max_steps: Whole | None = Field(None, ge=1, description="optimiser steps; wins over num_train_epochs")
@@ -217,7 +224,7 @@ class RunConfig(_Strict):
         # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
         backbone = full(self.backbone) if "/" in self.backbone else self.backbone
         encoder = full(self.image_encoder) if "/" in self.image_encoder else self.image_encoder
-        changes = {"backbone": backbone, "image_encoder": encoder, "plugins": [full(name) for name in self.plugins]}
+        changes = {"backbone": backbone, "image_encoder": encoder, "plugins": _absolute_unless_module(self.plugins)}
         changes["from_run"] = self.from_run and full(self.from_run)
         return self.model_copy(update={**changes, "data_root": self.data_root and full(self.data_root)})
 
@@ -230,11 +237,12 @@ def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str,
         raise UserError(explain(error, RunConfig, where=where, lines=lines or {})) from None
 
 
-def load_run(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read RUN.yaml (or a run folder's run.yaml), apply `key=value` overrides in order, and check the result.
+def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> RunConfig:
+    """Read RUN.yaml (or a run folder's run.yaml), apply overrides in order, and check the result.
 
-    Without a path, everything comes from the overrides. Raises UserError for a file that is absent or no YAML, an
-    unknown key, a value of a wrong type.
+    An override is a text `key=value`, whose value is YAML, or a pair (key, value), taken as it is. Without a path,
+    everything comes from the overrides. Raises UserError for a file that is absent or no YAML, an unknown key, a value
+    of a wrong type.
     """
     values, lines = read_yaml(Path(path)) if path is not None else ({}, {})
     changed = parse_overrides(values, overrides)

@@ -32,10 +32,12 @@ FAMILIAR = {
     "temperature": "mixing.temperature",
     "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
 }
+Override = str | tuple[str, Any]  # `key=value`, or the two as they are
 DEFAULT_METHOD = "hyperpelt"  # what `method.option=value` changes when no method is named
 EXPECTED = {
     "int": "a whole number",
     "float": "a number",
+    "finite": "a finite number",
     "bool": "true or false",
     "string": "text",
     "list": "a list",
@@ -68,6 +70,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise UserError(f"Run file {path} does not exist{_near_files(path)}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file: expected YAML in UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # the 30th of February, 5,000 digits, a thousand brackets
+        raise UserError(f"{path}: a value that YAML cannot hold ({error}); put it in quotes.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}, line {mark.line + 1}" if mark else str(path)
@@ -98,14 +102,24 @@ def _key_lines(node: Any, path: Path, prefix: str = "") -> dict[str, int]:
     return lines
 
 
-def parse_overrides(values: dict[str, Any], overrides: Sequence[str]) -> set[str]:
-    """Write `key=value` pairs into `values`, in order; dotted keys reach inside. Returns the top keys touched."""
-    for text in overrides:
-        key, found, value = text.partition("=")
-        if not found or not key.strip():
-            raise UserError(f"{text!r} is not key=value; write for example max_steps=1000.")
-        _assign(values, key.strip(), _parse_value(value.strip()))
-    return {text.partition("=")[0].strip().split(".")[0] for text in overrides}
+def parse_overrides(values: dict[str, Any], overrides: Sequence[Override]) -> set[str]:
+    """Write overrides into `values`, in order; dotted keys reach inside. Returns the top keys touched.
+
+    The value of a text `key=value` is YAML; that of a pair (key, value) is taken as it is.
+    """
+    touched = set()
+    for override in overrides:
+        key, value = _parse(override) if isinstance(override, str) else override
+        _assign(values, key, value)
+        touched.add(key.split(".")[0])
+    return touched
+
+
+def _parse(text: str) -> tuple[str, Any]:
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise UserError(f"{text!r} is not key=value; write for example max_steps=1000.")
+    return key.strip(), _parse_value(value.strip())
 
 
 def _parse_value(text: str) -> Any:
@@ -113,7 +127,7 @@ def _parse_value(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:  # '*' and the like are YAML's syntax, but fine names
+    except (yaml.YAMLError, ValueError, RecursionError):  # '*' and the like are YAML's syntax, but fine names
         return text
 
 
@@ -203,7 +217,8 @@ def _expected(finding: Any) -> str:
     kind, context = finding["type"], finding.get("ctx", {})
     if kind == "literal_error":
         return f"one of {context['expected']}".replace(" or ", ", ")
-    bounds = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
+    bounds = {"greater_than": "more than", "greater_than_equal": "at least"}
+    bounds |= {"less_than": "less than", "less_than_equal": "at most"}
     if kind in bounds:
         limit = next(iter(context.values()))
         return f"{bounds[kind]} {limit}"

@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
     from hyperpelt.tasks import Examples, Task
 
+KEPT = 10_000  # rows and texts that are remembered: few-shot sets whole, of large ones a part, at a few megabytes
+
 
 @dataclass
 class Choices:
     """Finds the wrong choices of a row of a tokenised split.
 
     Where a task's choices are fixed, the row's own target tells which is right; where each row brings its own, the row
-    is rendered again. Tokens are made once a text.
+    is rendered again. The first `KEPT` rows are remembered, the rest are found anew each time.
     """
 
     tasks: Mapping[str, Task]
@@ -35,12 +37,15 @@ class Choices:
         """Target ids of each wrong choice, with EOS; empty for an open answer."""
         number = int(tokens.numbers[row])
         key = (tokens.task, number)
-        if key not in self._found:
-            task = self.tasks[tokens.task]
-            choices = task.choices if task.choices is not None else self._own(task, tokens.split, number)
-            right = tokens[row].labels.tolist()
-            self._found[key] = [ids for ids in self._encoded(choices or ()) if ids != right]
-        return self._found[key]
+        if key in self._found:
+            return self._found[key]
+        task = self.tasks[tokens.task]
+        choices = task.choices if task.choices is not None else self._own(task, tokens.split, number)
+        right = tokens[row].labels.tolist()
+        wrong = [ids for ids in self._encoded(choices or ()) if ids != right]
+        if len(self._found) < KEPT:
+            self._found[key] = wrong
+        return wrong
 
     def _own(self, task: Task, split: str, number: int) -> Sequence[str] | None:
         if task.kind == "generation":
@@ -53,6 +58,8 @@ class Choices:
         from hyperpelt.backbones import encode_targets
 
         texts = list(texts)
+        if len(self._tokens) >= KEPT:  # choices of rows of their own: fixed ones are soon there again
+            self._tokens.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._tokens]
         if new:
             made, _ = cut_targets(encode_targets(self.tokenizer, new), self.max_target_length)

@@ -25,16 +25,33 @@ Numbered = tuple[int, "Example"]
 
 
 def encode_inputs(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, endings: Sequence[str] = ()
 ) -> tuple[list[list[int]], int]:
-    """Token ids with the tokenizer's special tokens, cut to `max_length`; and how many texts had to be cut."""
+    """Token ids with the tokenizer's special tokens, cut to `max_length`; and how many texts had to be cut.
+
+    endings: of each text its last part, which a cut leaves whole ("" for none) if it is short enough.
+    """
     encoded = list(tokenizer(list(texts), verbose=False)["input_ids"])
     long = [index for index, ids in enumerate(encoded) if len(ids) > max_length]
     if long:  # the tokenizer itself knows which special tokens a cut text keeps
         again = tokenizer([texts[index] for index in long], truncation=True, max_length=max_length)["input_ids"]
         for index, ids in zip(long, again, strict=True):
             encoded[index] = list(ids)
+    for index in long if endings and tokenizer.is_fast else ():
+        if endings[index]:
+            encoded[index] = _cut_before(tokenizer, texts[index], endings[index], max_length) or encoded[index]
     return encoded, len(long)
+
+
+def _cut_before(tokenizer: PreTrainedTokenizerBase, text: str, ending: str, max_length: int) -> list[int] | None:
+    """The text's tokens, without those before its ending that are too many; None if the ending itself is too long."""
+    assert text.endswith(ending), f"the ending {ending!r} does not end the input {text!r}"
+    whole = tokenizer(text, return_offsets_mapping=True, verbose=False)
+    ids, place = list(whole["input_ids"]), len(text) - len(ending)
+    first = next(index for index, (_, end) in enumerate(whole["offset_mapping"]) if end > place)
+    kept = max_length - (len(ids) - first)
+    # Of the part before it some must be left, or there is nothing to hold the ending against.
+    return [*ids[:kept], *ids[first:]] if kept >= max_length // 4 else None
 
 
 def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list[list[int]], int]:
@@ -49,7 +66,7 @@ class Columns:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int) -> None:
         self.tokenizer, self.lengths = tokenizer, (max_source_length, max_target_length)
-        self.inputs: list[list[int]] = []
+        self.inputs: list[np.ndarray] = []
         self.labels: list[list[int]] = []
         self.weights: list[float] = []
         self.numbers: list[int] = []
@@ -60,9 +77,11 @@ class Columns:
     def add(self, rows: Sequence[Numbered]) -> None:
         """Tokenise some rows, whose images are keys by now."""
         examples = [example for _, example in rows]
-        ids, num_cut = encode_inputs(self.tokenizer, [example.input for example in examples], self.lengths[0])
+        ids, num_cut = encode_inputs(
+            self.tokenizer, [e.input for e in examples], self.lengths[0], [e.ending for e in examples]
+        )
         self.num_cut[0] += num_cut
-        self.inputs += ids
+        self.inputs += [np.asarray(row, np.int32) for row in ids]  # lists of Python numbers take twenty times as much
         tokens, cut = self._target_tokens(examples)
         self.labels += [tokens[example.target] for example in examples]
         self.num_cut[1] += sum(example.target in cut for example in examples)

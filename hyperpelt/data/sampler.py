@@ -67,6 +67,7 @@ class MixtureSampler:
     step: int = 0
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _window: tuple[int, list[RowBatch]] = field(default=(-1, []), repr=False)
+    _counted: tuple[int, Any] = field(default=(0, 0), repr=False)
 
     def __post_init__(self) -> None:
         self.names = list(self.rates)
@@ -116,7 +117,7 @@ class MixtureSampler:
         generator = np.random.default_rng([self.seed, 2, index])
         unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
         rest = self._span if self.total is None else min(self._span, self.total - index * self._span)
-        before = self._drawn(np.arange(index), self._span * self.batch_size // unit).sum(axis=0) * unit
+        before = self._drawn_before(index, self._span * self.batch_size // unit) * unit
         after = before + self._drawn(np.array([index]), rest * self.batch_size // unit)[0] * unit
         pools = [self._rows(task, before[task], after[task]) for task in range(len(self.names))]
         if self.batching == "one_task":
@@ -125,6 +126,17 @@ class MixtureSampler:
             tasks = np.concatenate([pool.tasks for pool in pools])
             batches = self._cut(RowBatch(tasks, np.concatenate([pool.rows for pool in pools])), generator)
         return [batches[place] for place in generator.permutation(len(batches))]
+
+    def _drawn_before(self, index: int, size: int) -> Int[np.ndarray, " tasks"]:
+        """How many units each task gave in all windows before `index`: exact whole numbers, however they are added up.
+
+        The count goes on from the window that was asked for last, so a run counts each window once; going back, as for
+        a resumed step, starts again.
+        """
+        counted, drawn = self._counted if self._counted[0] <= index else (0, 0)
+        drawn = drawn + self._drawn(np.arange(counted, index), size).sum(axis=0)
+        self._counted = (index, drawn)
+        return drawn
 
     def _drawn(self, windows: Int[np.ndarray, " W"], size: int) -> Int[np.ndarray, "W tasks"]:
         """How many units each task gives in each window, all of them of `size` units.

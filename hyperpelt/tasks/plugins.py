@@ -1,7 +1,8 @@
 """Plugins: installed packages (entry-point group `hyperpelt.tasks`), Python files, modules and YAML files.
 
 An entry point is a callable that registers tasks and is called once. A file or module registers while it is imported,
-or in a function `register()` of its own. A plugin that fails is undone whole. An installed one is then remembered with
+or in a function `register()` of its own, which is called once however it is come by. A plugin that fails is undone
+whole. An installed one is then remembered with
 its traceback and harms nobody else; one that the user named is an error.
 """
 
@@ -9,12 +10,12 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,9 @@ from hyperpelt.tasks import registry
 GROUP = "hyperpelt.tasks"
 _STATE: dict[str, bool] = {"loaded": False}
 _BROKEN: list[tuple[str, str]] = []
-_NAMED: dict[str, list[str]] = {}
+_NAMED: dict[str, list[str]] = {}  # what a plugin that the user named registered
+_INSTALLED: dict[str, list[str]] = {}  # what the entry points of a module registered
+_CALLED: list[Callable[[], object]] = []
 
 
 def load_plugins() -> None:
@@ -33,11 +36,13 @@ def load_plugins() -> None:
         return
     _STATE["loaded"] = True  # before the work: a plugin may ask the registry while it is being loaded
     for entry in sorted(entry_points(group=GROUP), key=_order):
+        before = registry.snapshot()
         try:
             with _whole():
-                entry.load()()
+                _call(entry.load())
         except (Exception, SystemExit):
             _BROKEN.append((_origin(entry), traceback.format_exc()))
+        _INSTALLED.setdefault(entry.module, []).extend(_new(before))
 
 
 def broken_plugins() -> list[tuple[str, str]]:
@@ -47,24 +52,52 @@ def broken_plugins() -> list[tuple[str, str]]:
 
 
 def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> list[str]:
-    """Load one plugin: a .py file, a .yaml file or the name of a module. Gives the names it registered.
+    """Load one plugin: a .py file, a .yaml file, a module by its name or a package by its folder; gives the names it
+    registered.
 
-    Loading the same plugin again does nothing. data_root: only for YAML tasks that take their choices from the data's
-    label names. Raises UserError, with the plugin's own error as cause, if it fails.
+    A module that Python finds goes before a folder of its name. Loading a plugin again does nothing, also one that is
+    installed and was loaded through its entry point. data_root: only for YAML tasks that take their choices from the
+    data's label names. Raises UserError, with the plugin's own error as cause, if it fails.
     """
     load_plugins()
     path = Path(plugin).expanduser()
     is_file = path.suffix in (".py", ".yaml", ".yml")
-    if not is_file and path.exists():
-        raise UserError(f"Plugin {plugin} is not a .py or .yaml file; for a package, name its module.")
     if is_file and not path.is_file():
         raise UserError(f"No plugin file {path.absolute()}.")
-    key = str(path.resolve()) if is_file else str(plugin)
+    key = str(path.resolve()) if is_file else _module_name(str(plugin))
     if key not in _NAMED:
-        _NAMED[key] = _load_named(
-            key, _file_loader(Path(key), data_root) if is_file else lambda: _run(import_module(key))
-        )
+        load = _file_loader(Path(key), data_root) if is_file else lambda: _run(import_module(key))
+        _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load)})
     return list(_NAMED[key])
+
+
+def importable(name: str) -> bool:
+    """Whether Python finds a module of this name; a folder without `__init__.py` is none."""
+    spec = find_spec(name) if name.isidentifier() else None
+    return spec is not None and spec.origin is not None
+
+
+def _module_name(plugin: str) -> str:
+    """The name to import: `plugin` itself, or that of the package whose folder it is."""
+    folder = Path(plugin).expanduser().resolve()
+    if importable(plugin) or not folder.exists():
+        return plugin
+    if not (folder / "__init__.py").is_file() or not folder.name.isidentifier():
+        raise UserError(f"Plugin {plugin} is not a .py or .yaml file, nor a package: a folder with an __init__.py.")
+    _reach(folder.parent)
+    spec = find_spec(folder.name)
+    if spec is None or spec.origin != str(folder / "__init__.py"):
+        raise UserError(
+            f"Plugin {plugin}: expected the module {folder.name!r} to be this folder, but Python finds "
+            f"{spec and spec.origin} under that name. Give the folder another name."
+        )
+    return folder.name
+
+
+def _reach(folder: Path) -> None:
+    """Let modules of a folder be imported. It goes last on the path, so that it shadows nothing."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
@@ -76,6 +109,11 @@ def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
         raise UserError(f"Plugin {plugin}: {error}") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"Plugin {plugin} failed to load: {_last_line(error)}") from error
+    return _new(before)
+
+
+def _new(before: Mapping[str, object]) -> list[str]:
+    """Names that were registered since."""
     return sorted(set(registry.snapshot()) - set(before))
 
 
@@ -93,9 +131,7 @@ def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]
 
 
 def _import_file(path: Path) -> ModuleType:
-    # Its folder goes last on the path, so that it can import its neighbours and shadow nothing.
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
+    _reach(path.parent)  # it may import its neighbours
     name = f"hyperpelt_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     spec = spec_from_file_location(name, path)
     assert spec is not None
@@ -114,7 +150,14 @@ def _run(module: ModuleType) -> None:
     """Call the module's own `register`, if it defines one (not the one it may have imported from here)."""
     function = getattr(module, "register", None)
     if callable(function) and getattr(function, "__module__", "").partition(".")[0] != "hyperpelt":
+        _call(function)
+
+
+def _call(function: Callable[[], object]) -> None:
+    """Call a plugin's function, once a process: one that is an entry point may be met again in a named module."""
+    if not any(function is called for called in _CALLED):
         function()
+        _CALLED.append(function)
 
 
 @contextmanager

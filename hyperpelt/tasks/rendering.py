@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
@@ -16,12 +17,14 @@ from hyperpelt.tasks.sources import Row
 class Example:
     """One rendered row.
 
-    input: the text the encoder reads. target: the text the decoder is trained to write. choices: the candidates to
-    rank, None for an open answer. label: the gold for metrics: an index into choices (classification), a float
-    (regression), a string or a tuple of accepted strings (generation). images: PIL images, encoded bytes, paths, or
-    undecoded image columns (see `hyperpelt.vision.images`). group: rows that are scored together (a MultiRC question).
-    weight: of this row's loss. targets: (text, score in 0..1) pairs where an answer can be written in several ways:
-    training draws one by score each time, and weighs the loss by it (VQA's soft score; a caption of several).
+    input: the text the encoder reads. ending: its last part, which stays whole where the input is too long: what is cut
+    then stands before it (a hypothesis after a long premise). target: the text the decoder is trained to write.
+    choices: the candidates to rank, None for an open answer. label: the gold for metrics: an index into choices
+    (classification), a float (regression), a string or a tuple of accepted strings (generation). images: PIL images,
+    encoded bytes, paths, or undecoded image columns (see `hyperpelt.vision.images`). group: rows that are scored
+    together (a MultiRC question). weight: of this row's loss. targets: (text, score in 0..1) pairs where an answer can
+    be written in several ways: training draws one by score each time, and weighs the loss by it (VQA's soft score; a
+    caption of several).
 
     A render function may leave out what follows from the rest: `choices` when the task has fixed ones, `target` when
     there is a label or `targets`, `label` when there is a target; `Task.example` fills it in.
@@ -35,6 +38,7 @@ class Example:
     group: Any = None
     weight: float = 1.0
     targets: tuple[tuple[str, float], ...] = ()
+    ending: str = ""
 
 
 class _MissingColumn(KeyError):
@@ -45,6 +49,8 @@ class Columns(dict[str, Any]):
     """A row as a render function sees it: a missing column says so, an unanswered one is None."""
 
     def __init__(self, row: Row, unanswered: Sequence[str] = ()) -> None:
+        if not isinstance(row, Mapping):
+            raise UserError(f"the row is {row!r}, expected a mapping of column names to values")
         super().__init__(row)
         for column in unanswered:
             self.setdefault(column, None)
@@ -68,9 +74,13 @@ def reach(row: Row, path: str) -> Any:
 
 
 class Naming:
-    """Says in every error where it happened; what is not a UserError becomes one, with its cause kept."""
+    """Says in every error where it happened; what is not a UserError becomes one, with its cause kept.
+
+    A split without a row's number: its rows are being read; otherwise one is being rendered.
+    """
 
     def __init__(self, task: str, split: str | None = None, number: int | None = None) -> None:
+        self.reading = split is not None and number is None
         self.where = (
             f"Task {task}" + (f", split {split}" if split else "") + ("" if number is None else f", row {number}")
         )
@@ -83,8 +93,14 @@ class Naming:
             raise UserError(f"{self.where}: {error}") from error.__cause__
         if isinstance(error, _MissingColumn):
             raise UserError(f"{self.where}: {error.args[0]}") from None
+        if isinstance(error, TypeError) and traceback.extract_tb(trace)[-1].name == "__hash__":
+            raise UserError(
+                f"{self.where}: expected a source and splits that can be hashed, since rows are kept by them, got an "
+                f"{error}: write the lists and mappings in their options as tuples"
+            ) from error
         if isinstance(error, Exception):
-            raise UserError(f"{self.where}: rendering failed with {type(error).__name__}: {error}") from error
+            doing = "reading the rows" if self.reading else "rendering"
+            raise UserError(f"{self.where}: {doing} failed with {type(error).__name__}: {error}") from error
 
 
 def _complete_classification(example: Example, choices: tuple[str, ...] | None) -> Example:
@@ -95,7 +111,13 @@ def _complete_classification(example: Example, choices: tuple[str, ...] | None) 
         if label not in choices:
             raise UserError(f"the answer {label!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
         label = choices.index(label)
-    label = operator.index(label)
+    try:
+        label = operator.index(label)
+    except TypeError:
+        raise UserError(
+            f"the label is {label!r} ({type(label).__name__}), expected the number of a choice as a whole number, "
+            f"0 to {len(choices) - 1}, or its text, one of {', '.join(map(repr, choices))}"
+        ) from None
     if not 0 <= label < len(choices):
         raise UserError(
             f"unknown label {label}, expected 0 to {len(choices) - 1} ({', '.join(choices)}); rows without a gold "
@@ -124,7 +146,7 @@ def _complete_regression(example: Example, choices: tuple[str, ...] | None) -> E
 
 def _complete_generation(example: Example, choices: tuple[str, ...] | None) -> Example:
     label = example.label if example.label is not None else example.target
-    references = (label,) if isinstance(label, str) else tuple(label)
+    references = (label,) if isinstance(label, str) else tuple(label) if isinstance(label, Iterable) else ()
     if not references or not all(isinstance(text, str) and text for text in references):
         raise UserError(f"expected a target text or a tuple of accepted answers, got {label!r}")
     target = example.target or (example.targets[0][0] if example.targets else references[0])

@@ -165,7 +165,7 @@ class Examples(Sequence[Example]):
 
     def raw(self) -> Iterator[tuple[int, Row]]:
         """(row number in the split, row before rendering)."""
-        if len(self.numbers) == len(self._rows):
+        if self.numbers == range(len(self._rows)):  # all, in their order
             return zip(self.numbers, iterate(self._rows), strict=True)
         return ((number, self._rows[number]) for number in self.numbers)
 

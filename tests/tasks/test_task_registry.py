@@ -137,6 +137,40 @@ def test_a_module_registers_in_its_own_register_function(tmp_path: Path, monkeyp
     assert tasks.load_plugin("a_module_of_tasks") == ["module/task"]
 
 
+def package(folder: Path, name: str) -> Path:
+    """A package whose module registers in `register`, which its `__init__` passes on."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text("from .inner import register\n")
+    body = "\n".join(f"    {line}" for line in PLUGIN.replace("NAME", f"{name}/task").splitlines())
+    (folder / name / "inner.py").write_text(f"def register():\n{body}\n")
+    return folder / name
+
+
+def test_a_module_goes_before_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = package(tmp_path, "package_of_tasks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert tasks.load_plugin("package_of_tasks") == ["package_of_tasks/task"]
+    assert tasks.load_plugin(folder) == ["package_of_tasks/task"], "the same one again"
+
+
+def test_a_package_is_loaded_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which Python does not find by itself: the console script has no working folder on its path."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    package(tmp_path, "package_elsewhere")
+    package(tmp_path, "email")
+    monkeypatch.chdir(tmp_path)
+    assert tasks.load_plugin("package_elsewhere") == ["package_elsewhere/task"]
+    with pytest.raises(UserError, match="Give the folder another name"):
+        tasks.load_plugin("./email")
+
+
+def test_an_installed_plugin_that_is_named_by_hand_is_no_error() -> None:
+    names = tasks.names()
+    assert "glue/cola" in tasks.load_plugin("hyperpelt_tasks")
+    assert tasks.names() == names
+
+
 def test_a_plugin_that_imports_our_register_is_not_called_by_it(tmp_path: Path) -> None:
     (tmp_path / "imports.py").write_text("from hyperpelt import register\n" + PLUGIN.replace("NAME", "imports/task"))
     assert tasks.load_plugin(tmp_path / "imports.py") == ["imports/task"]

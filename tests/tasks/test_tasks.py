@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from task_support import Rows, make_task, own_registry, render
@@ -64,7 +65,7 @@ def test_missing_column_names_the_nearest_one() -> None:
     ("answer", "message"),
     [
         ("maybe", "the answer 'maybe' is not a choice; expected one of 'no', 'yes'"),
-        (1.5, "rendering failed with TypeError"),
+        (1.5, r"the label is 1\.5 \(float\), expected the number of a choice as a whole number, 0 to 1, or its text"),
         (None, "the answer '' is not a choice"),
     ],
 )
@@ -86,6 +87,43 @@ def test_a_render_function_that_fails_keeps_its_own_error_as_cause() -> None:
     assert isinstance(error.value.__cause__, TypeError)
     with pytest.raises(UserError, match="render returned dict, expected a hyperpelt"):
         make_task(ROWS, render=lambda row: {"input": "x"}).examples("train")[0]
+
+
+def broken(split: str, **options: object) -> list[dict]:
+    raise ValueError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (hyperpelt.Generator(broken), "split train: reading the rows failed with ValueError: the disk is full"),
+        (
+            hyperpelt.Generator(broken, options={"sizes": [1, 2]}),
+            "unhashable type: 'list': write the lists .* as tuples",
+        ),
+        (hyperpelt.Generator(lambda split: [3]), "row 0: the row is 3, expected a mapping of column names to values"),
+    ],
+)
+def test_a_source_that_fails_is_not_said_to_fail_in_rendering(source: hyperpelt.Generator, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        list(replace(make_task(ROWS), source=source).examples("train"))
+    assert "rendering" not in str(error.value)
+
+
+def test_a_generation_with_a_number_for_a_label_says_what_is_expected() -> None:
+    task = make_task(ROWS, kind="generation", choices=None, metrics=("squad_f1",))
+    with pytest.raises(UserError, match=r"row 3: expected a target text or a tuple of accepted answers, got 1$"):
+        task.examples("train")[3]
+
+
+def test_a_null_text_is_refused_by_its_column() -> None:
+    row = {"sentence1": None, "sentence2": "b", "label": 0}
+    with pytest.raises(
+        UserError, match=r"Task glue/rte, split train, row 7: column 'sentence1' is null, expected a text"
+    ):
+        tasks.get("glue/rte").example(row, split="train", number=7)
+    unanswered = tasks.get("glue/rte").example({"sentence1": "a", "sentence2": "b"}, answered=False)
+    assert unanswered.input == "sentence1: a sentence2: b"
 
 
 def test_rows_to_predict_on_need_no_answer() -> None:
@@ -137,6 +175,10 @@ def test_examples_slice_index_and_name_their_rows() -> None:
     assert [example.input for example in examples[3:5]] == ["text: row 3", "text: row 4"]
     assert examples[3:5].name_of(0) == "test/task train row 3"
     assert examples[-1].input == "text: row 19"
+    backwards = [f"text: row {n}" for n in range(19, -1, -1)]
+    assert [example.input for example in examples[::-1]] == backwards
+    assert [examples[::-1][n].input for n in range(20)] == backwards
+    assert list(examples[::-1][::-1]) == list(examples)
 
 
 def test_rows_are_read_once_a_process() -> None:

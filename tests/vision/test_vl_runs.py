@@ -99,6 +99,27 @@ def test_joint_training_over_text_and_images_from_first_step_to_prediction(
     assert {path: path.stat().st_mtime_ns for path in stores[0].glob("*.safetensors")} == before
 
 
+def test_accumulation_and_workers_change_nothing_with_images(settings: dict[str, Any], tmp_path: Path) -> None:
+    def trained(name: str, **changes: Any) -> dict[str, torch.Tensor]:
+        still = {"dropout": 0.0, "learning_rate": 1e-4, "adam_epsilon": 1e-3, "max_grad_norm": None, "warmup_steps": 0}
+        train(settings | still | changes | {"max_steps": 2, "output_dir": str(tmp_path / name)}, progress=False)
+        return load_file(tmp_path / name / "checkpoints" / "step-2" / "optimizer.safetensors")
+
+    once = trained("once", per_device_train_batch_size=12, gradient_accumulation_steps=1)
+    thrice = trained("thrice", per_device_train_batch_size=4, gradient_accumulation_steps=3)
+    workers = trained("workers", per_device_train_batch_size=4, gradient_accumulation_steps=3, dataloader_num_workers=2)
+    assert any(name.startswith("visual") and value.abs().max() > 0 for name, value in once.items())
+    for name, value in once.items():
+        torch.testing.assert_close(thrice[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        assert torch.equal(workers[name], thrice[name]), name
+
+
+def test_a_bfloat16_backbone_is_trained_on_images(settings: dict[str, Any], tmp_path: Path) -> None:
+    exact = train(settings | {"dropout": 0.0, "max_steps": 1}, progress=False)
+    half = train(settings | {"dropout": 0.0, "max_steps": 1, "precision": "bf16", "overwrite": True}, progress=False)
+    assert half["training"]["loss"] == pytest.approx(exact["training"]["loss"], rel=0.02)
+
+
 def test_an_image_changes_the_answer_s_probabilities_wherever_it_comes_from(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
