@@ -56,6 +56,8 @@ def collect_samples(
             handle.remove()
     by_name = {op.name: op for op in list_operations(backbone)}
     for name, kind in wanted:
+        if kind == "embeddings":
+            found[name, kind] = found[name, kind] * by_name[name].scale
         if kind == "loudness":
             found[name, kind] = _loudness(found[name, kind], by_name[name], backbone)
     return found

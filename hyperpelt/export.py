@@ -44,9 +44,15 @@ def bake(model: TunedModel, task: str) -> TunedModel:
     """
     if model.unfrozen:
         raise UserError(
-            f"Method {model.method.name!r} trains the backbone itself: there is nothing to bake, save it whole."
+            f"A baked task stands on the frozen backbone, but method {model.method.name!r} trains "
+            f"{len(model.unfrozen)} of its parameters: save the model whole, or write the task as plain weights "
+            "(`--to merged`)."
         )
-    return static(model, task, model.backbone, model.method.parts)
+    mode = model.training
+    try:
+        return static(model, task, model.backbone, model.method.parts)
+    finally:
+        model.train(mode)  # the baked model, in evaluation mode, shares the backbone
 
 
 def static(
@@ -75,7 +81,9 @@ def static(
     for name in seeing.keys() & used:  # what images bring differs from row to row: it stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
     if "baked" in made.sources:
-        tensors, values = made.sources["baked"].tensors, model.weights_of(index)
+        with model.evaluating():  # nothing of a baked task is drawn
+            values = model.weights_of(index)
+        tensors = made.sources["baked"].tensors
         for key in values.keys() & {group.key for group in made.assembly.groups["baked"]}:
             tensors[safe(key)].copy_(values[key])
     return made.eval()
@@ -120,11 +128,18 @@ _PEFT: dict[type, tuple[Callable[..., dict[str, Tensor]], Callable[[TunedModel],
 }
 
 
+def _no_room(model: TunedModel, what: str, where: str) -> UserError:
+    return UserError(
+        f"PEFT keeps one adapter a module, but two {what} of method {model.method.name!r} meet at {where!r}. Use "
+        "`--to baked`, which keeps every method."
+    )
+
+
 def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     """Write one task as a PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`); returns the folder.
 
     Raises:
-        UserError: the method is not of one type that PEFT has.
+        UserError: the method is not of one type that PEFT has, or has two tuners where PEFT has room for one.
     """
     if model.visual is not None:
         raise UserError(f"PEFT cannot hold the visual part of method {model.method.name!r}. Use `--to baked`.")
@@ -141,6 +156,8 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
         name: values[0].detach().float() for name, values in baked.weights_of(torch.zeros(1, dtype=torch.long)).items()
     }
     if kind is Prompt:
+        if len(weights) > 1:
+            raise _no_room(model, "prompts", "encoder.embedding")
         (rows,) = weights.values()
         state = {"prompt_embeddings": rows[0]}
         config: dict[str, Any] = {
@@ -155,7 +172,10 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
         for operation in baked.assembly.operations:
             for placed in baked.assembly.plan[operation.name]:
                 tensors = {name: weights[key][index] for name, (key, index) in placed.tensors.items()}
-                state |= write(placed, operation, tensors)
+                written = write(placed, operation, tensors)
+                if written.keys() & state.keys():  # (IA)^3 of the hidden layer and of wo, too, are kept in one place
+                    raise _no_room(model, "tuners", operation.path)
+                state |= written
         config = configure(baked)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -57,21 +57,18 @@ class Inference:
         - returns texts for texts, ids for ids
         """
         texts = not isinstance(inputs, Tensor)
-        if texts and isinstance(inputs, str):
-            raise UserError("generate takes a list of texts, got a single string: put it in a list.")
+        _check_list("generate", "texts", inputs)
+        if texts and not len(inputs):
+            return []
         ids, mask = self._tokenize(inputs, max_source_length) if texts else (inputs, attention_mask)
         mask = torch.ones_like(ids) if mask is None else mask
-        mode = self.training
-        self.eval()
-        try:
+        with self.evaluating():
             images = self.row_images(visual, visual_rows, ids.shape[0])
             with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
                 running.picked = {}
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
                 answers = self.backbone.generate(**embedded, attention_mask=mask, **options)
-        finally:
-            self.train(mode)
         return self.tokenizer.batch_decode(answers, skip_special_tokens=True) if texts else answers
 
     @torch.no_grad()
@@ -134,21 +131,30 @@ class Inference:
         """
         from hyperpelt.backbones import encode_targets
 
+        _check_list("score", "texts", inputs)
+        _check_list("score", "choices", choices)
         each = [list(choices)] * len(inputs) if choices and isinstance(choices[0], str) else [list(c) for c in choices]
         if len(each) != len(inputs):
             raise UserError(f"Got {len(inputs)} inputs but {len(each)} lists of choices.")
-        ids, mask = self._tokenize(inputs, max_source_length)
+        if not len(inputs):
+            return []
         texts = [text for options in each for text in options]
+        if not texts:
+            raise UserError("score needs at least one choice to score, got none.")
+        ids, mask = self._tokenize(inputs, max_source_length)
         rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
         targets = encode_targets(self.tokenizer, texts)
         width = max(map(len, targets))
         labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets], device=self.device)
-        mode = self.training
-        self.eval()
         task_ids = torch.full((len(inputs),), self.task_id(task))
         seen = {"visual": visual, "visual_rows": visual_rows}
-        log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows, **seen)
-        self.train(mode)
+        with self.evaluating():
+            log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows, **seen)
         eos = self.backbone.config.eos_token_id
         scores = normalise(log_probs, labels, texts, eos_token_id=eos, normalisation=normalisation)
         return group(scores, rows, len(inputs))
+
+
+def _check_list(call: str, what: str, given: Any) -> None:
+    if isinstance(given, str):
+        raise UserError(f"{call} takes a list of {what}, got a single string: put it in a list.")

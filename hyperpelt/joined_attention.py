@@ -171,7 +171,9 @@ class _Joined:
         if rows is None:
             # As it was called, so that a row without prefixes is what the backbone makes of it.
             return self._sdpa(query, key, value, mask, is_causal=self.is_causal, position_bias=bias)
-        keys, values = (t.expand(query.shape[0], -1, -1, -1) for t in (rows.keys, rows.values))
+        # Under autocast the backbone's keys are narrower than what it is made of, and so than the prefix.
+        both = ((rows.keys, key), (rows.values, value))
+        keys, values = (own.to(theirs.dtype).expand(query.shape[0], -1, -1, -1) for own, theirs in both)
         causal = getattr(self.module, "is_causal", True) if self.is_causal is None else self.is_causal
         joined = self.running.mask_for(
             self.operation,

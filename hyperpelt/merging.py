@@ -52,7 +52,9 @@ def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
         UserError: the model does not know the task.
     """
     index = torch.tensor([model.task_id(task)], device=model.device)
-    merged, made, backbone = mergeable(model, plain=plain), model.weights_of(index), copy_of(model.backbone)
+    merged, backbone = mergeable(model, plain=plain), copy_of(model.backbone)
+    with model.evaluating():
+        made = model.weights_of(index)
     for operation, placed in _in_order(model):
         if part_of(placed) in merged:
             tensors = {name: made[key][0, number].float() for name, (key, number) in placed.tensors.items()}

@@ -12,7 +12,6 @@ Legend: B rows, S source length, T target length, V vocabulary, U distinct tasks
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +33,7 @@ from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.operations import list_operations
 from hyperpelt.outputs import TunedOutput, read_only_at, row_losses, target_positions
-from hyperpelt.persistence import Persistence
+from hyperpelt.persistence import Persistence, copy_of, in_dtype
 from hyperpelt.running import Running
 from hyperpelt.sight import Sight, for_features, spec_of
 
@@ -93,7 +92,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         backbone: str | Path | PreTrainedModel,
         *,
         method: str | Mapping[str, Any] | Method = "hyperpelt",
-        tasks: Sequence[Any],
+        tasks: str | Sequence[Any],
         tokenizer: PreTrainedTokenizerBase | None = None,
         seed: int = 0,
         dtype: torch.dtype | None = None,
@@ -103,7 +102,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
 
         - **backbone**: a name (`mini-bart`), folder, hub id, or a model
         - **method**: see `hyperpelt.methods`
-        - **tasks**: names, or `Task` objects
+        - **tasks**: names, or `Task` objects; a single name is one task
         - **seed**: of every initial value
         - **dtype**: of the frozen backbone, float32 or bfloat16; what is trained stays float32
         - **image_encoder**: whose features a method with a visual part will read: an encoder, its `spec` or its name;
@@ -119,9 +118,9 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
             name = str(backbone)
             tokenizer = tokenizer or load_tokenizer(backbone)
             backbone = load_backbone(backbone, dtype=dtype)
-        elif dtype is not None:
-            backbone = backbone.to(dtype)
-        _check_dtype(backbone.dtype)
+        else:
+            backbone = in_dtype(backbone, dtype)
+        tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         names = [task if isinstance(task, str) else task.name for task in tasks]
         options = {"tokenizer": tokenizer, "backbone_name": name, "seed": seed, "visual": spec_of(image_encoder)}
         model = cls(backbone, methods.get(method), names, **options)
@@ -150,15 +149,11 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         """
         if any(p.is_meta for p in self.backbone.parameters()) or not self.assembly.plan:
             return
-        ids = torch.ones(1, 2, dtype=torch.long, device=self.device)
-        mode = self.training
-        self.eval()
-        images = self.blank_images(1)
-        with torch.no_grad(), self.running(torch.zeros(1, dtype=torch.long), ids, ids, images) as running:
+        ids, row = torch.ones(1, 2, dtype=torch.long, device=self.device), torch.zeros(1, dtype=torch.long)
+        with torch.no_grad(), self.evaluating(), self.running(row, ids, ids, self.blank_images(1)) as running:
             running.reached = Counter()
             inputs, mask = self.embedded(running, ids, ids)
             self.backbone(**inputs, attention_mask=mask, decoder_input_ids=ids[:, :1], use_cache=False)
-        self.train(mode)
         wanted = {(name, placed.tuner.point) for name, there in self.assembly.plan.items() for placed in there}
         wrong = sorted(name for name, point in wanted if running.reached[name, point] != 1)
         if wrong:
@@ -246,7 +241,15 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         return result
 
     def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
+        """The caller's ids of a batch's tasks, checked; 0 for every row where there is one task and none was given."""
         if task_ids is not None:
+            if task_ids.shape != (num_rows,):
+                raise UserError(f"Expected one task id for each of {num_rows} rows, got {list(task_ids.shape)}.")
+            # Reading ids back from an accelerator would make it wait in every step.
+            if task_ids.device.type == "cpu" and num_rows and not torch.compiler.is_compiling():
+                low, high = (int(bound) for bound in task_ids.aminmax())
+                if low < 0 or high >= len(self.tasks):
+                    raise UserError(f"Expected task ids from 0 to {len(self.tasks) - 1}, got {task_ids.tolist()}.")
             return task_ids
         if len(self.tasks) > 1:
             raise UserError(f"Give `task_ids`: this model knows {len(self.tasks)} tasks.")
@@ -264,18 +267,3 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
 
     def gradient_checkpointing_disable(self) -> None:
         self.switch.recompute(False)
-
-
-def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The same model with tensors of its own and nothing attached."""
-    twin = type(backbone)(copy.deepcopy(backbone.config))
-    twin.load_state_dict(backbone.state_dict())
-    return twin.to(backbone.device, backbone.dtype)
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.bfloat16, torch.float64):
-        raise UserError(
-            f"Expected a backbone in float32 or bfloat16, got {dtype}. T5's activations overflow in float16 "
-            "(transformers#9295): use bf16 where you wanted fp16."
-        )

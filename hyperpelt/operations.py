@@ -50,6 +50,7 @@ class Operation:
     - **residual_path**: the norm whose *input* is the residual h of its sub-layer (pre-norm models); None where the
       operation itself reads h (post-norm models)
     - **activation**: of a feed-forward network with one inner projection, as the configuration names it; else empty
+    - **scale**: of an embedding, what its stack multiplies the module's output by before anything else reads it
     """
 
     name: str
@@ -68,6 +69,7 @@ class Operation:
     norm_eps: float = 0.0
     norm_centred: bool = False
     activation: str = ""
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,13 @@ class _Lister:
     def width(self) -> int:
         return self.backbone.config.d_model
 
+    @cached_property
+    def embed_scale(self) -> float:
+        """Pegasus, Marian and Blenderbot-small scale embedded ids in the stack; BART's kin in the embedding itself."""
+        module = self.backbone.get_submodule(self.at("embed_tokens"))
+        stack = self.backbone.get_submodule(self.root)
+        return 1.0 if hasattr(module, "embed_scale") else float(getattr(stack, "embed_scale", 1.0))
+
     def at(self, *parts: str) -> str:
         return ".".join(part for part in (self.root, *parts) if part)
 
@@ -238,7 +247,7 @@ class _Lister:
             yield from self.norm(f"{index}.{site}.norm", index, "norm", norm)
 
     def all(self) -> Iterator[Operation]:
-        yield self.make("embedding", -1, "embedding", "embedding", self.at("embed_tokens"))
+        yield self.make("embedding", -1, "embedding", "embedding", self.at("embed_tokens"), scale=self.embed_scale)
         if self.family.embedding_norm:
             yield from self.norm("embedding_norm", -1, "embedding_norm", self.at(self.family.embedding_norm))
         for index in range(len(self.backbone.get_submodule(self.at(self.family.layers)))):

@@ -5,7 +5,8 @@ Legend: B rows, S source length, U distinct tasks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +22,17 @@ MADE_KEPT = 64
 
 
 class Running:
-    """Mixin of `TunedModel`: `weights_of`, `running`, `embedded`."""
+    """Mixin of `TunedModel`: `weights_of`, `evaluating`, `running`, `embedded`."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Context in which nothing is drawn (dropout, embeddings made of words); the mode comes back afterwards."""
+        mode = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(mode)
 
     def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         """The tensors of all operations for distinct tasks, by group key, in float32."""
@@ -58,7 +69,15 @@ class Running:
         attention_mask: Tensor | None,
         images: RowImages | None = None,
     ) -> Any:
-        """Context manager of one pass over the backbone for rows of the given tasks and images."""
+        """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
+
+        Raises:
+            UserError: the model is detached, so that the backbone would answer alone.
+        """
+        if not self.attached:
+            raise UserError("This model was detached, so its backbone would answer without it: call `attach()` first.")
+        if self.backbone.training != self.training:  # another model on the same backbone left it in its own mode
+            self.backbone.train(self.training)
         task_ids = task_ids.to(self.device, non_blocking=True)
         if torch.compiler.is_compiling():
             # Shapes may not depend on data: make all tasks if they are few, else one set a row.
@@ -103,6 +122,8 @@ class Running:
         if not running.has(operation):
             return {"input_ids": input_ids}, attention_mask
         embedded = self.backbone.get_submodule(operation.path)(input_ids)
+        if operation.scale != 1.0:  # the stack itself does so for ids alone
+            embedded = embedded * operation.scale
         joined = joined_input(running, operation, embedded, attention_mask)
         if joined is None:
             return {"input_ids": input_ids}, attention_mask

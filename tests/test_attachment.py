@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -11,6 +13,8 @@ from comparison import make_batch, make_rough
 from small_models import make_bart, make_t5
 from torch import Tensor
 
+from hyperpelt.errors import UserError
+from hyperpelt.export import bake
 from hyperpelt.model import TunedModel
 
 SMALL = {"name": "hyperpelt", "prefix_length": 3, "bottleneck": 4, "prefix_hidden": 8}
@@ -217,3 +221,83 @@ def test_activation_checkpointing_keeps_every_bit_on_t5(method):
     (plain, gradients), (loss, recomputed) = found
     assert torch.equal(loss, plain)
     assert all(torch.equal(a, b) for a, b in zip(gradients, recomputed, strict=True))
+
+
+# Copies, modes, and models that were taken off
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", [*TOGETHER, "full"], ids=str)
+def test_a_deep_copy_is_a_model_of_its_own(kind, method):
+    model = tuned(KINDS[kind](), method)
+    expected = logits(model)
+    twin = copy.deepcopy(model)
+    assert torch.equal(logits(twin), expected)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(1.5)
+    assert torch.equal(logits(model), expected)
+    assert not torch.equal(logits(twin), expected)
+    assert [n for n, _ in twin.trainable_parameters()] == [n for n, _ in model.trainable_parameters()]
+    model.detach()
+    assert twin.attached
+    with torch.no_grad():
+        for parameter, theirs in zip(twin.parameters(), model.parameters(), strict=True):
+            parameter.copy_(theirs)
+    assert torch.equal(logits(twin), expected), "what the first one does with its backbone is nothing to the copy"
+
+
+def test_a_deep_copy_trains_as_its_original_does():
+    model = tuned(make_t5(dropout_rate=0.1), SMALL).train()
+    model.gradient_checkpointing_enable()
+    batch, found = make_batch(), []
+    labels = batch.pop("decoder_input_ids")
+    for each in (model, copy.deepcopy(model)):
+        torch.manual_seed(0)
+        each(**batch, labels=labels).loss.backward()
+        assert each.backbone.encoder.block[0].gradient_checkpointing
+        assert all(p.grad is None for p in each.backbone.parameters())
+        found.append([p.grad for _, p in each.trainable_parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_copies_of_models_that_share_a_backbone_share_its_copy():
+    backbone = make_bart()
+    models = [tuned(backbone, "lora"), tuned(backbone, SMALL, seed=1)]
+    twins = copy.deepcopy(models)
+    assert twins[0].backbone is twins[1].backbone is not backbone
+    assert all(torch.equal(logits(a), logits(b)) for a, b in zip(models, twins, strict=True))
+
+
+def test_pickling_is_refused_with_the_way_to_do_it():
+    with pytest.raises(UserError, match=r"cannot be pickled.*save_pretrained.*deepcopy"):
+        pickle.dumps(tuned(make_t5(), "lora"))
+
+
+def test_each_model_runs_in_its_own_mode_on_a_shared_backbone():
+    """Dropout of the backbone acts in the model that is trained, and in no other."""
+    backbone = make_t5(dropout_rate=0.5)
+    first = tuned(backbone, "lora")
+    expected = logits(first)
+    second = TunedModel.build(backbone, method=SMALL, tasks=["a", "b"], seed=1).train()
+    assert not first.training
+    for _ in range(2):
+        assert torch.equal(logits(first), expected)
+        assert not torch.equal(logits(second), logits(second))
+    baked = bake(second, "a")
+    assert (second.training, second.backbone.training) == (True, True)
+    batch = {**make_batch(), "task_ids": None}
+    with torch.no_grad():
+        assert torch.equal(baked(**batch).logits, baked(**batch).logits)
+    assert not torch.equal(logits(second), logits(second))
+
+
+def test_a_detached_model_does_not_answer_as_the_bare_backbone():
+    model = tuned(make_bart(), "lora")
+    model.detach()
+    batch = make_batch()
+    for call in (lambda: model(**batch), lambda: model.generate(batch["input_ids"], task="a", max_new_tokens=2)):
+        with pytest.raises(UserError, match=r"detached.*`attach\(\)`"):
+            call()
+    model.attach()
+    logits(model)

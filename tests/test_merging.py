@@ -140,3 +140,36 @@ def test_sums_are_made_in_float32():
     ((down, up),) = [(placed[k][0, 0], placed[k.replace("down", "up")][0, 0]) for k in placed if k.endswith("down")]
     wanted = model.backbone.get_submodule(path).weight.float() + (down @ up).T
     assert torch.equal(merged.backbone.get_submodule(path).weight, wanted.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "method", ["full", {"name": "norms", "parts": [], "unfreeze": ["*layer_norm*"]}, "lora"], ids=label
+)
+def test_a_copy_of_the_backbone_keeps_its_generation_settings(tmp_path, method):
+    from transformers import AutoModelForSeq2SeqLM
+
+    backbone = make_t5()
+    backbone.generation_config.num_beams, backbone.generation_config.max_new_tokens = 3, 7
+    model = tuned(backbone, method)
+    for twin in (model.backbone, merge(model, "b").backbone):
+        assert (twin.generation_config.num_beams, twin.generation_config.max_new_tokens) == (3, 7)
+    export_merged(model, "b", tmp_path)
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path).generation_config.num_beams == 3
+
+
+def test_a_merged_backbone_is_free_of_what_is_attached_to_the_original():
+    backbone = make_t5()
+    backbone.set_attn_implementation("eager")
+    prefixed, model = tuned(backbone, "prefix-tuning"), tuned(backbone, "lora")
+    merged = merge(model, "b")
+    assert prefixed.backbone.config._attn_implementation == "hyperpelt"
+    assert merged.backbone.config._attn_implementation == "eager"
+
+
+def test_a_merged_network_that_was_widened_is_copied_as_it_is():
+    import copy
+
+    merged = merge(tuned(make_t5(), small("parallel-adapter")), "b")
+    _, own = of_task_b(batch())
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(merged)(**own).logits, merged(**own).logits)

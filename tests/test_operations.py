@@ -179,6 +179,42 @@ def test_families_generate_for_a_batch_of_mixed_tasks(family):
     assert torch.equal(cached, uncached)
 
 
+def embedded_words(backbone, ids: torch.Tensor) -> torch.Tensor:
+    """What an encoder makes of ids before positions join: rows of its table, times sqrt(d) where the family says so."""
+    scale = backbone.config.d_model**0.5 if getattr(backbone.config, "scale_embedding", False) else 1.0
+    return backbone.get_input_embeddings().weight[ids] * scale
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@torch.no_grad()
+def test_a_prompt_of_words_is_those_words_typed(family):
+    backbone, batch, words = make_tiny(family), rows(), torch.tensor([20, 21, 22])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    inputs["decoder_input_ids"] = batch["labels"].clamp(min=0)
+    typed = {**inputs, "input_ids": torch.cat([words.expand(3, 3), inputs["input_ids"]], dim=1)}
+    typed["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (3, 0), value=1)
+    expected = backbone(**typed, use_cache=False).logits
+    model = TunedModel.build(backbone, method={"name": "prompt-tuning", "length": 3}, tasks=["a"]).eval()
+    prompt = model.sources["per_task"].tensors["prompt__rows"]
+    real = embedded_words(backbone, torch.arange(96))
+    assert 0.7 < prompt.std() / real.std() < 1.4, "a fresh prompt looks like embedded words"
+    prompt.copy_(embedded_words(backbone, words))
+    torch.testing.assert_close(model(**inputs).logits, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["mbart", "pegasus", "marian", "blenderbot-small"])
+@torch.no_grad()
+def test_images_of_other_rows_change_nothing_where_embeddings_are_scaled(family):
+    backbone, batch = make_tiny(family), rows()
+    method = {"name": "visual-tokens", "beside": "lora", "feature_dim": 12, "cells": 4}
+    model = TunedModel.build(backbone, method=method, tasks=["a", "b"]).eval()
+    alone = model(**batch).logits
+    image = torch.randn(1, 4, 12, generator=torch.Generator().manual_seed(0))
+    beside = model(**batch, visual=image, visual_rows=torch.tensor([0])).logits
+    torch.testing.assert_close(beside[1:], alone[1:], atol=2e-5, rtol=1e-4)
+    assert (beside[0] - alone[0]).abs().max() > 1e-2
+
+
 # What is refused
 
 

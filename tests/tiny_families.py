@@ -31,12 +31,13 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mt5": _t5(transformers.MT5Config),
     "umt5": _t5(transformers.UMT5Config),
     "bart": _bart(transformers.BartConfig),
-    "mbart": _bart(transformers.MBartConfig),
-    "pegasus": _bart(transformers.PegasusConfig),
-    "marian": _bart(transformers.MarianConfig, decoder_vocab_size=96),
-    "blenderbot": _bart(transformers.BlenderbotConfig),
-    "blenderbot-small": _bart(transformers.BlenderbotSmallConfig),
-    "m2m_100": _bart(transformers.M2M100Config),
+    # Published ones scale their embeddings by sqrt(d_model): in the embedding module, or in the stack around it.
+    "mbart": _bart(transformers.MBartConfig, scale_embedding=True),
+    "pegasus": _bart(transformers.PegasusConfig, scale_embedding=True),
+    "marian": _bart(transformers.MarianConfig, scale_embedding=True, decoder_vocab_size=96),
+    "blenderbot": _bart(transformers.BlenderbotConfig, scale_embedding=True),
+    "blenderbot-small": _bart(transformers.BlenderbotSmallConfig, scale_embedding=True),
+    "m2m_100": _bart(transformers.M2M100Config, scale_embedding=True),
     "plbart": _bart(transformers.PLBartConfig),
 }
 GATED = {"t5-gated", "mt5", "umt5"}

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.methods.checks import check_all_used, check_source_name, is_idle
 from hyperpelt.setting_types import check_at_least, check_settings
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
@@ -111,6 +112,8 @@ class Method:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"Method {self.name!r} has two parts named {name!r}; give one another `name`.")
+        for name in self.sources:
+            check_source_name(name)
         for part in self.parts:
             self.source(part.source)
 
@@ -192,10 +195,17 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     made = replace(registered.make(**values), name=name, paper=registered.paper)
     if not source:
         return made
-    changed = made.with_source(Source(type=source, hypernetwork=config or HyperNetworkConfig()), name)
+    drawn = Source(type=source, hypernetwork=config or HyperNetworkConfig())
+    changed = made.with_source(drawn, name)
     if changed.parts == made.parts:
         raise UserError(f"Method {base!r} has no per-task tensors, so there is no {name!r}. Use {base!r}.")
-    return changed
+    for key in values:
+        if is_idle(key, values, registered.make, lambda plain: plain.with_source(drawn, name)):
+            raise UserError(
+                f"Setting {key!r} of method {base!r} says how per-task tensors are made, and {name!r} has none: leave "
+                f"it out, or use {base!r}."
+            )
+    return check_all_used(changed)
 
 
 def _part(index: int, entry: Any) -> Part:
@@ -239,7 +249,7 @@ def get(spec: str | Mapping[str, Any] | Method) -> Method:
     if not isinstance(spec, Mapping):
         raise UserError(f"A method is a name, a mapping with `name` or `parts`, or a Method, got {spec!r}.")
     if "parts" in spec:
-        return method_from_dict(spec)
+        return check_all_used(method_from_dict(spec))
     if "name" not in spec:
         raise UserError(f"A method needs a `name` or `parts`, got the keys {sorted(spec)}.")
     return _named(str(spec["name"]), {key: value for key, value in spec.items() if key != "name"})

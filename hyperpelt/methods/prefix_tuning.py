@@ -1,7 +1,7 @@
 """Prefix-tuning (Li & Liang 2021, arXiv 2101.00190) and prompt tuning (Lester et al. 2021, 2104.08691).
 
     prefix-tuning     = prefix @ attention x per task
-    prefix-tuning-mlp = the same, rows made by an MLP (m = 512) that folds away after training
+    prefix-tuning-mlp = the same, rows made by an MLP (m = 512) that baking a task folds away
     prompt-tuning     = prompt @ embedded encoder input x per task
 
 T5-base, one task: N=10 552,960; N=10, m=512 29,571,072; N=100 76,800. Identity: N = 0. References: `adapters` on BART,

@@ -59,11 +59,12 @@ def vl_hyperpelt(
         description_dropout=description_dropout,
         train_norms=train_norms,
     )
+    prefix_head = {"visual_prefix": Head(shared="kind", hidden=visual_prefix_hidden)} if visual_prefix else {}
     network = HyperNetworkConfig(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,
         hyper_dim=hyper_dim,
-        heads={"visual_prefix": Head(shared="kind", hidden=visual_prefix_hidden), "default": Head(shared="all")},
+        heads={**prefix_head, "default": Head(shared="all")},
         init=init,
     )
     config = VisualHyperConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, network=network)

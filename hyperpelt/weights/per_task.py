@@ -1,4 +1,4 @@
-"""One set of tensors per task, one set for all tasks, and the MLP reparametrisation that folds away.
+"""One set of tensors per task, one set for all tasks, and the MLP reparametrisation that baking folds away.
 
 `PerTask` keeps [T, n, *shape] for each group. `Shared` is the same with T = 1 whatever the task: VL-Adapter's
 "single adapter". With `hidden=m` the tensors of a task are made by an MLP over row embeddings (Li & Liang 2021,
@@ -7,7 +7,6 @@ section 4.3; `adapters` groups by attention kind the same way):
     P = tanh(E W1 + c1) W2 + c2,    E [N, d_e], W1 [d_e, m], W2 [m, all widths of the layers and tensors]
 
 one (E, W1, W2) for each (stack, site) of a part, for the row-wise tensors (prefixes, prompts); others stay flat.
-`fold()` replaces it all by the flat tensors, bit for bit.
 """
 
 from __future__ import annotations
@@ -188,12 +187,3 @@ class Reparametrised(WeightSource):
     def add_task(self, mix: Float[Tensor, " T"]) -> None:
         super().add_task(mix)
         self.flat.num_tasks = self.num_tasks
-
-    @torch.no_grad()
-    def fold(self) -> PerTask:
-        """The same tensors, flat: what remains of the MLP after training. Bit-equal to this source's output."""
-        flat = PerTask(list(self.groups.values()), self.num_tasks)
-        device = next(self.parameters()).device
-        for key, values in self(torch.arange(self.num_tasks, device=device)).items():
-            flat.tensors[safe(key)] = nn.Parameter(values.clone())
-        return flat

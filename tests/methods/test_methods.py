@@ -68,7 +68,9 @@ def test_a_method_survives_json_and_yaml_with_every_setting(name):
 @pytest.mark.parametrize("make", [make_t5, make_bart], ids=["t5", "bart"])
 @pytest.mark.parametrize("name", [*NAMED, *FORMS])
 def test_what_is_counted_is_what_is_trained_and_all_of_it_learns(name, make):
-    spec = {"name": name, **SMALL.get(name.removeprefix("hyper-").removeprefix("shared-"), SMALL.get(name, {}))}
+    widths = SMALL.get(name.removeprefix("hyper-").removeprefix("shared-"), SMALL.get(name, {}))
+    # Where other sources make the tensors, there is no MLP whose width could be set.
+    spec = {"name": name, **{k: v for k, v in widths.items() if name not in FORMS or not k.endswith("hidden")}}
     backbone = make()
     model = TunedModel.build(backbone, method=spec, tasks=["a", "b"])
     assert model.num_trainable() == count_trainable(methods.get(spec), backbone, list_operations(backbone), 2)
@@ -268,6 +270,12 @@ def test_a_name_that_is_taken_is_refused_with_both_owners(stranger):
         ({"name": "lora", "hypernetwork": {}}, r"setting of method 'lora' 'hypernetwork'\. Known: alpha, at, rank"),
         ({"name": "u-tuning", "block": "prefx"}, r"form of u-tuning at block 'prefx'\. Did you mean 'prefix'"),
         ({"name": "u-tuning", "attention": "none", "feed_forward": "none"}, r"use the method 'frozen'"),
+        (
+            {"name": "hyper-lora", "hypernetwork": {"heads": {"lra": {"hidden": 4}}}},
+            r"heads of source 'hypernetwork' 'lra'\. Did you mean 'lora'",
+        ),
+        ({"name": "shared-prefix-tuning-mlp", "hidden": 7}, r"'hidden' of method 'prefix-tuning-mlp'.*leave it out"),
+        ({"name": "hyper-unipelt", "prefix_hidden": 7}, r"'prefix_hidden' of method 'unipelt'.*or use 'unipelt'"),
         ({"rank": 4}, r"needs a `name` or `parts`, got the keys \['rank'\]"),
         (None, r"a Method, got None"),
     ],
@@ -315,6 +323,19 @@ def part(**changes: object) -> dict:
             r"Only the weight source 'per_task' has an MLP",
         ),
         (
+            {**part(source="hypernetwork"), "sources": {"hypernetwrk": {"type": "hypernetwork"}}},
+            r"No part of method 'composition' uses the source 'hypernetwrk': its parts use hypernetwork",
+        ),
+        (
+            {
+                **part(source="net"),
+                "sources": {"net": {"type": "hypernetwork", "heads": {"lorra": {"hidden": 4}}}},
+            },
+            r"heads of source 'net' 'lorra'\. Did you mean 'lora'",
+        ),
+        ({**part(source="values"), "sources": {"values": {"type": "shared"}}}, r"source's name .* got 'values'"),
+        ({**part(source="my.net"), "sources": {"my.net": {"type": "shared"}}}, r"source's name .* got 'my\.net'"),
+        (
             {**part(), "unfreeze": ["encoder.nothing.*"]},
             r"unfreezes 'encoder\.nothing\.\*', which matches no parameter",
         ),
@@ -334,3 +355,7 @@ def test_tasks_are_named_once_each():
         model.task_id("glue/rta")
     with pytest.raises(UserError, match="Give `task_ids`: this model knows 2 tasks"):
         model(**rows())
+
+
+def test_a_single_task_need_not_be_in_a_list():
+    assert TunedModel.build(make_t5(), method="lora", tasks="my/abc").tasks == ("my/abc",)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import make_bart, make_t5
 from support import METHODS, batch, small, tuned
+
+from hyperpelt.errors import UserError
+from hyperpelt.model import TunedModel
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -111,3 +115,36 @@ def test_candidates_scored_together_equal_forward_losses(backbone, method):
             rows["input_ids"][owners], rows["attention_mask"][owners], candidates, rows["task_ids"][owners]
         ).row_loss
     torch.testing.assert_close(scored, -each, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tasks", [["a", "b", "c"], ["a"]], ids=len)
+@pytest.mark.parametrize("method", ["lora", small("hyperpelt")], ids=["lora", "hyperpelt"])
+def test_task_ids_that_fit_no_row_or_no_task_are_refused(tasks, method):
+    model, rows = TunedModel.build(make_bart(), method=method, tasks=tasks).eval(), batch()
+    inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+    for given, words in (
+        (torch.zeros(2, dtype=torch.long), r"one task id for each of 4 rows, got \[2\]"),
+        (torch.zeros(4, 1, dtype=torch.long), r"got \[4, 1\]"),
+        (torch.tensor([0, 0, 0, len(tasks)]), rf"task ids from 0 to {len(tasks) - 1}, got"),
+        (torch.tensor([0, -1, 0, 0]), "task ids from 0"),
+    ):
+        with pytest.raises(UserError, match=words):
+            model(**inputs, labels=rows["labels"], task_ids=given)
+        with pytest.raises(UserError, match=words):
+            model.generate(rows["input_ids"], task_ids=given, max_new_tokens=2)
+
+
+def test_texts_come_in_lists_which_may_be_empty(tiny_tokenizer):
+    model = TunedModel.build(make_t5(), method="lora", tasks=["a"], tokenizer=tiny_tokenizer).eval()
+    assert model.generate([], task="a") == []
+    assert model.score([], ["yes", "no"], task="a") == []
+    assert len(model.score(["good"], ["yes", "no"], task="a")[0]) == 2
+    for call, words in (
+        (lambda: model.score("good", ["yes", "no"], task="a"), "score takes a list of texts"),
+        (lambda: model.score(["good"], "yes", task="a"), "score takes a list of choices"),
+        (lambda: model.score(["good"], [], task="a"), "1 inputs but 0 lists of choices"),
+        (lambda: model.score(["good"], [[]], task="a"), "at least one choice"),
+        (lambda: model.generate("good", task="a"), "generate takes a list of texts"),
+    ):
+        with pytest.raises(UserError, match=words):
+            call()

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from small_models import make_bart, make_t5
 from support import TASKS, batch, disturb, small
 
+from hyperpelt import saving
 from hyperpelt.errors import UserError
 from hyperpelt.export import bake
 from hyperpelt.model import TunedModel
@@ -104,9 +105,6 @@ def test_cut_configuration_is_refused(run):
 
 
 def test_a_killed_write_leaves_the_old_model_whole(run, monkeypatch):
-
-    from hyperpelt import saving
-
     model = TunedModel.from_pretrained(run)
     disturb(model)
 
@@ -139,3 +137,43 @@ def test_others_may_read_what_was_saved(run):
     os.umask(umask)
     for name in ("config.json", "model.safetensors"):
         assert (run / name).stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_backbone_that_was_loaded_before_serves_as_one_that_is_named(tmp_path):
+    backbone = saved_backbone(tmp_path, "t5")
+    TunedModel.build(backbone, method="lora", tasks=TASKS).save_pretrained(tmp_path / "run")
+    loaded = TunedModel.from_pretrained(tmp_path / "run", backbone=make_t5(seed=4), dtype=torch.bfloat16)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.tokenizer is not None
+    assert loaded.tokenizer.get_vocab() == TunedModel.from_pretrained(tmp_path / "run").tokenizer.get_vocab()
+    half, object_ = make_t5(seed=4).half(), make_t5(seed=4)
+    with pytest.raises(UserError, match="overflow"):
+        TunedModel.from_pretrained(tmp_path / "run", backbone=half)
+    with pytest.raises(UserError, match="overflow"):
+        TunedModel.from_pretrained(tmp_path / "run", backbone=object_, dtype=torch.float16)
+    assert object_.dtype == torch.float32, "what is refused is left as it was"
+
+
+def test_a_tokenizer_that_is_not_at_hand_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.socket", None)
+    backbone = make_t5(seed=4)
+    backbone.name_or_path = "nobody/keeps-this"
+    TunedModel.build(backbone, method="lora", tasks=TASKS).save_pretrained(tmp_path)
+    assert TunedModel.from_pretrained(tmp_path, backbone=make_t5(seed=4)).tokenizer is None
+
+
+def test_what_stays_frozen_beside_trained_parameters_is_checked(tmp_path):
+    method = {"name": "norms", "parts": [], "unfreeze": ["*layer_norm*"]}
+    model = TunedModel.build(make_t5(), method=method, tasks=TASKS)
+    disturb(model)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        loaded = TunedModel.from_pretrained(tmp_path, backbone=make_t5())
+        assert torch.equal(loaded(**batch()).logits, model.eval()(**batch()).logits)
+    with pytest.raises(UserError, match="other weights"):
+        TunedModel.from_pretrained(tmp_path, backbone=make_t5(seed=77))
+    # Older files say nothing of it.
+    config = json.loads((tmp_path / "config.json").read_text()) | {"backbone_weights": None}
+    config["config_sha256"] = saving._hash(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    TunedModel.from_pretrained(tmp_path, backbone=make_t5(seed=77))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comparison import BACKBONES, assert_agrees, make_batch, make_rough, make_tuned, tensors_of
 from reference_backbones import Reference, linear, softmax
+from small_models import make_bart, make_t5
 from torch import Tensor
 
 from hyperpelt.backbones import load_backbone, load_tokenizer
@@ -153,3 +154,19 @@ def test_a_long_quiet_prefix_hardly_disturbs_a_real_backbone():
         with torch.no_grad():
             losses[init] = float(model(**{n: batch[n] for n in ("input_ids", "attention_mask")}, labels=labels).loss)
     assert losses["quiet"] - losses["nothing"] < 0.5 * (losses["activations"] - losses["nothing"]), losses
+
+
+@pytest.mark.parametrize("make", [make_t5, make_bart], ids=["t5", "bart"])
+def test_prefixes_train_under_autocast(make):
+    """The backbone's keys are bfloat16 there, its own dtype is not."""
+    rates = {"dropout_rate": 0.1} if make is make_t5 else {"dropout": 0.1, "attention_dropout": 0.1}
+    model = TunedModel.build(make(**rates), method={"name": "prefix-tuning", "prefix_length": 3}, tasks=["a"]).train()
+    ids, found = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]]), []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(ids, (ids != 0).long(), ids).loss
+        loss.backward()
+        found.append(torch.cat([p.grad.flatten() for _, p in model.trainable_parameters()]))
+        model.zero_grad()
+    assert torch.cosine_similarity(*found, dim=0) > 0.95

@@ -11,6 +11,7 @@ from reference_backbones import Reference
 from small_models import make_bart, make_t5
 
 from hyperpelt.calibration import LENGTH, ROWS, TARGET_LENGTH
+from hyperpelt.export import bake
 from hyperpelt.model import TunedModel
 from hyperpelt.operations import list_operations
 from hyperpelt.weights import PerTask
@@ -115,27 +116,14 @@ def test_mlp_makes_row_wise_tensors_only_one_network_a_kind_of_attention():
     }
 
 
-def test_folding_the_mlp_away_changes_no_bit():
-    source = mlp().sources["prefix_mlp"]
-    flat = source.fold()
-    assert isinstance(flat, PerTask)
-    for tasks in ([0, 1, 2], [2, 0], [1]):
-        made, kept = source(torch.tensor(tasks)), flat(torch.tensor(tasks))
-        assert made.keys() == kept.keys()
-        for key in made:
-            if len(tasks) == 3:
-                assert torch.equal(made[key], kept[key]), key
-            # Fewer tasks are a smaller matrix product, which may round otherwise.
-            torch.testing.assert_close(made[key], kept[key], rtol=1e-5, atol=1e-6, msg=key)
-
-
-def test_a_folded_prefix_gives_the_models_logits():
-    model = mlp("a")
-    ids = torch.tensor([[5, 6, 2], [7, 8, 2]])
+def test_baking_folds_the_mlp_away_and_changes_no_bit():
+    model = mlp().eval()
+    baked = bake(model, "b")
+    assert isinstance(baked.sources["baked"], PerTask)
+    assert len(baked.sources) == 1
+    ids, tasks = torch.tensor([[5, 6, 2], [7, 8, 2]]), torch.tensor([1, 1])
     with torch.no_grad():
-        before = model(ids, labels=ids).logits
-        model.sources["prefix_mlp"] = model.sources["prefix_mlp"].fold()
-        assert torch.equal(model(ids, labels=ids).logits, before)
+        assert torch.equal(baked(ids, labels=ids).logits, model(ids, labels=ids, task_ids=tasks).logits)
 
 
 # Starting like real rows
