@@ -97,6 +97,8 @@ def run(arguments: Sequence[str]) -> int:
         # The reader of our output (`| head`) has gone: nothing is left to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # of a file or the network; a mistake in a name, a full disk, no permission
+        return _failed(_of_the_system(error), AT_FAULT, debug)
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
         return _failed(f"this is a defect of hyperpelt: {type(error).__name__}: {error}{hint}", DEFECT, debug)
@@ -107,6 +109,12 @@ def _failed(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     print(f"hyperpelt: {message}", file=sys.stderr)
     return status
+
+
+def _of_the_system(error: OSError) -> str:
+    if error.filename is None or error.strerror is None:
+        return f"{error or type(error).__name__} (what this command reads or writes could not be reached)."
+    return f"Cannot use {error.filename}: {error.strerror}. Name another place, or make this one usable."
 
 
 def _help_of(error: Exception) -> str:

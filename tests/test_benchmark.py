@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -36,6 +38,22 @@ def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter()
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
     assert "--adapters PYTHON" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["step", "--shape", "t5-tiniest"], "Did you mean 't5-tiny'"),
+        (["scale", "--counts", "a"], "--counts are numbers of tasks"),
+        (["start", "--repeats", "0"], "--repeats"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, said):
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_scale_adds_only_embeddings_as_the_tasks_grow():

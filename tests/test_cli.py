@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -89,8 +90,8 @@ SURFACE = {
     "tasks show": LISTS | DATA | {"name", "--rows"},
     "tasks check": LISTS | DATA | {"names", "--backbone", "--max-source-length", "--max-target-length", "--limit"},
     "tasks new": LISTS | {"name", "--folder"},
-    "methods list": LISTS | {"--backbone", "--num-tasks"},
-    "methods show": LISTS | {"name", "--backbone", "--num-tasks"},
+    "methods list": LISTS | {"--backbone", "--num-tasks", "--plugin"},
+    "methods show": LISTS | {"name", "--backbone", "--num-tasks", "--plugin"},
     "features build": LISTS
     | DATA
     | {
@@ -279,6 +280,28 @@ def test_evaluate_prints_a_table_for_people_and_writes_json_when_asked(run, shel
     assert content["tasks"]["toy/mood"]["rows"] == content["limit"] == 3
 
 
+def test_evaluate_makes_the_place_of_its_output_before_it_measures(run, shell, tmp_path, monkeypatch):
+    output = tmp_path / "new" / "deep" / "out.json"
+    arguments = ("evaluate", run, "--tasks", "toy/mood", "--limit", 2, "--output")
+    assert shell(*arguments, output)[0] == 0
+    assert json.loads(output.read_text())["limit"] == 2
+    monkeypatch.setattr("hyperpelt.evaluation.evaluate", None)  # nothing is measured in vain
+    assert "it is a folder" in shell.fails(*arguments, tmp_path)
+    assert "out.json: File exists" in shell.fails(*arguments, output / "out.json")
+
+
+def test_what_the_system_refuses_is_the_users_to_mend(run, shell, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "inside"
+    for command in (
+        ("report", run, "--output", place),
+        ("export", run, "--task", "toy/mood", "--output", place),
+        ("tasks", "new", "my-tasks", "--folder", place),
+        ("geometry", run, "--output", place, "--cpu"),
+    ):
+        assert "file" in shell.fails(*command), command
+
+
 def test_train_keys_and_json(shell, tmp_path):
     keys = {row["key"]: row for row in shell.json("train", "--keys")}
     assert keys["output_dir"]["required"]
@@ -325,6 +348,52 @@ def test_predict_reports_bytes_that_are_no_text_and_files_that_are_not_there(run
     assert "answer" in json.loads(out.splitlines()[1])
     assert "rows.txt" in shell.fails("predict", run, tmp_path / "rows.txt", "--task", "toy/mood")
     assert "toy/mood" in shell.fails("predict", run, "--task", "toy/mod", stdin="x\n")
+
+
+def test_a_line_that_no_text_can_hold_is_its_own_error_alone(run, shell):
+    odd = ['{"text": "half \\ud800"}', f'{{"text": {"9" * 5000}}}', '{"text": ' + "[" * 100_000, '{"\\ud800": 1}']
+    status, out, _ = shell("predict", run, "--task", "toy/mood", stdin="\n".join(["good", *odd, "bad"]) + "\n")
+    assert status == 2
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer.get("line") for answer in answers] == [None, 2, 3, 4, 5, None]
+    assert "half a character" in answers[1]["error"]
+    assert {"answer", "probabilities"} == set(answers[0]) == set(answers[-1])
+
+
+def test_a_byte_order_mark_is_no_text(run, shell):
+    row = '{"text": "good maybe"}\n'
+    assert shell("predict", run, "--task", "toy/mood", stdin="\ufeff" + row) == shell(
+        "predict", run, "--task", "toy/mood", stdin=row
+    )
+
+
+def test_only_what_a_person_types_is_answered_line_by_line(run, shell, tmp_path, monkeypatch):
+    from hyperpelt import evaluation
+
+    (tmp_path / "rows.txt").write_text("good\nbad\nmaybe\n")
+    sizes, predict = [], evaluation.predict
+
+    def counted(model, task, rows, **how):
+        sizes.append(len(rows))
+        return predict(model, task, rows, **how)
+
+    monkeypatch.setattr(evaluation, "predict", counted)
+    monkeypatch.setattr("hyperpelt.commands.predict.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
+    assert shell("predict", run, tmp_path / "rows.txt", "--task", "toy/mood")[0] == 0
+    assert sizes == [3]
+
+
+def test_an_export_never_takes_the_place_of_a_run(copy, run, shell, tmp_path):
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    alias = tmp_path / "alias"
+    alias.symlink_to(copy)
+    for form in ("baked", "merged", "peft"):
+        arguments = ("--task", "toy/mood", "--to", form, "--output")
+        assert "is the run that is read" in shell.fails("export", copy, *arguments, alias)
+        assert "holds a model that is no export" in shell.fails("export", run, *arguments, copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
+    for _ in range(2):  # an export may be made anew
+        assert shell("export", run, "--task", "toy/mood", "--output", tmp_path / "baked")[0] == 0
 
 
 def test_predict_answers_a_baked_export_alike(run, shell, tmp_path):
@@ -392,6 +461,27 @@ def test_tasks_new_writes_a_plugin(shell, tmp_path):
     assert "not an empty folder" in shell.fails("tasks", "new", "my-tasks", "--folder", tmp_path / "mine")
 
 
+@pytest.mark.parametrize("name", ["class", "json", "hyperpelt", "hyperpelt-tasks"])
+def test_tasks_new_refuses_names_that_python_or_hyperpelt_has(shell, tmp_path, name):
+    assert "name the plugin otherwise" in shell.fails("tasks", "new", name, "--folder", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_flags_are_no_yaml(run, shell, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hyperpelt.training.train", lambda config: seen.append(config) or sys.exit(0))
+    root = tmp_path / "data #1"
+    root.mkdir()
+    with pytest.raises(SystemExit):
+        shell("train", "tasks=toy/mood", "output_dir=x", "--data-root", root)
+    shutil.copytree(run, tmp_path / "123")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        shell("train", "--add", "toy/mood", "--from", "123")
+    assert seen[0].data_root == str(root)
+    assert seen[1].from_run == str(tmp_path / "123")
+
+
 def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, shell, tmp_path):
     shutil.copy(run.parent / "t5" / "config.json", tmp_path)
     rows = shell.json("methods", "list", "--backbone", tmp_path, "--num-tasks", 2)
@@ -402,6 +492,8 @@ def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, sh
     assert found["hyperpelt"]["trainable"] == built.num_trainable()
     shown = shell.json("methods", "show", "hyper-lora", "--backbone", tmp_path)
     assert shown["parts"][0]["source"] == "hypernetwork"
+    assert shown["parameters"]["rank"] == 8
+    assert shown["parameters"]["hypernetwork"]["hidden_dim"] == 128
     status, out, _ = shell("methods", "show", "hyperpelt", "--backbone", tmp_path)
     assert status == 0
     assert "prefix_length: 49" in out
@@ -435,7 +527,7 @@ def test_mistakes_in_a_run_are_named(run, shell, tmp_path):
     ("old", "new", "said"),
     [
         ("row['text']", "row['txt']", r"mine/colours.*row 0.*'txt'"),
-        ('"label": i % 2', '"label": i % 3', r"mine/colours.*row 2.*label 2"),
+        ('"label": i % 2', '"label": i % 3', r"mine/colours.*row \d+.*label 2"),
         ("range(start, start + 10)", "()", r"mine/colours.*empty"),
     ],
 )

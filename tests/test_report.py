@@ -119,6 +119,49 @@ def test_runs_that_differ_in_more_than_the_seed_stand_apart(tmp_path):
     assert page.text.count("narrow") >= 3
 
 
+@pytest.mark.parametrize("change", ["settings", "limit", "split", "normalisation", "tasks"])
+def test_runs_with_different_seeds_are_repetitions_only_if_all_else_is_equal(tmp_path, change):
+    for seed, name in enumerate(("first", "second")):
+        write_run(tmp_path / name, seed=seed)
+    path = tmp_path / "second" / "results.json"
+    content = json.loads(path.read_text())
+    if change == "settings":
+        with (tmp_path / "second" / "run.yaml").open("a") as file:
+            file.write("learning_rate: 0.5\n")
+    elif change == "tasks":
+        content["tasks"].pop("glue/sst2")
+    else:
+        content[change] = {"limit": 3, "split": "validation", "normalisation": "token"}[change]
+    path.write_text(json.dumps(content))
+    text = report.write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf8")
+    assert "(n=2)" not in text
+    rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", line) for line in text.splitlines()]
+    assert ["task", "majority", "first", "second"] in rows
+
+
+def test_repetitions_may_lie_in_other_places(tmp_path):
+    for seed, name in enumerate(("first", "second")):
+        with (write_run(tmp_path / name, seed=seed) / "run.yaml").open("a") as file:
+            file.write(f"output_dir: {tmp_path / name}\ndata_root: {tmp_path / name}\n")
+    write_run(tmp_path / "third", method="lora")
+    assert "hyperpelt (n=2)" in report.write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf8")
+
+
+def test_the_transfer_of_a_shipped_run_is_found_where_it_was_written(tmp_path, monkeypatch):
+    from hyperpelt import shipped
+    from hyperpelt.transfer.summary import summarise
+
+    cell = {"task": "a", "shots": 4, "seed": 0, "adapt": "lora", "start": "", "score": 50.0, "trainable": 9}
+    settings = {"split": "test", "seeds": [0], "steps": 3, "batch_size": 4, "loss": "lm", "choose": "last"}
+    monkeypatch.chdir(tmp_path)
+    folder = shipped.place_for("mini-bart-tabletop") / "transfer"
+    folder.mkdir(parents=True)
+    content = {"summary": summarise([cell], {"a": 40.0}), "settings": settings, "notes": []}
+    (folder / "summary.json").write_text(json.dumps(content))
+    path = report.write_report([shipped.folder_of("mini-bart-tabletop")], tmp_path / "report.html")
+    assert "Transfer to tasks that were not trained" in path.read_text(encoding="utf8")
+
+
 def test_a_run_that_has_not_finished_shows_its_curves(tmp_path):
     run = write_run(tmp_path / "run", finished=False)
     page = Page(report.write_report([run], tmp_path / "report.html").read_text(encoding="utf8"))

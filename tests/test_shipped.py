@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from small_runs import forget_tasks, write_run
 from hyperpelt import TunedModel, evaluate, shipped, train
 from hyperpelt.commands import common
 from hyperpelt.config import load_run
+from hyperpelt.errors import UserError
 from hyperpelt.transfer.settings import build
 
 ROOT = Path(__file__).parents[1]
@@ -49,16 +51,36 @@ def test_what_is_made_of_a_run_lies_beside_it_unless_it_is_shared(tmp_path, monk
 
 def test_a_run_becomes_a_shipped_one(tmp_path, tiny_tokenizer, monkeypatch):
     monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
-    train(load_run(None, [*write_run(tmp_path, tiny_tokenizer), "max_steps=2"]), progress=False)
+    train(load_run(None, [*write_run(tmp_path, tiny_tokenizer), "backbone=mini-bart", "max_steps=2"]), progress=False)
     forget_tasks()
     command = [sys.executable, str(ROOT / "scripts" / "ship"), str(tmp_path / "run"), "small"]
     refused = subprocess.run([*command, "--target", str(tmp_path)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "plugins" in refused.stderr
     settings = tmp_path / "run" / "run.yaml"
-    settings.write_text(yaml.safe_dump({**yaml.safe_load(settings.read_text(encoding="utf8")), "plugins": []}))
+    changed = yaml.safe_load(settings.read_text(encoding="utf8")) | {"from_run": str(tmp_path / "run")}
+    changed.pop("plugins")
+    settings.write_text(yaml.safe_dump(changed))
     subprocess.run([*command, "--target", str(tmp_path)], check=True, capture_output=True)
+    ship = runpy.run_path(command[1])["ship"]
+    with pytest.raises(UserError, match="--force"):
+        ship(tmp_path / "run", "small", tmp_path)
+    (tmp_path / "small" / "README.md").write_text("a card")
+    ship(tmp_path / "run", "small", tmp_path, force=True)
+    assert (tmp_path / "small" / "README.md").read_text() == "a card"
     own, copy = TunedModel.from_pretrained(tmp_path / "run"), TunedModel.from_pretrained(tmp_path / "small")
     for name, tensor in copy.method_state().items():
         torch.testing.assert_close(tensor, own.method_state()[name].half().float(), atol=0, rtol=0)
-    assert str(tmp_path / "run") not in (tmp_path / "small" / "run.yaml").read_text(encoding="utf8")
+    assert str(tmp_path) not in (tmp_path / "small" / "run.yaml").read_text(encoding="utf8")
+
+
+def test_what_stands_on_a_folder_of_this_machine_is_not_shipped(tmp_path, tiny_t5):
+    tiny_t5.save_pretrained(tmp_path / "t5")
+    model = TunedModel.build(tiny_t5, method="lora", tasks=["a"])
+    model.backbone_name = str(tmp_path / "t5")
+    model.save_pretrained(tmp_path / "run")
+    for name in ("run.yaml", "results.json"):
+        (tmp_path / "run" / name).write_text("{}")
+    with pytest.raises(UserError, match=r"stands on the backbone in the folder .*t5"):
+        runpy.run_path(str(ROOT / "scripts" / "ship"))["ship"](tmp_path / "run", "small", tmp_path)
+    assert not (tmp_path / "small").exists()

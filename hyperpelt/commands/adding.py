@@ -12,8 +12,10 @@ from hyperpelt.errors import UserError
 STEPS = 300
 
 
-def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """(the other run's settings, `key=value` pairs in their place); (None, []) where nothing is added.
+def settings_of(
+    tasks: list[str] | None, run: str | None, arguments: list[str]
+) -> tuple[Path | None, list[tuple[str, Any]]]:
+    """(the other run's settings, pairs of key and value in their place); (None, []) where nothing is added.
 
     What the user writes comes after these and wins. Raises UserError if one of --add and --from is missing.
     """
@@ -28,11 +30,11 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     folder = local_folder(run)
     names = common.named_tasks(tasks)
     changes = {
-        "tasks": ",".join(names),
-        "from_run": folder,
+        "tasks": names,
+        "from_run": str(folder),
         "output_dir": f"{place_for(run)}+{'+'.join(name.replace('/', '-') for name in names)}",
-        "overwrite": "false",
-        "resume": "false",
+        "overwrite": False,
+        "resume": False,
         "weight_decay": 0,
         "metric_for_best": "average",
         "mixing.strategy": "temperature",
@@ -41,7 +43,7 @@ def settings_of(tasks: list[str] | None, run: str | None, arguments: list[str]) 
     if any(source["type"] == "hypernetwork" for source in read_config(folder)["method"]["sources"].values()):
         changes["learning_rate"] = RATES["embedding"]
     path = folder / "run.yaml"
-    return path if path.is_file() else None, [f"{key}={value}" for key, value in _kept(changes, arguments)]
+    return path if path.is_file() else None, _kept(changes, arguments)
 
 
 def _kept(changes: dict[str, Any], arguments: list[str]) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -88,6 +89,24 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
+def writable(path: Path) -> Path:
+    """A file that can be written when hours of work are done: its folder is made now.
+
+    Raises UserError if it is a folder, or cannot be written.
+    """
+    from hyperpelt.errors import UserError
+
+    if path.is_dir():
+        raise UserError(f"Cannot write {path}: it is a folder; name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"Cannot write {path}: {problem.strerror} ({problem.filename}).") from None
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"Cannot write {path}: permission denied.")
+    return path
+
+
 def print_json(content: Any) -> None:
     """JSON on stdout; nan and infinities, which JSON lacks, become null."""
     print(json.dumps(_finite(content), indent=2, ensure_ascii=False))
@@ -133,6 +152,12 @@ def load_named_plugins(plugins: Iterable[str] | None) -> None:
 
     for plugin in plugins or ():
         tasks.load_plugin(plugin)
+
+
+def load_plugins_of(run: str) -> None:
+    """Load what a run was trained with: its tasks, and tuners that its method may be made of."""
+    settings = settings_of(run)
+    load_named_plugins(settings.plugins if settings else ())
 
 
 def settings_of(run: str) -> RunConfig | None:

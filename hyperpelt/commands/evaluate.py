@@ -62,6 +62,8 @@ def evaluate(
         from hyperpelt.evaluation import evaluate as measure
         from hyperpelt.training.distributed import start_processes
 
+        if output is not None:
+            common.writable(output)
         processes = start_processes()
         model, settings = load(run, plugin, processes.device)
         results = measure(

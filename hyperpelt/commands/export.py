@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hyperpelt.commands import common
+from hyperpelt.errors import UserError
 
 
 class Form(StrEnum):
@@ -42,6 +43,9 @@ def export(
         from hyperpelt.model import TunedModel
         from hyperpelt.shipped import place_for
 
+        if output is not None:
+            _check_place(output, run)
+        common.load_plugins_of(run)
         common.quiet_transformers()
         model = TunedModel.from_pretrained(run)
         folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
@@ -54,3 +58,21 @@ def export(
         common.print_json({"task": task, "form": to.value, "folder": str(folder)})
     else:
         print(folder)
+
+
+def _check_place(output: Path, run: str) -> None:
+    """UserError if writing there would destroy the run that is read, or another model that is no export."""
+    from hyperpelt.saving import CONFIG, local_folder, read_config
+
+    if output.resolve() == Path(local_folder(run)).resolve():
+        raise UserError(
+            f"--output {output} is the run that is read: an export there would destroy it; name another one."
+        )
+    if not (output / CONFIG).is_file():
+        return
+    try:
+        exported = str(read_config(output)["method"]["name"]).startswith("baked-")
+    except UserError:  # a model of another library, or damaged
+        exported = False
+    if not exported:
+        raise UserError(f"--output {output} holds a model that is no export ({output / CONFIG}): name another folder.")

@@ -23,6 +23,7 @@ NumTasks = Annotated[int, typer.Option("--num-tasks", min=1, help="Tasks trained
 def list_methods(
     backbone: Backbone = "mini-bart",
     num_tasks: NumTasks = 8,
+    plugin: common.Plugins = None,
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -31,6 +32,7 @@ def list_methods(
     Each method whose tensors are per task also exists as hyper-NAME (made by a hypernetwork) and shared-NAME.
     """
     with common.stdout_for_json(as_json):
+        common.load_named_plugins(plugin)
         rows = _rows(backbone, num_tasks)
     if as_json:
         common.print_json(rows)
@@ -61,6 +63,7 @@ def show_method(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A method, such as hyperpelt or hyper-lora.")],
     backbone: Backbone = "mini-bart",
     num_tasks: NumTasks = 8,
+    plugin: common.Plugins = None,
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -68,6 +71,7 @@ def show_method(
     with common.stdout_for_json(as_json):
         from hyperpelt import methods
 
+        common.load_named_plugins(plugin)
         row = methods.describe(name, backbone=backbone, num_tasks=num_tasks)
         row["parts"] = list(methods.describe_parts(methods.get(name)))
         row["unfreeze"] = list(methods.get(name).unfreeze)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import sys
@@ -55,7 +56,8 @@ def predict(
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
     how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}
     num_bad = 0
-    for lines in _chunks(_lines(file)):
+    from_terminal = _is_stdin(file) and sys.stdin.isatty()
+    for lines in _chunks(_lines(file), 1 if from_terminal else CHUNK):
         read = [_read(line, definition, allow_urls) for line in lines]
         good = [line.example for line in read if line.example is not None]
         answers = iter(evaluation.predict(model, definition, good, **how) if good else [])
@@ -78,9 +80,13 @@ class Line:
     error: str = ""
 
 
+def _is_stdin(file: Path | None) -> bool:
+    return file is None or str(file) == "-"
+
+
 def _lines(file: Path | None) -> Iterator[tuple[int, bytes]]:
     """(number, content) of every line that is not blank."""
-    if file is None or str(file) == "-":
+    if file is None or _is_stdin(file):
         yield from _numbered(sys.stdin.buffer)
         return
     try:
@@ -91,12 +97,13 @@ def _lines(file: Path | None) -> Iterator[tuple[int, bytes]]:
 
 
 def _numbered(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    return ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+    """The lines that are not blank; a byte order mark, as Windows writes it, is no text."""
+    lines = ((number, line.removeprefix(codecs.BOM_UTF8)) for number, line in enumerate(stream, 1))
+    return ((number, line) for number, line in lines if line.strip())
 
 
-def _chunks(lines: Iterator[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
-    """Up to CHUNK lines together; a person who types gets an answer to each line."""
-    size = 1 if sys.stdin.isatty() else CHUNK
+def _chunks(lines: Iterator[tuple[int, bytes]], size: int) -> Iterator[list[tuple[int, bytes]]]:
+    """Up to `size` lines together; a person who types gets an answer to each line."""
     chunk: list[tuple[int, bytes]] = []
     for line in lines:
         chunk.append(line)
@@ -111,11 +118,12 @@ def _read(line: tuple[int, bytes], task: Task, allow_urls: bool) -> Line:
     number, content = line
     try:
         example = _example(content.decode("utf8").strip(), task)
+        _check_text(example)
         return Line(number, _with_images(example, allow_urls) if example.images else example)
     except UnicodeDecodeError as problem:
         return Line(number, None, f"expected UTF-8 text: {problem.reason} at byte {problem.start}")
-    except UserError as problem:
-        return Line(number, None, str(problem))
+    except UserError as problem:  # which may quote the half characters of the line
+        return Line(number, None, str(problem).encode("utf8", "backslashreplace").decode("utf8"))
 
 
 def _example(text: str, task: Task) -> Example:
@@ -124,11 +132,23 @@ def _example(text: str, task: Task) -> Example:
             row = json.loads(text)
         except json.JSONDecodeError as problem:
             raise UserError(f"expected a JSON object: {problem.msg} at column {problem.colno}") from None
+        except (ValueError, RecursionError) as problem:  # a number of thousands of digits, thousands of brackets
+            raise UserError(f"expected a JSON object that can be read: {problem}") from None
         return task.example(row, answered=False)
     column = text_column(task)
     if column is not None:
         return task.example({column: text}, answered=False)
     return _rendered(text, task)
+
+
+def _check_text(example: Example) -> None:
+    """JSON can write half a character ("\\ud800"), which is no text that could be tokenised: its line's error alone."""
+    for text in (example.input, *(example.choices or ())):
+        try:
+            text.encode("utf8")
+        except UnicodeEncodeError as problem:
+            found = problem.object[problem.start : problem.end]
+            raise UserError(f"expected text, got half a character ({found!a})") from None
 
 
 def _with_images(example: Example, allow_urls: bool) -> Example:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,6 +151,7 @@ def new_task(
     """Write a task plugin that works as it stands, with data and a test, to change line by line."""
     from hyperpelt.tasks.skeleton import new_plugin
 
+    _check_package(name.replace("-", "_"))
     folder = folder or Path(name)
     with common.stdout_for_json(as_json):
         files = new_plugin(folder, name)
@@ -158,3 +161,14 @@ def new_task(
     for path in files:
         print(f"wrote {path}")
     print(f"\nTry it: pip install -e {folder} && hyperpelt tasks list")
+
+
+def _check_package(package: str) -> None:
+    """UserError for a name that Python or hyperpelt has already: the plugin's package could not be imported."""
+    kinds = (
+        ("a word of Python's syntax", keyword.kwlist),
+        ("a module of Python's standard library", sys.stdlib_module_names),
+        ("a package of hyperpelt's", ("hyperpelt", "hyperpelt_tasks")),
+    )
+    for taken in (kind for kind, names in kinds if package in names):
+        raise UserError(f"{package!r} is {taken}: name the plugin otherwise, such as my-{package.replace('_', '-')}.")

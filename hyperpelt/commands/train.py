@@ -61,7 +61,7 @@ def train(
         common.quiet_transformers()
         # run.yaml is read again from other folders: what the flags name is kept by its full path.
         base, added = adding.settings_of(add, source, arguments)
-        options = [*added, *arguments, *([f"data_root={data_root.resolve()}"] if data_root else [])]
+        options = [*added, *arguments, *([("data_root", str(data_root.resolve()))] if data_root else [])]
         config = load_run(path or base, options)
         if plugin:
             named = [str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin]

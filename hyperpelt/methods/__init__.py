@@ -56,7 +56,6 @@ def describe(
     trainable = count_trainable(chosen, model, operations, num_tasks)
     total = sum(p.numel() for p in model.parameters())
     touched = {op.name for part in chosen.parts for op in select(operations, part.at)}
-    known = {name for name in names() if name == chosen.name}
     return {
         "name": chosen.name,
         "trainable": trainable,
@@ -65,5 +64,5 @@ def describe(
         "source": "+".join(dict.fromkeys(chosen.source(part.source).type for part in chosen.parts)) or "backbone",
         "operations": len(touched) if chosen.parts else len(operations) if chosen.unfreeze else 0,
         "paper": chosen.paper,
-        "parameters": settings(chosen.name) if known else {},
+        "parameters": settings(chosen.name),
     }

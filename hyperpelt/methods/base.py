@@ -171,9 +171,13 @@ def names() -> list[str]:
 
 
 def settings(name: str) -> dict[str, Any]:
-    """The keyword parameters of a named method with their defaults."""
-    registered = _METHODS[_known(name)[0]]
-    return {key: parameter.default for key, parameter in inspect.signature(registered.make).parameters.items()}
+    """The settings of a named method with their defaults, of `hyper-NAME` also `hypernetwork`; none of others."""
+    try:
+        base, source = _known(name)
+    except UserError:
+        return {}
+    found = {key: parameter.default for key, parameter in inspect.signature(_METHODS[base].make).parameters.items()}
+    return found | ({"hypernetwork": HyperNetworkConfig().to_dict()} if source == "hypernetwork" else {})
 
 
 def _known(name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.report.transfer import sections as transfer_sections
 from hyperpelt.results import Results, joined, mean
+from hyperpelt.shipped import RUNS, place_for
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
@@ -107,9 +108,15 @@ def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
         text = "Cosine similarity of the tasks as the hypernetwork reads them."
         yield picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
         yield f'<p class="note">{text}</p>'
-    yield from transfer_sections(run.folder / "transfer")
+    yield from transfer_sections(_transfer_of(run.folder))
     if run.settings:
         yield f"<details><summary>Settings (run.yaml)</summary><pre>{escape(run.settings)}</pre></details>"
+
+
+def _transfer_of(folder: Path) -> Path:
+    """Where `hyperpelt transfer` writes by default; what is made of a shipped run does not lie inside the library."""
+    shipped = folder.resolve().parent == RUNS.resolve()
+    return (place_for(folder.name) if shipped else folder) / "transfer"
 
 
 def _results_table(results: Results) -> str:
@@ -154,7 +161,10 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
 
 
 def _grouped(runs: Sequence[RunRecord]) -> dict[str, list[Results]]:
-    """Finished runs by method, and backbone where it differs; runs that differ in their seed alone stand together."""
+    """Finished runs by method, and backbone where it differs; runs that differ in their seed alone stand together.
+
+    Runs of one method that differ in anything else (settings, tasks, what was measured) stand by their own names.
+    """
     done = [(run, run.results) for run in runs if run.results is not None]
     several = len({results.model.get("backbone") for _, results in done}) > 1
     groups: dict[str, list[tuple[RunRecord, Results]]] = {}
@@ -164,11 +174,22 @@ def _grouped(runs: Sequence[RunRecord]) -> dict[str, list[Results]]:
     found: dict[str, list[Results]] = {}
     for label, members in groups.items():
         seeds = [run.training.get("seed") for run, _ in members]
-        if len(set(seeds)) == len(seeds):  # repetitions
+        if len(set(seeds)) == len(seeds) and all(_made_alike(members[0], other) for other in members[1:]):
             found[label] = [results for _, results in members]
-        else:  # the same method with other settings: each by its own name
-            found |= {run.name: [results] for run, results in members}
+        else:
+            names = {run.name: f"{run.name} ({label})" if run.name in groups else run.name for run, _ in members}
+            found |= {names[run.name]: [results] for run, results in members}
     return found
+
+
+def _made_alike(one: tuple[RunRecord, Results], other: tuple[RunRecord, Results]) -> bool:
+    """Whether two runs are repetitions: the same settings, tasks and measuring."""
+
+    def known_by(run: RunRecord, results: Results) -> tuple[object, ...]:
+        measured = [results.settings.get(name) for name in ("split", "limit", "normalisation", "regression")]
+        return measured, list(results.tasks), run.comparable_settings
+
+    return known_by(*one) == known_by(*other)
 
 
 def _task_scores(results: Sequence[Results]) -> dict[str, float | None]:

@@ -18,6 +18,17 @@ from jaxtyping import Float
 from hyperpelt.errors import UserError
 from hyperpelt.results import Results, load_results
 
+# Of run.yaml: what repetitions of a run may differ in.
+NOT_COMPARED = (
+    "seed",
+    "output_dir",
+    "data_root",
+    "features_dir",
+    "features_max_size",
+    "plugins",
+    "overwrite",
+    "resume",
+)
 _TASK_EMBEDDINGS = re.compile(r"(?P<source>.+)\.task_embeddings")
 
 
@@ -45,6 +56,17 @@ class RunRecord:
     def training(self) -> dict[str, Any]:
         """How it was trained: steps, tokens, seconds, seed, ...; empty if it has not finished."""
         return dict(self.results.settings.get("training") or {}) if self.results else {}
+
+    @property
+    def comparable_settings(self) -> dict[str, Any]:
+        """What decides the result beside the seed: its settings without it and without places on this machine."""
+        import yaml
+
+        try:
+            found = yaml.safe_load(self.settings) or {}
+        except (yaml.YAMLError, ValueError):
+            found = {"run.yaml": self.settings}
+        return {key: value for key, value in found.items() if key not in NOT_COMPARED}
 
     @property
     def method(self) -> str:

@@ -5,9 +5,10 @@
 
 The room itself is callable, so that `hyperpelt.transfer(...)` works however it was imported.
 
-The walls: settings, cells (task x shots x seed x adaptation), records (a line a finished cell), shots (which rows),
-fit (training on them), in_context, bench (one process doing its cells), processes, summary, plots, run (the whole),
-geometry (how near tasks are to each other, and what one's weights do on another).
+The walls: settings, cells (task x shots x seed x adaptation), records (a line a finished cell), identity (what a cell
+is known by), shots (which rows), fit (training on them), in_context, answering (as the run did), bench (one process
+doing its cells), processes, summary, run (the whole), geometry (how near tasks are to each other, and what one's
+weights do on another).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ so cells may be done in any order and by any process.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from hyperpelt.methods.base import Method
 from hyperpelt.model import TunedModel
 from hyperpelt.starts import Start, start_task
 from hyperpelt.training.images import measure
+from hyperpelt.transfer.answering import as_the_run, is_blind, lengths, seeing
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
 from hyperpelt.transfer.fit import Fitted, ShotData, fit
 from hyperpelt.transfer.in_context import num_fitting, prompted
@@ -143,49 +144,29 @@ class Bench:
         return {**rows, "trainable": model.num_trainable(), "learning_rate": rate, "fit": asdict(result)}
 
     def _measured(self, model: TunedModel, task: Task, **changes: Any) -> dict[str, Any]:
-        how = {**self._scoring(), **changes}
+        how = {**as_the_run(self.settings, model), **self._said(), **changes}
         options = {"split": self.config.split, "limit": self.config.limit, "data_root": self.config.data_root}
-        images = {**self._seeing(), "blind": self._blind or model.visual is None}
-        results = evaluate(model, [task], majority=False, progress=False, **options, **images, **how)
+        results = evaluate(model, [task], majority=False, progress=False, **options, **how)
         found = results.tasks[task.name]
         cut = {"num_cut": found.num_cut} if found.num_cut else {}
         return {"score": found.score, "metrics": dict(found.metrics), "tested": found.rows, **cut}
 
-    def _scoring(self) -> dict[str, Any]:
-        """How answers are found: what the transfer says, else what the run says, else the defaults."""
-        run, config = self.settings, self.config
-        found: dict[str, Any] = {}
-        if run is not None:
-            found = {"normalisation": run.scoring, "batch_size": run.per_device_eval_batch_size, **self._lengths()}
-        given = {"normalisation": config.scoring, "batch_size": config.eval_batch_size}
-        return found | {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def _blind(self) -> bool:
-        """Whether the run itself was trained without its images."""
-        return self.settings is not None and self.settings.blind
-
-    def _seeing(self) -> dict[str, Any]:
-        """How images are seen: as the run did."""
-        names = ("features_dir", "on_bad_image")
-        return {name: getattr(self.settings, name) for name in names} if self.settings else {}
-
-    def _lengths(self) -> dict[str, int]:
-        names = ("max_source_length", "max_target_length")
-        return {"max_source_length": 128, "max_target_length": 32} | (
-            {name: getattr(self.settings, name) for name in names} if self.settings else {}
-        )
+    def _said(self) -> dict[str, Any]:
+        """What the transfer itself says of how answers are found."""
+        given = {"normalisation": self.config.scoring, "batch_size": self.config.eval_batch_size}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _reading(self) -> dict[str, Any]:
-        return {"max_source_length": self._lengths()["max_source_length"], "data_root": self.config.data_root}
+        return {"max_source_length": lengths(self.settings)["max_source_length"], "data_root": self.config.data_root}
 
     def _data_of(self, task: Task) -> ShotData:
         if task.name not in self._data:
             tokenizer, root = self.model.tokenizer, self.config.data_root
-            eye = None if self._blind or "image" not in task.modalities else eye_of(self.model, **self._seeing())
+            unseen = is_blind(self.settings) or "image" not in task.modalities
+            eye = None if unseen else eye_of(self.model, **seeing(self.settings))
             how = {"data_root": root, "eye": eye, "blind": eye is None}
-            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how, **self._lengths())
-            length = self._lengths()["max_target_length"]
+            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how, **lengths(self.settings))
+            length = lengths(self.settings)["max_target_length"]
             wrong = Choices(self.tasks, tokenizer, length, root) if self.config.loss == "t-few" else None
             self._data[task.name] = ShotData(task, tokens, wrong, None if eye is None else eye.store)
         return self._data[task.name]
@@ -218,12 +199,3 @@ class Bench:
         if self._backbone.dtype == torch.float32:
             return self._backbone
         return load_backbone(self.model.backbone_name, dtype=torch.float32).to(self.device)
-
-
-def identity(run_config: Mapping[str, Any], cell: Cell, task: Task, lengths: Mapping[str, Any]) -> dict[str, Any]:
-    """The model and the task behind a cell's result; what uses the backbone alone is the same for every run."""
-    backbone = {name: run_config.get(name) for name in ("backbone", "backbone_config_sha256", "backbone_weights")}
-    about = {**backbone, "task": task.fingerprint(), **lengths}
-    if cell.adapt in (ZERO_SHOT, *PARTS):
-        return {**about, "run": run_config["config_sha256"]}
-    return {**about, "method": run_config["method"]} if cell.adapt == SCRATCH else about

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, TransferConfig
+from hyperpelt.transfer.settings import FEWEST, IN_CONTEXT, PARTS, TransferConfig
 
-FORMAT = 1
+FORMAT = 2
+MEASURED = ("split", "limit", "scoring")
 ZERO_SHOT, FROZEN = "zero-shot", "frozen"
 
 
@@ -48,6 +49,10 @@ def plan(config: TransferConfig, sizes: Mapping[str, int]) -> tuple[list[Cell], 
                 continue
             found = _zero_shot(config, task) if shots == 0 else _few_shot(config, task, shots)
             cells |= dict.fromkeys(found)
+    few = [shots for shots in sorted(config.shots) if 0 < shots < FEWEST]
+    if few and config.choose == "held-out":
+        named = ", ".join(map(str, few))
+        notes.append(f"Of {named} shots no quarter can be held out: there the weights of the last step are measured.")
     return list(cells), notes
 
 
@@ -69,7 +74,7 @@ def _few_shot(config: TransferConfig, task: str, shots: int) -> Iterator[Cell]:
 
 def settings_of(cell: Cell, config: TransferConfig) -> dict[str, Any]:
     """The settings that a cell's result depends on, beside the model, the task and itself."""
-    measured = {name: getattr(config, name) for name in ("split", "limit", "scoring")}
+    measured = {name: getattr(config, name) for name in MEASURED}
     if cell.adapt == IN_CONTEXT:
         trained = {"sampling": config.sampling, "context_length": config.context_length}
     elif cell.shots == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,7 +33,8 @@ class Fitted:
     last_loss: float
     kept_step: int
     held_out_loss: float | None = None
-    diverged_at: int | None = None  # a step whose loss or gradient was not finite; the weights before it were kept
+    # A step whose loss, gradient or weights were not finite: kept are those of before the last update that led there.
+    diverged_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class _Fit:
         self.held_out = data.in_order(model, shots.held_out, config.batch_size)
         self.every = max(1, self.total // LOOKS)
         self.best: tuple[float, int, list[Tensor]] | None = None
+        self.before = [parameter.detach().clone() for parameter in self.parameters]  # the last update
 
     def run(self) -> Fitted:
         losses: list[Tensor] = []
@@ -100,10 +103,13 @@ class _Fit:
                 diverged = step + 1
                 break
             losses.append(loss)
+            if step + 1 == self.total and not self._finite():
+                diverged = self.total
+                break
             if self.held_out and ((step + 1) % self.every == 0 or step + 1 == self.total):
                 self._look(step + 1)
         self.model.eval()
-        kept, chosen_by = self._keep(len(losses))
+        kept, chosen_by = self._keep(len(losses), diverged is not None)
         first, last = (float(losses[0]), float(losses[-1])) if losses else (float("nan"), float("nan"))
         return Fitted(first, last, kept, chosen_by, diverged)
 
@@ -119,9 +125,15 @@ class _Fit:
             return None
         # Counted from 1: the first of few steps shall move something.
         set_learning_rate(self.optimizer, learning_rate(self.settings, min(step + 1, self.total - 1), self.total))
+        with torch.no_grad():
+            torch._foreach_copy_(self.before, self.parameters)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
+    def _finite(self) -> bool:
+        """Whether the weights are: the last update has no step after it that would tell."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
 
     @torch.no_grad()
     def _look(self, step: int) -> None:
@@ -133,16 +145,16 @@ class _Fit:
             total += output.row_loss.sum()
             tokens += int(output.row_tokens.sum())
         value = float(total) / tokens
-        if self.best is None or value < self.best[0]:
+        if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, step, [parameter.detach().clone() for parameter in self.parameters])
         self.model.train()
 
     @torch.no_grad()
-    def _keep(self, done: int) -> tuple[int, float | None]:
+    def _keep(self, done: int, diverged: bool) -> tuple[int, float | None]:
         """(step whose weights the model has now, its held-out loss)."""
-        if self.best is None:
+        if self.best is None and not diverged:
             return done, None
-        value, step, kept = self.best
+        value, step, kept = self.best or (None, max(0, done - 1), self.before)
         for parameter, values in zip(self.parameters, kept, strict=True):
             parameter.copy_(values)
         return step, value

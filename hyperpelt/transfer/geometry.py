@@ -36,6 +36,7 @@ from hyperpelt.model import TunedModel
 from hyperpelt.report.plots import heatmap
 from hyperpelt.saving import local_folder
 from hyperpelt.shipped import place_for
+from hyperpelt.transfer.answering import as_the_run
 from hyperpelt.weights import HyperNetwork
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ def measure(
     model = TunedModel.from_pretrained(folder, device=device, dtype=dtype)
     if len(model.tasks) < 2 or not any(True for _ in model.task_parameters()):
         raise UserError(f"{run} has one task, or a method that makes nothing by task: there is nothing to compare.")
+    place = Path(output) if output is not None else place_for(run) / "geometry"
+    place.mkdir(parents=True, exist_ok=True)  # if it cannot be made, that is better known before an hour of measuring
     maps = similarities(model)
     if matrix:
         root = data_root or (settings.data_root if settings else None)
         maps["transfer"] = transfer_matrix(model, settings, split=split, limit=limit, data_root=root, progress=progress)
-    place = Path(output) if output is not None else place_for(run) / "geometry"
     content = {"tasks": list(model.tasks), "maps": {name: values.tolist() for name, values in maps.items()}}
     content |= {"split": split if matrix else None, "limit": limit if matrix else None, "output": str(place)}
     _write(place, model, maps, content)
@@ -138,10 +140,7 @@ def transfer_matrix(
 ) -> Float[np.ndarray, "T T"]:
     """Score of each task (column) under the weights of each task (row)."""
     tasks = [registry.get(name) for name in model.tasks]
-    how: dict[str, Any] = {}
-    if settings is not None:
-        how = {"normalisation": settings.scoring, "batch_size": settings.per_device_eval_batch_size}
-        how |= {name: getattr(settings, name) for name in ("max_source_length", "max_target_length")}
+    how = as_the_run(settings, model)
     found = np.zeros((len(tasks), len(tasks)))
     bar = tqdm(total=found.size, desc="transfer matrix", unit="cell", disable=None if progress else True)
     for row, weights in enumerate(tasks):
@@ -159,7 +158,6 @@ def transfer_matrix(
 
 
 def _write(folder: Path, model: TunedModel, maps: dict[str, Float[np.ndarray, "T T"]], content: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "geometry.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
     titles = {"transfer": "score of the column's task with the row's weights"}
     for name, values in maps.items():

@@ -45,7 +45,8 @@ class Prompted:
             chosen.append(shot)
             room -= length
         parts = (self.instruction, *chosen, asked)
-        return replace(example, input="\n".join(part for part in parts if part))
+        ending = example.ending and f"{example.ending}{ANSWER}"  # what a cut leaves whole ends the prompt, too
+        return replace(example, input="\n".join(part for part in parts if part), ending=ending)
 
 
 def prompted(

@@ -8,11 +8,15 @@ never talk to each other otherwise.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from hyperpelt.errors import UserError
 from hyperpelt.transfer import records
@@ -35,14 +39,37 @@ def wait_for(path: Path, wanted: Collection[str], shown: Callable[[int], None]) 
         time.sleep(PAUSE)
 
 
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """While inside, SIGTERM raises SystemExit (with the shell's status for it), so that workers are stopped, too.
+
+    Outside the main thread, where Python takes no signal handlers, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_workers(request: Path, number: int, path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
     """Start `number` processes on the request's cells and wait for them.
 
-    Raises the UserError that a worker ended with; RuntimeError for a defect. The others are then stopped.
+    Raises the UserError that a worker ended with; RuntimeError for a defect. The others are then stopped, as all are
+    by Ctrl-C and SIGTERM.
     """
     logs = [request.with_name(f".worker-{rank}.log") for rank in range(number)]
-    workers = [_start(request, rank, number, log) for rank, log in enumerate(logs)]
+    workers: list[subprocess.Popen[bytes]] = []
     try:
+        for rank, log in enumerate(logs):
+            workers.append(_start(request, rank, number, log))
         while any(worker.poll() is None for worker in workers):
             _check(workers, logs)
             shown(len(set(wanted) & records.read(path).keys()))

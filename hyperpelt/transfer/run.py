@@ -1,15 +1,17 @@
 """A transfer from its settings to its results: planning, doing what is not done yet, and summing up.
 
     found = transfer("runs/glue", tasks=["super_glue/cb"], shots=[0, 16, 100], seeds=5, start=["mean", "described"])
-    found["summary"]      # a row for each task (and the average), number of shots, and way of adapting
-    found["cells"]        # every measurement, with the ids of the rows it learned from
+    found["summary"]      # a row for each task (and the average), number of shots, and way of adapting; also of what
+                          # earlier calls measured alike into the same folder
+    found["cells"]        # every measurement of this call, with the ids of the rows it learned from
 
 The output folder (default RUN/transfer): cells.jsonl, summary.json, table.md, curves as SVG, report.html.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +26,9 @@ from hyperpelt.saving import local_folder, read_config
 from hyperpelt.starts import LIKE, check_start
 from hyperpelt.tasks import Task
 from hyperpelt.transfer import records
-from hyperpelt.transfer.cells import Cell, cell_id, plan, settings_of, share
-from hyperpelt.transfer.processes import launched, run_workers, wait_for
+from hyperpelt.transfer.cells import Cell, plan, settings_of, share
+from hyperpelt.transfer.identity import Identities, diverged, still_standing
+from hyperpelt.transfer.processes import ending_on_sigterm, launched, run_workers, wait_for
 from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig, build
 from hyperpelt.transfer.summary import summarise, write_summary
 
@@ -76,9 +79,9 @@ def transfer(
     return job.finish(write=rank == 0)
 
 
-def work(config: TransferConfig) -> None:
-    """One worker's share of the cells."""
-    _Job.prepare(config, (), progress=False).work(*launched())
+def work(config: TransferConfig, wanted: Collection[str]) -> None:
+    """One worker's share of the wanted cells."""
+    _Job.prepare(config, (), progress=False).work(*launched(), wanted)
 
 
 @dataclass
@@ -92,6 +95,7 @@ class _Job:
     notes: list[str]
     path: Path
     progress: bool
+    identities: Identities
 
     @classmethod
     def prepare(cls, config: TransferConfig, given: Sequence[Task], *, progress: bool) -> _Job:
@@ -105,20 +109,22 @@ class _Job:
         _check(config, saved)
         sizes = {task.name: len(task.rows("train", data_root=config.data_root)) for task in tasks}
         cells, notes = plan(config, sizes)
-        named = {task.name: task for task in tasks}
-        from hyperpelt.transfer.bench import identity
+        if not cells:
+            reasons = notes or ["Without shots nothing is adapted, and a start by score has no examples to go by."]
+            raise UserError(f"There is nothing to measure. {' '.join(reasons)} Give other --shots, --adapt or --from.")
+        named, ids = {task.name: task for task in tasks}, Identities(config, saved, settings)
+        planned = {cell: ids.of(cell, named[cell.task]) for cell in cells}
+        return cls(config, settings, tasks, planned, notes, Path(config.output) / records.CELLS, progress, ids)
 
-        lengths = {name: getattr(settings, name, None) for name in ("max_source_length", "max_target_length")}
-        planned = {
-            cell: cell_id(cell, settings_of(cell, config), identity(saved, cell, named[cell.task], lengths))
-            for cell in cells
-        }
-        return cls(config, settings, tasks, planned, notes, Path(config.output) / records.CELLS, progress)
+    def work(self, rank: int, world: int, wanted: Collection[str] | None = None) -> None:
+        """Do this process's share, leaving out what is recorded.
 
-    def work(self, rank: int, world: int) -> None:
-        """Do this process's share, leaving out what is recorded."""
+        wanted: ids of what is dealt out; else all, since processes that a launcher started read the file at different
+        times, and must deal alike.
+        """
         done = records.read(self.path).keys()
-        mine = [cell for cell in share(list(self.planned), rank, world) if self.planned[cell] not in done]
+        dealt = [cell for cell, name in self.planned.items() if wanted is None or name in wanted]
+        mine = [cell for cell in share(dealt, rank, world) if self.planned[cell] not in done]
         if not mine:
             return
         from hyperpelt.transfer.bench import Bench
@@ -134,26 +140,34 @@ class _Job:
 
     def spread(self, processes: int) -> None:
         """Let worker processes do the cells, and show how far they are."""
-        ids = list(self.planned.values())
-        missing = set(ids) - records.read(self.path).keys()
+        done = records.read(self.path).keys()
+        missing = [name for name in self.planned.values() if name not in done]
         if not missing:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         request = self.path.with_name("request.json")
-        request.write_text(self.config.model_dump_json(), encoding="utf8")
-        with self._bar(len(missing)) as bar:
-            run_workers(request, min(processes, len(missing)), self.path, missing, _shower(bar))
-        request.unlink()
+        content = {"config": self.config.model_dump(mode="json"), "cells": missing}
+        with ending_on_sigterm():
+            try:
+                request.write_text(json.dumps(content), encoding="utf8")
+                with self._bar(len(missing)) as bar:
+                    run_workers(request, min(processes, len(missing)), self.path, missing, _shower(bar))
+            finally:
+                request.unlink(missing_ok=True)
 
     def finish(self, *, write: bool) -> dict[str, Any]:
-        """Everything that was measured, summed up and (by one process) written."""
+        """What was measured, and (by one process) the table of it and of what else stands in the folder, written."""
         found = records.read(self.path)
         cells = [found[name] for name in self.planned.values() if name in found]
-        summary = summarise(cells, _majorities(self.config, self.tasks) if write else {})
-        content = {"summary": summary, "notes": self.notes, "output": str(self.path.parent), "run": self.config.run}
+        tasks = {task.name: task for task in self.tasks}
+        others, notes = still_standing(found, self.planned, tasks, self.identities) if write else ([], [])
+        every = [*cells, *others]
+        summary = summarise(every, _majorities(self.config, tasks, every) if write else {})
+        notes = [*self.notes, *diverged(every), *notes]
+        content = {"summary": summary, "notes": notes, "output": str(self.path.parent), "run": self.config.run}
         content["settings"] = self.config.model_dump(mode="json")
         if write:
-            write_summary(self.path.parent, content, cells)
+            write_summary(self.path.parent, content, every)
         return {**content, "cells": cells, "rank": 0 if write else launched()[0]}
 
     def _bar(self, total: int) -> tqdm:
@@ -232,13 +246,15 @@ def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
         )
 
 
-def _majorities(config: TransferConfig, tasks: Sequence[Task]) -> dict[str, float]:
-    """What always answering the most frequent training label scores, by task."""
+def _majorities(
+    config: TransferConfig, tasks: Mapping[str, Task], cells: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """What always answering the most frequent training label scores, by task of the cells."""
     from hyperpelt.transfer.baseline import majority_score
 
-    return {
-        task.name: majority_score(task, config.split, limit=config.limit, data_root=config.data_root) for task in tasks
-    }
+    names = dict.fromkeys(cell["task"] for cell in cells)
+    how = {"limit": config.limit, "data_root": config.data_root}
+    return {name: majority_score(tasks[name], config.split, **how) for name in names}
 
 
 def _device(config: TransferConfig) -> torch.device:

@@ -14,6 +14,8 @@ from hyperpelt.shipped import place_for
 PARTS = ("embedding", "hypernetwork", "all")  # of the trained model
 SCRATCH, IN_CONTEXT = "scratch", "in-context"
 BASELINES = ("full", "houlsby", "prefix-tuning", "ia3", "lora", IN_CONTEXT)
+FEWEST = 4  # shots of which a quarter can be held out
+MOST_SEEDS = 10_000
 DEFAULT_RATE = 1e-3
 RATES: Mapping[str, float] = {
     "embedding": 3e-2,  # a few numbers of unit size
@@ -51,6 +53,8 @@ def _seeds(value: Any) -> Any:
     """5 or '5' -> [0, 1, 2, 3, 4]; '13,21' -> [13, 21]; '7,' -> [7]."""
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
+    if type(value) is int and value > MOST_SEEDS:
+        raise ValueError(f"a number of seeds up to {MOST_SEEDS}, or the seeds themselves, such as '{value},'")
     return list(range(value)) if type(value) is int else _numbers(value)
 
 
@@ -100,7 +104,9 @@ class TransferConfig(BaseModel):
     learning_rate: Annotated[dict[str, float], BeforeValidator(_rates)] = Field(
         default_factory=dict, description="peak, for all or by adaptation; the rest are defaults"
     )
-    warmup_steps: float = Field(0.06, ge=0, description="steps, or below 1 a share of them; then linear decay")
+    warmup_steps: float = Field(
+        0.06, ge=0, allow_inf_nan=False, description="steps, or below 1 a share of them; then linear decay"
+    )
     max_grad_norm: float | None = Field(1.0, gt=0)
     split: str = Field("test", description="what is measured")
     limit: int | None = Field(None, ge=1, description="rows of it, at most")
@@ -117,11 +123,15 @@ class TransferConfig(BaseModel):
         for name in ("tasks", "shots", "seeds", "adapt", "start"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty: give at least one.")
+        if not 0 <= min(self.seeds) <= max(self.seeds) < 2**63:
+            raise ValueError("seeds are whole numbers from 0 to 2^63 - 1.")
         if min(self.shots) < 0:
             raise ValueError(f"shots are numbers of examples, got {min(self.shots)}.")
         for rate in self.learning_rate.values():
-            if not rate > 0:
-                raise ValueError(f"a learning_rate is greater than 0, got {rate}.")
+            if not 0 < rate < float("inf"):
+                raise ValueError(f"a learning_rate is greater than 0 and finite, got {rate}.")
+        if self.split == "train" and max(self.shots) > 0:
+            raise ValueError("split train holds the shots that are learned from: measure another one, such as test.")
         return self
 
     def rate_of(self, adapt: str) -> float:
@@ -138,6 +148,9 @@ def build(values: Mapping[str, Any], *, recipe: str = "default", baselines: bool
     if recipe not in ("default", "t-few"):
         raise UserError(f"Unknown recipe {recipe!r}: expected default or t-few.")
     given = {**(T_FEW if recipe == "t-few" else {}), **{k: v for k, v in values.items() if v is not None}}
+    rates = _rates(given.get("learning_rate"))
+    if recipe == "t-few" and isinstance(rates, Mapping):  # a rate of one adaptation leaves the recipe's to the others
+        given["learning_rate"] = {**_rates(T_FEW["learning_rate"]), **rates}
     try:
         config = TransferConfig.model_validate(given)
     except ValidationError as error:

@@ -14,11 +14,10 @@ from jaxtyping import Int
 
 from hyperpelt.data import RowBatch
 from hyperpelt.tasks import sample_shots
+from hyperpelt.transfer.settings import FEWEST
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task
-
-HELD_OUT = 0.25
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class Shots:
 def choose_shots(
     task: Task, k: int, *, seed: int, balanced: bool, hold_out: bool, data_root: str | Path | None = None
 ) -> Shots:
-    """k rows; of them a quarter is held out where that is asked for. Nothing beyond the k rows is ever looked at."""
+    """k rows; of them a quarter (rounded down: none of three) is held out where that is asked for.
+
+    Nothing beyond the k rows is ever looked at.
+    """
     rows = sample_shots(task, k, seed=seed, balanced=balanced, data_root=data_root)
     if not hold_out:
         return Shots(tuple(rows))
@@ -41,10 +43,11 @@ def choose_shots(
     for row in rows:  # of a classification each choice gives its part
         groups[examples[row].target if task.kind == "classification" and task.choices else ""].append(row)
     generator = random.Random(f"{task.name} {seed} held out")
-    held_out: list[int] = []
+    places = []  # of each row within its group, 0..1: the lowest quarter of them has every group's share
     for _, members in sorted(groups.items()):
-        number = max(int(len(members) * HELD_OUT), 1 if len(members) > 1 else 0)
-        held_out += generator.sample(members, number)
+        drawn = generator.sample(members, len(members))
+        places += [((place + 0.5) / len(drawn), generator.random(), row) for place, row in enumerate(drawn)]
+    held_out = [row for _, _, row in sorted(places)[: len(rows) // FEWEST]]
     return Shots(tuple(row for row in rows if row not in held_out), tuple(sorted(held_out)))
 
 

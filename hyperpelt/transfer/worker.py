@@ -17,7 +17,8 @@ def main() -> int:
 
     quiet_transformers()
     try:
-        work(TransferConfig.model_validate(json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))))
+        request = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
+        work(TransferConfig.model_validate(request["config"]), request["cells"])
     except UserError as error:
         print(f"hyperpelt: {error}", file=sys.stderr)
         return 2

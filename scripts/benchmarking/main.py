@@ -10,18 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+from hyperpelt.errors import UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 # Options that several parts share.
 Shape = Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")]
 Backbone = Annotated[str, typer.Option(help="embedded name, folder or hub id")]
-Rows = Annotated[int, typer.Option(help="rows of the batch")]
-Source = Annotated[int, typer.Option(help="source tokens a row")]
-Target = Annotated[int, typer.Option(help="target tokens a row")]
-Tasks = Annotated[int, typer.Option(help="tasks; a batch mixes as many as it has rows")]
-Repeats = Annotated[int, typer.Option(help="timed rounds; the median is shown")]
+Rows = Annotated[int, typer.Option(min=1, help="rows of the batch")]
+Source = Annotated[int, typer.Option(min=1, help="source tokens a row")]
+Target = Annotated[int, typer.Option(min=1, help="target tokens a row")]
+Tasks = Annotated[int, typer.Option(min=1, help="tasks; a batch mixes as many as it has rows")]
+Repeats = Annotated[int, typer.Option(min=1, help="timed rounds; the median is shown")]
 Encoder = Annotated[str, typer.Option(help="image encoder whose features are read")]
-Grid = Annotated[int, typer.Option(help="cells a side")]
+Grid = Annotated[int, typer.Option(min=1, help="cells a side")]
 DataRoot = Annotated[str | None, typer.Option(help="local mirror of the data sets")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output")]
 
@@ -125,9 +127,9 @@ def mixture(
     backbone: Backbone = "mini-bart",
     tasks: Annotated[str, typer.Option(help="tasks of the mixture")] = "glue/*",
     rows: Rows = 32,
-    steps: Annotated[int, typer.Option(help="steps a round")] = 50,
-    length: Annotated[int, typer.Option(help="sources are cut at so many tokens")] = 128,
-    train_limit: Annotated[int, typer.Option(help="rows of each task at most")] = 5_000,
+    steps: Annotated[int, typer.Option(min=1, help="steps a round")] = 50,
+    length: Annotated[int, typer.Option(min=1, help="sources are cut at so many tokens")] = 128,
+    train_limit: Annotated[int, typer.Option(min=1, help="rows of each task at most")] = 5_000,
     data_root: DataRoot = None,
     repeats: Repeats = 3,
     as_json: Json = False,
@@ -162,19 +164,26 @@ def scale(
     """Step time, generation alone and memory as the number of tasks grows."""
     from benchmarking.scale import measure
 
-    numbers = [int(count) for count in counts.split(",")]
     result = measure(
-        shape=shape, method=method, counts=numbers, rows=rows, source=source, target=target, repeats=repeats
+        shape=shape, method=method, counts=_numbers(counts), rows=rows, source=source, target=target, repeats=repeats
     )
     show(result, as_json, list(result[0]))
+
+
+def _numbers(text: str) -> list[int]:
+    """'1,8,64' -> [1, 8, 64]."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f"--counts are numbers of tasks such as 1,8,64, got {text!r}.")
+    return [int(part) for part in parts]
 
 
 @app.command()
 def score(
     backbone: Backbone = "mini-bart",
     tasks: Annotated[str, typer.Option(help="tasks with choices")] = "glue/mnli,super_glue/boolq",
-    limit: Annotated[int, typer.Option(help="rows of each task")] = 256,
-    batch_size: Annotated[int, typer.Option(help="rows (ours) or requests (the loop) at a time")] = 32,
+    limit: Annotated[int, typer.Option(min=1, help="rows of each task")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="rows (ours) or requests (the loop) at a time")] = 32,
     data_root: DataRoot = None,
     repeats: Repeats = 3,
     as_json: Json = False,
@@ -199,7 +208,7 @@ def generate(
     method: Annotated[str, typer.Option(help="any method that can be baked")] = "hyperpelt",
     rows: Rows = 16,
     source: Source = 64,
-    target: Annotated[int, typer.Option(help="tokens written a row")] = 24,
+    target: Annotated[int, typer.Option(min=1, help="tokens written a row")] = 24,
     repeats: Repeats = 5,
     as_json: Json = False,
 ) -> None:
@@ -245,8 +254,8 @@ def vision(
 def features(
     encoder: Encoder = "mini-vision",
     grid: Grid = 4,
-    images: Annotated[int, typer.Option(help="pictures of the suite")] = 512,
-    batch: Annotated[int, typer.Option(help="pictures encoded, and features read, at a time")] = 32,
+    images: Annotated[int, typer.Option(min=1, help="pictures of the suite")] = 512,
+    batch: Annotated[int, typer.Option(min=1, help="pictures encoded, and features read, at a time")] = 32,
     as_json: Json = False,
 ) -> None:
     """Images a second: encoded, encoded and kept in the feature store, and read from it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from hyperpelt.errors import unknown
+
 T5 = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 SHAPES = {
     "t5-tiny": (
@@ -38,6 +40,8 @@ def make(
     dropout: float | None = None,
 ) -> PreTrainedModel:
     """A randomly initialised backbone of a published shape, in training mode (**dropout** None: as configured)."""
+    if shape not in SHAPES:
+        raise unknown("shape", shape, SHAPES)
     config_type, settings = SHAPES[shape]
     if dropout is not None:
         settings = {**settings, "dropout_rate" if config_type is T5Config else "dropout": dropout}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,7 @@ import typer
 
 from comparing.study import Cell, Study, cells, read_study, run_study
 from comparing.tables import markdown, summary
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, unknown
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -21,50 +23,72 @@ def compare(
     path: Annotated[Path, typer.Argument(help="The study, e.g. scripts/compare_glue.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value: settings of every run.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs/compare"),
-    output: Annotated[Path, typer.Option(help="Folder of the table and its JSON file.")] = Path("docs/results"),
+    output: Annotated[Path, typer.Option(help="Folder of the table and its JSON file.")] = Path("runs/tables"),
     methods: Annotated[str, typer.Option(help="Only these, e.g. hyperpelt,lora.")] = "",
     seeds: Annotated[str, typer.Option(help="Only these, e.g. 0,1.")] = "",
-    parallel: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
+    parallel: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
     table_only: Annotated[bool, typer.Option(help="Train nothing: write the table of what is finished.")] = False,
+    force: Annotated[bool, typer.Option(help="Train finished runs of other settings anew; theirs are lost.")] = False,
 ) -> None:
-    """Train methods x seeds by one run configuration and write docs/results/STUDY.md and STUDY.json."""
+    """Train methods x seeds by one run configuration and write STUDY.md and STUDY.json into runs/tables."""
     try:
         study = read_study(path)
         everything = list(cells(study, runs / study.name, tuple(overrides or ())))
-        names, numbers = [n for n in methods.split(",") if n], [int(seed) for seed in seeds.split(",") if seed]
-        wanted = [c for c in everything if (not names or c.method in names) and (not numbers or c.seed in numbers)]
+        names, numbers = _chosen(methods, study.methods, "method"), _chosen(seeds, study.seeds, "seed")
+        wanted = [c for c in everything if c.method in names and str(c.seed) in numbers]
+        if not (force or table_only):
+            _keep_finished(wanted)
     except UserError as mistake:
         print(f"compare: {mistake}", file=sys.stderr)
         raise typer.Exit(2) from None
     failed: dict[str, int] = {}
     if not table_only:
-        failed = run_study(
-            study, wanted, parallel=parallel, finished=lambda c, s: _report(study, everything, output, c, s)
-        )
-    _write(study, everything, output)
+
+        def finished(cell: Cell, status: int) -> None:
+            """One line a finished run; the table is written anew, so that it is never behind."""
+            said = f"status {status}" if status else f"average {cell.results().average:.2f}"
+            print(f"{cell.folder}: {said}", flush=True)
+            _write(study, everything, output, overrides or ())
+
+        failed = run_study(study, wanted, parallel=parallel, finished=finished)
+    _write(study, everything, output, overrides or ())
     for folder, status in failed.items():
         print(f"compare: {folder} ended with status {status}: see train.log there.", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
 
 
-def _report(study: Study, everything: list[Cell], output: Path, cell: Cell, status: int) -> None:
-    """One line a finished run; the table is written anew, so that it is never behind."""
-    if status:
-        print(f"{cell.folder}: status {status}", flush=True)
-        return
-    print(f"{cell.folder}: average {cell.results().average:.2f}", flush=True)
-    _write(study, everything, output)
+def _chosen(text: str, known: Iterable[object], kind: str) -> list[str]:
+    """The parts of `a,b`, all of them known; everything if there are none."""
+    options = [str(option) for option in known]
+    if text in options:  # a name may hold commas
+        return [text]
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in options:
+            raise unknown(f"{kind} of the study", name, options)
+    return chosen or options
 
 
-def _write(study: Study, everything: list[Cell], output: Path) -> None:
+def _keep_finished(wanted: list[Cell]) -> None:
+    """UserError if a finished run would have to give way to one of other settings."""
+    for cell in wanted:
+        differing = cell.differing() if cell.ended else []
+        if differing:
+            raise UserError(
+                f"{cell.folder} holds a finished run of other settings ({', '.join(differing[:5])}): name another "
+                "folder with --runs, or give --force, which trains such runs anew and loses what they found."
+            )
+
+
+def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequence[str]) -> None:
     done = [(cell, cell.results()) for cell in everything if cell.finished]
     if not done:
         return
     output.mkdir(parents=True, exist_ok=True)
     order = {name: index for index, name in enumerate(study.methods)}
     done.sort(key=lambda item: (order[item[0].method], item[0].seed))
-    overrides = [pair for pair in done[0][0].settings if pair.startswith("data_root=")]
-    command = " ".join(["scripts/compare", f"scripts/{study.path.name}", *("data_root=DATA" for _ in overrides)])
+    given = ["data_root=DATA" if pair.startswith("data_root=") else pair for pair in overrides]
+    command = shlex.join(["scripts/compare", f"scripts/{study.path.name}", *given])
     found = summary(study, done, command=command)
     for cell in found["cells"]:
         cell["settings"] = [pair for pair in cell["settings"] if not pair.startswith("data_root=")]

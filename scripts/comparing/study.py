@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hyperpelt.config import RunConfig, load_run
+from hyperpelt.config.settings import build_run
+from hyperpelt.config.text import read_yaml
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.results import Results, load_results
 from hyperpelt.training.checkpoints import list_checkpoints
 
 KEYS = ("title", "run", "seeds", "methods", "notes")
+MARKER = "compare.json"  # in a cell's folder: the settings that it was made with
+PLACES = ("output_dir", "data_root", "features_dir", "features_max_size", "plugins", "resume", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,36 +49,84 @@ def read_study(path: Path) -> Study:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist: name a study such as scripts/compare_glue.yaml.")
-    content = yaml.safe_load(path.read_text(encoding="utf8"))
-    if not isinstance(content, dict) or any(not content.get(key) for key in KEYS[:-1]):
+    content, _ = read_yaml(path)
+    if any(not content.get(key) for key in KEYS[:-1]):
         raise UserError(f"{path}: expected the keys {', '.join(KEYS[:-1])}, got {content if content else 'nothing'}.")
     for key in content:
         if key not in KEYS:
             raise unknown("key of a study", key, KEYS)
-    methods = {name: dict(settings or {}) for name, settings in content["methods"].items()}
-    rest = {"title": content["title"], "notes": content.get("notes", "")}
+    _check(path, content)
+    methods = {str(name): dict(settings or {}) for name, settings in content["methods"].items()}
+    rest = {"title": content["title"], "notes": content.get("notes") or ""}
     return Study(path=path, run=path.parent / content["run"], seeds=tuple(content["seeds"]), methods=methods, **rest)
+
+
+def _check(path: Path, content: Mapping[str, Any]) -> None:
+    """UserError for a value of another kind than the study needs."""
+    seeds, methods = content["seeds"], content["methods"]
+    kinds = {
+        "title, run: text": all(isinstance(content[key], str) for key in ("title", "run")),
+        "seeds: a list of whole numbers, such as [0, 1]": isinstance(seeds, list)
+        and all(type(s) is int for s in seeds),
+        "methods: a mapping from names to settings, such as {lora: {learning_rate: 0.001}}": isinstance(methods, dict)
+        and all(settings is None or isinstance(settings, dict) for settings in methods.values()),
+    }
+    for expected, met in kinds.items():
+        if not met:
+            raise UserError(f"{path}: expected {expected}.")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run of a study."""
+    """One training run of a study. **resolved**: every setting, those of the run configuration too, but no places."""
 
     method: str
     seed: int
     settings: tuple[str, ...]
     folder: Path
+    resolved: Mapping[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        """Whether some run has ended here."""
+        return (self.folder / "results.json").is_file()
 
     @property
     def finished(self) -> bool:
         """Whether a run with these very settings has ended here."""
-        marker = self.folder / "compare.json"
-        if not (self.folder / "results.json").is_file() or not marker.is_file():
-            return False
-        return json.loads(marker.read_text(encoding="utf8")) == list(self.settings)
+        return self.ended and not self.differing()
+
+    def differing(self) -> list[str]:
+        """Settings in which what lies here was made otherwise."""
+        made = _made_with(self.folder)
+        return sorted(key for key in {*made, *self.resolved} if made.get(key) != self.resolved.get(key))
 
     def results(self) -> Results:
         return load_results(self.folder)
+
+
+def _made_with(folder: Path) -> dict[str, Any]:
+    """The settings of the run that lies in a cell's folder, but places; a marker of old holds only some of them."""
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf8"))
+        if isinstance(content, list):
+            return resolved(folder / "run.yaml", ())
+        return _without_places(build_run({**content["resolved"], "output_dir": "-"}))  # fills in what is new since
+    except (OSError, ValueError, KeyError):  # none, or damaged: made in an unknown way
+        return {}
+
+
+def resolved(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Every setting of a run, but where things lie and whether it goes on.
+
+    Raises:
+        UserError: a setting is unknown or wrong.
+    """
+    return _without_places(load_run(run, overrides).with_full_paths())
+
+
+def _without_places(config: RunConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in PLACES}
 
 
 def cells(study: Study, runs: Path, overrides: Sequence[str]) -> Iterator[Cell]:
@@ -84,11 +135,12 @@ def cells(study: Study, runs: Path, overrides: Sequence[str]) -> Iterator[Cell]:
         for name, settings in study.methods.items():
             chosen = {"method": name, **settings, "seed": seed}
             pairs = tuple(f"{key}={_as_text(value)}" for key, value in chosen.items())
-            yield Cell(name, seed, (*pairs, *overrides), runs / f"{name}-{seed}")
+            settings, folder = (*pairs, *overrides), runs / f"{name}-{seed}"
+            yield Cell(name, seed, settings, folder, resolved(study.run, (*settings, f"output_dir={folder}")))
 
 
 def _as_text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (Mapping, list, bool)) else str(value)
+    return json.dumps(value) if isinstance(value, (Mapping, list, bool, type(None))) else str(value)
 
 
 def run_cell(study: Study, cell: Cell, at_work: set[subprocess.Popen[bytes]]) -> int:
@@ -97,11 +149,11 @@ def run_cell(study: Study, cell: Cell, at_work: set[subprocess.Popen[bytes]]) ->
     - **at_work**: where the process is to be found while it runs
     """
     cell.folder.mkdir(parents=True, exist_ok=True)
-    marker = cell.folder / "compare.json"
-    same = marker.is_file() and json.loads(marker.read_text(encoding="utf8")) == list(cell.settings)
+    same = not cell.differing()
     if not same:  # what lies here was made otherwise
         (cell.folder / "results.json").unlink(missing_ok=True)
-    marker.write_text(json.dumps(list(cell.settings)), encoding="utf8")
+    marker = {"settings": list(cell.settings), "resolved": dict(cell.resolved)}
+    (cell.folder / MARKER).write_text(json.dumps(marker), encoding="utf8")
     going_on = same and bool(list_checkpoints(cell.folder / "checkpoints"))
     settings = [*cell.settings, f"output_dir={cell.folder}", "resume=true" if going_on else "overwrite=true"]
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}

@@ -58,7 +58,7 @@ def train(
         log_steps=log_steps,
         eval_steps=eval_steps,
         save_steps=save_steps,
-        keep=tuple(int(step) for step in keep.split(",") if step),
+        keep=parse_numbers(keep, "--keep") if keep else (),
         workers=workers,
         stop_after_minutes=stop_after_minutes,
         stop_after_steps=stop_after_steps,
@@ -69,7 +69,7 @@ def train(
         validation=str(validation),
         tokenizer=str(tokenizer) if tokenizer else None,
         objectives=parse_shares(objectives) if objectives else runs.default_objectives(model),
-        lengths=tuple(int(length) for length in lengths.split(",")),
+        lengths=parse_numbers(lengths, "--lengths"),
         tokens=tokens,
         noise=runs.default_noise(model, announce_first=announce_first),
         seed=seed,
@@ -103,6 +103,14 @@ def parse_shares(text: str) -> dict[str, float]:
         return {name.strip(): float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError:
         raise UserError(f"Expected objectives as name=share,name=share, got {text!r}.") from None
+
+
+def parse_numbers(text: str, option: str) -> tuple[int, ...]:
+    """'32,48' -> (32, 48)."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} takes whole numbers such as 32,48, got {text!r}.")
+    return tuple(map(int, parts))
 
 
 @app.command()
@@ -168,7 +176,7 @@ def evaluate(
         material=runs.load_material(plan, cache),
         task_names=tasks.split(","),
         tuning=tuning,
-        seeds=[int(seed) for seed in seeds.split(",")],
+        seeds=parse_numbers(seeds, "--seeds"),
         batches=batches,
         columns=[column for column in columns.split(",") if column],
         data_root=data_root,

@@ -28,6 +28,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from hyperpelt import TunedModel, metrics, tasks
 from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_config, load_tokenizer
 from hyperpelt.errors import unknown
+from hyperpelt.evaluation import majority_answer
 from hyperpelt.packaged import sha256
 from pretraining.models import MiniBart, MiniT5, random_decoder
 from pretraining.objectives import Batch
@@ -160,7 +161,7 @@ def test(model: TunedModel, task: tasks.Task, tuning: Tuning, data_root: Path) -
         )
         predictions += [max(range(len(row)), key=row.__getitem__) for row in scores]
     labels = [row.label for row in examples]
-    majority = max(set(labels), key=labels.count)
+    majority = majority_answer(task, "test", data_root)
     found = metrics.compute(("accuracy",), predictions, labels)
     always = metrics.compute(("accuracy",), [majority] * len(labels), labels)
     return {

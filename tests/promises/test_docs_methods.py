@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 import yaml
 from small_models import make_t5
+from small_runs import write_run
 from support import TASKS, batch
+from transformers import PreTrainedTokenizerBase
 
 from hyperpelt import TunedModel, methods
 from hyperpelt.methods import base
@@ -54,3 +58,20 @@ def test_the_tuner_and_method_of_the_page_work_from_every_source(monkeypatch: py
         model.detach()
     shown = re.findall(r"method=(\{.*?\}|[\w-]+)", EXTENDING)
     assert [methods.get(yaml.safe_load(text)).name for text in shown] == ["loha", "hyper-loha", "loha"]
+
+
+def test_a_run_of_the_page_s_method_is_exported_by_a_process_that_never_saw_its_plugin(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    plugin = tmp_path / "my_methods.py"
+    plugin.write_text(re.search(r"```python\n(.*?)```", EXTENDING, re.DOTALL)[1], encoding="utf8")
+    settings = [s for s in write_run(tmp_path, tiny_tokenizer) if not s.startswith("method=")]
+    settings += ["method=hyper-loha", "max_steps=1", "test_limit=2"]
+    for words in (
+        ["train", *settings, "--plugin", plugin],
+        ["export", tmp_path / "run", "--task", "toy/mood", "--output", tmp_path / "alone"],
+    ):
+        command = [sys.executable, "-m", "hyperpelt.cli", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "alone" / "model.safetensors").is_file()

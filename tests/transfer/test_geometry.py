@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from small_models import make_bart
 from transfer_runs import trained_run
 
 from hyperpelt import cli, evaluate
-from hyperpelt.config import load_run
+from hyperpelt.config import load_run, to_yaml
 from hyperpelt.errors import UserError
 from hyperpelt.model import TunedModel
 from hyperpelt.report import write_report
+from hyperpelt.transfer import geometry
+from hyperpelt.transfer.answering import as_the_run
 from hyperpelt.transfer.geometry import measure, similarities
 
 
@@ -58,6 +62,28 @@ def test_the_matrix_holds_every_task_under_every_tasks_weights(run, tmp_path):
     words = "(by its words)"
     assert points[0].read_text().split("\n")[:4] == ["toy/mood", "toy/truth", f"toy/mood {words}", f"toy/truth {words}"]
     assert len(points[0].with_name("tensors.tsv").read_text().strip().split("\n")) == 4
+
+
+def test_the_matrix_is_measured_as_the_run_sees(run, tmp_path, monkeypatch):
+    """Blind or seeing, with its feature store, and with its rule for bad images."""
+    seen = []
+
+    def measured(model, tasks, **options):
+        seen.append(options)
+        return SimpleNamespace(tasks={task.name: SimpleNamespace(score=1.0) for task in tasks})
+
+    monkeypatch.setattr(geometry, "evaluate", measured)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    settings = load_run(run / "run.yaml", [f"features_dir={tmp_path}", "on_bad_image=skip", "scoring=token"])
+    (copy / "run.yaml").write_text(to_yaml(settings), encoding="utf8")
+    measure(copy, output=tmp_path / "out", matrix=True, use_cpu=True, progress=False)
+    assert {options["features_dir"] for options in seen} == {str(tmp_path)}
+    assert {options["on_bad_image"] for options in seen} == {"skip"}
+    assert {options["normalisation"] for options in seen} == {"token"}
+    assert {options["blind"] for options in seen} == {True}, "a model without a visual part sees nothing"
+    model = SimpleNamespace(visual="there")
+    assert as_the_run(settings.model_copy(update={"blind": True}), model)["blind"]
+    assert not as_the_run(settings, model)["blind"]
 
 
 def test_a_run_of_one_task_has_no_geometry(run, tmp_path):

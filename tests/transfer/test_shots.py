@@ -57,6 +57,9 @@ def test_t_fews_recipe_gives_way_to_what_is_said():
     config = build({"run": "r", "tasks": "a", "steps": 10, "learning_rate": None}, recipe="t-few")
     assert (config.loss, config.optimizer, config.steps, config.batch_size) == ("t-few", "adafactor", 10, 8)
     assert (config.scoring, config.rate_of("lora"), config.choose) == ("token", 3e-3, "last")
+    one = build({"run": "r", "tasks": "a", "learning_rate": ["full=1e-4"]}, recipe="t-few")
+    assert (one.rate_of("full"), one.rate_of("lora"), one.rate_of("embedding")) == (1e-4, 3e-3, 3e-3)
+    assert build({"run": "r", "tasks": "a", "learning_rate": ["0.1"]}, recipe="t-few").rate_of("lora") == 0.1
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,10 @@ def test_t_fews_recipe_gives_way_to_what_is_said():
         ({"step": 3}, "Did you mean 'steps'"),
         ({"learning_rate": ["full=fast"]}, "learning_rate should be a number"),
         ({"learning_rate": -1.0}, "greater than 0"),
+        ({"learning_rate": float("inf")}, "finite"),
+        ({"split": "train"}, "holds the shots"),
+        ({"seeds": "100000000000000000000000"}, "a number of seeds up to 10000"),
+        ({"seeds": "100000000000000000000000,"}, "from 0 to 2"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(values, said):
@@ -93,7 +100,11 @@ def test_shots_are_balanced_repeatable_and_their_held_out_quarter_is_their_own()
     assert labels(shots.held_out) == {0: 2, 1: 2}
     plain = choose_shots(TASK, 16, seed=1, balanced=False, hold_out=False)
     assert labels(plain.learned)[0] > 8  # four fifths of the rows
-    assert choose_shots(TASK, 1, seed=0, balanced=True, hold_out=True).held_out == ()
+
+    def num_held_out(k):
+        return len(choose_shots(TASK, k, seed=0, balanced=True, hold_out=True).held_out)
+
+    assert [num_held_out(k) for k in (1, 2, 3, 4, 6, 8)] == [0, 0, 0, 1, 1, 2]
 
 
 def test_each_pass_over_the_shots_sees_every_row_once_in_a_new_order():
@@ -123,6 +134,8 @@ def test_a_prompt_holds_the_instruction_as_many_shots_as_fit_and_the_question():
     assert text.endswith("\ntext: row 0 answer:")
     assert text.count(" answer: yes") == 5
     assert long.examples("test")[0].label == task.examples("test")[0].label
+    ended = replace(task, render=lambda row: Example(input="all of it", ending="of it", label=0))
+    assert prompted(ended, shots, Words(), seed=1, max_length=100).examples("test")[0].ending == "of it answer:"
     short = prompted(task, shots, Words(), seed=1, max_length=16)
     lines = short.examples("test")[0].input.split("\n")
     assert lines[1:3] == text.split("\n")[1:3]
@@ -144,6 +157,7 @@ def test_the_plan_has_every_cell_once_and_says_what_it_leaves_out():
     assert four[:4] == [(0, "embedding from mean"), (0, "embedding from scored"), (0, "lora"), (0, "in-context")]
     assert len(four) == 8
     assert notes == ["b has 50 training rows: its cells with 100 shots are left out."]
+    assert plan(config_of(shots=[2, 4], choose="held-out"), {"a": 9})[1][0].startswith("Of 2 shots no quarter")
     dealt = [share(cells, rank, 3) for rank in range(3)]
     assert sorted(cell for part in dealt for cell in part) == sorted(cells)
 

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,11 +20,14 @@ from hyperpelt import cli
 from hyperpelt import tasks as registry
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
+from hyperpelt.saving import read_config
 from hyperpelt.starts import losses, start_task
 from hyperpelt.transfer import records
 from hyperpelt.transfer.bench import Bench
 from hyperpelt.transfer.cells import Cell
-from hyperpelt.transfer.run import transfer
+from hyperpelt.transfer.fit import _Fit
+from hyperpelt.transfer.identity import Identities
+from hyperpelt.transfer.run import transfer, work
 from hyperpelt.transfer.settings import build
 
 QUICK = {"steps": 3, "use_cpu": True, "progress": False, "batch_size": 4}
@@ -118,10 +123,133 @@ def test_the_best_on_the_held_out_shots_is_kept(run):
     )
 
 
-def test_a_fit_that_diverges_is_stopped_and_said(run):
-    record = bench_of(run, steps=30, learning_rate=1e38).run(Cell("toy/word", 4, 0, "lora"))
-    assert record["fit"]["diverged_at"] is not None
-    assert record["fit"]["kept_step"] == record["fit"]["diverged_at"] - 1
+def test_a_fit_that_diverges_keeps_the_weights_before_the_update_that_led_there_and_says_so(run, tmp_path):
+    bench = bench_of(run, steps=30, learning_rate=1e38)
+    record = bench.run(Cell("toy/word", 4, 0, "all", "mean"))
+    assert record["fit"]["diverged_at"] == 2, "the first update is too far already"
+    assert record["fit"]["kept_step"] == 0
+    for name, tensor in bench.model.method_state().items():
+        assert torch.equal(tensor, bench.state[name]), f"{name} is not what it was before the first update"
+    settings = {"shots": [4], "seeds": [0, 1], "adapt": ["lora"], **QUICK, "learning_rate": 1e38}
+    (note,) = transfer(run, tasks="toy/word", output=str(tmp_path), **settings)["notes"]
+    assert "2 cells diverged" in note
+    assert "toy/word k=4 lora (seed 0, 1)" in note
+
+
+def test_the_last_update_of_a_fit_is_looked_at_too(run, monkeypatch):
+    step = _Fit._step
+
+    def spoilt(self, number):
+        loss = step(self, number)
+        if number == 2:
+            self.parameters[0].data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(_Fit, "_step", spoilt)
+    fit = bench_of(run).run(Cell("toy/word", 4, 0, "all", "mean"))["fit"]
+    assert (fit["diverged_at"], fit["kept_step"]) == (3, 2)
+
+
+# ----------------------------------------------------------------------------- what is recorded, and when it counts
+
+
+ONE = {"shots": [4], "seeds": [0], "adapt": ["embedding"], **QUICK}
+
+
+def word(offset: int):
+    """toy/word with other rows: the same definition, since its source is a function without a state that tells."""
+    like = registry.get("toy/word")
+    state = {"offset": offset}
+
+    def rows(split):
+        return [{**row, "text": row["text"] + " no" * state["offset"]} for row in like.rows(split)]
+
+    return replace(like, source=hyperpelt.Generator(rows))
+
+
+def test_cells_of_other_rows_are_measured_anew(run, tmp_path, monkeypatch):
+    task = word(0)
+    monkeypatch.setattr(type(task), "fingerprint", lambda self: "the same definition")
+    first = transfer(run, tasks=task, output=str(tmp_path), **ONE)
+    again = transfer(run, tasks=word(0), output=str(tmp_path), **ONE)
+    assert [cell["cell"] for cell in again["cells"]] == [cell["cell"] for cell in first["cells"]]
+    other = transfer(run, tasks=word(1), output=str(tmp_path), **ONE)
+    assert other["cells"][0]["cell"] != first["cells"][0]["cell"]
+    assert len(records.read(tmp_path / records.CELLS)) == 2
+    assert len(other["summary"]) == 1, "what was found on other rows does not count"
+
+
+def test_a_cell_is_known_by_how_its_run_sees_and_counts(run):
+    config = build({"run": str(run), "tasks": ["toy/word"]})
+    saved, settings = read_config(run), load_run(run / "run.yaml")
+    task, cell = registry.get("toy/word"), Cell("toy/word", 4, 0, "lora")
+    first = Identities(config, saved, settings).of(cell, task)
+    for change in ({"precision": "bf16"}, {"blind": True}, {"max_source_length": 16}):
+        assert Identities(config, saved, settings.model_copy(update=change)).of(cell, task) != first
+    assert Identities(config, saved, settings.model_copy(update={"seed": 1})).of(cell, task) == first
+
+
+def test_a_second_transfer_into_a_folder_adds_to_its_table(run, tmp_path):
+    transfer(run, tasks="toy/word", output=str(tmp_path), **ONE)
+    found = transfer(run, tasks="toy/pick", output=str(tmp_path), **ONE)
+    rows = [(row["task"], row["adapt"], row["n"]) for row in found["summary"]]
+    assert rows == [("toy/pick", "embedding", 1), ("toy/word", "embedding", 1), ("average", "embedding", 1)]
+    assert [cell["task"] for cell in found["cells"]] == ["toy/pick"]
+    assert "1 cells of earlier transfers" in found["notes"][0]
+    text = (tmp_path / "table.md").read_text()
+    assert "| toy/word |" in text
+    more = transfer(run, tasks="toy/word", output=str(tmp_path), **{**ONE, "seeds": [1]})
+    assert [row["n"] for row in more["summary"] if row["task"] == "toy/word"] == [2]
+    longer = transfer(run, tasks="toy/word", output=str(tmp_path), **{**ONE, "steps": 4})
+    assert [row["n"] for row in longer["summary"] if row["task"] == "toy/word"] == [1], "other settings, other row"
+    limited = transfer(run, tasks="toy/word", output=str(tmp_path), **ONE, limit=3)
+    assert [row["task"] for row in limited["summary"]] == ["toy/word"], "measured on other rows"
+
+
+def test_several_processes_are_dealt_what_is_missing(run, tmp_path, monkeypatch):
+    settings = {"tasks": "toy/word", "shots": [4], "seeds": 4, "adapt": ["embedding"], **QUICK}
+    transfer(run, output=str(tmp_path), **{**settings, "seeds": [0, 2]})
+    dealt = []
+    monkeypatch.setattr(
+        "hyperpelt.transfer.run.run_workers",
+        lambda request, number, path, missing, shown: dealt.append((number, json.loads(request.read_text())["cells"])),
+    )
+    found = transfer(run, output=str(tmp_path), processes=2, **settings)
+    assert len(found["cells"]) == 2
+    ((number, missing),) = dealt
+    assert number == len(missing) == 2
+    for rank in (0, 1):  # each worker gets one of the two
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        done = len(records.read(tmp_path / records.CELLS))
+        work(build({"run": str(run), "output": str(tmp_path), **without(settings, "progress")}), missing)
+        assert len(records.read(tmp_path / records.CELLS)) == done + 1
+
+
+def without(settings, name):
+    return {key: value for key, value in settings.items() if key != name}
+
+
+def test_sigterm_stops_the_workers_too(run, tmp_path):
+    arguments = ["--tasks", "toy/word", "--shots", "4", "--seeds", "40", "--adapt", "lora", "--steps", "2000", "--cpu"]
+    command = [sys.executable, "-m", "hyperpelt.cli", "transfer", str(run), *arguments, "--processes", "2"]
+    process = subprocess.Popen([*command, "--output", str(tmp_path)], stdout=-1, stderr=-1, text=True)
+    deadline = time.monotonic() + 120
+    while len(workers := children(process.pid)) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "Traceback" not in said
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert not list(tmp_path.glob("*request*"))
+
+
+def children(pid):
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return found.read_text().split() if found.exists() else []
 
 
 def test_t_fews_losses_serve_every_adaptation(run):
@@ -175,6 +303,10 @@ def test_a_launcher_deals_cells_out_and_its_first_process_sums_up(run, tmp_path)
         (["--tasks", "toy/word", "--from", "nearset"], "Did you mean 'nearest'"),
         (["--tasks", "toy/word", "--learning-rate", "lora=1"], "which is not adapted"),
         (["--tasks", "toy/word", "--shots", "4;5"], "whole numbers such as 0,4,16"),
+        (["--tasks", "toy/word", "--shots", "0", "--from", "scored", "--adapt", "embedding"], "nothing to measure"),
+        (["--tasks", "toy/word", "--shots", "900"], "has 48 training rows"),
+        (["--tasks", "toy/word", "--split", "train"], "holds the shots"),
+        (["--tasks", "toy/word", "--learning-rate", "inf"], "greater than 0 and finite"),
     ],
 )
 def test_mistakes_end_in_one_sentence_before_any_work(run, capsys, tmp_path, arguments, said):
