@@ -24,10 +24,17 @@ class Inference:
     def _tokenize(self, texts: Sequence[str], max_source_length: int | None) -> tuple[Tensor, Tensor]:
         if self.tokenizer is None:
             raise UserError("This model has no tokenizer: give one to `build`, or pass input_ids instead of text.")
+        limit = getattr(self.backbone.config, "max_position_embeddings", None)
         batch = self.tokenizer(
             list(texts), padding=True, truncation=max_source_length is not None, max_length=max_source_length,
             return_tensors="pt",
         )  # fmt: skip
+        length = batch["input_ids"].shape[1]
+        if limit is not None and length > limit:
+            raise UserError(
+                f"An input has {length} tokens, this backbone {limit} positions: shorten it, or give "
+                f"max_source_length={limit}, which cuts it."
+            )
         return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
 
     def _rows_of(self, task: str | None, task_ids: Tensor | None, num_rows: int) -> Tensor:

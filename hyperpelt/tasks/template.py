@@ -77,5 +77,8 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
     for literal, name, spec, _ in Formatter().parse(template):
         parts.append(literal)
         if name is not None:
-            parts.append(format(reach(row, name), spec or ""))
+            value = reach(row, name)
+            if value is None:
+                raise UserError(f"column {name!r} of the template {template!r} is null in this row")
+            parts.append(format(value, spec or ""))
     return "".join(parts)

@@ -48,8 +48,8 @@ def train(
     log_steps: int = 10,
     keep: Annotated[str, typer.Option(help="Steps whose checkpoints stay, e.g. 800,1600.")] = "",
     workers: Annotated[int, typer.Option(help="Processes that make batches ahead; 8 or more on a GPU.")] = 0,
-    stop_after_minutes: Annotated[float | None, typer.Option(help="End the sitting; resume later.")] = None,
-    stop_after_steps: Annotated[int | None, typer.Option(help="End the sitting; resume later.")] = None,
+    stop_after_minutes: Annotated[float | None, typer.Option(help="Stop then; the same command goes on later.")] = None,
+    stop_after_steps: Annotated[int | None, typer.Option(help="Stop then; the same command goes on later.")] = None,
     cache: Annotated[Path, typer.Option(help="Where tokenised text is kept.")] = CACHE,
 ) -> None:
     """Train, or resume, a backbone."""

@@ -2,7 +2,7 @@
 
 A file is `.txt` or `.txt.xz` in UTF-8: one paragraph a line, an empty line between articles. An article's paragraphs
 stand one after another, closed by the tokenizer's end token. The array is cached under the SHA-256 of the files and
-of the tokenizer, so a second sitting starts at once.
+of the tokenizer, so a resumed run starts at once.
 """
 
 from __future__ import annotations

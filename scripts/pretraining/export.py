@@ -75,7 +75,7 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
     plan["validation"] = Path(plan["validation"]).name
     plan["tokenizer"] = None if plan["tokenizer"] is None else Path(plan["tokenizer"]).name
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf8").splitlines()]
-    # A resumed sitting repeats the steps after its checkpoint; the later record of a step is the one that counts.
+    # A resumed run repeats the steps after its checkpoint; the later record of a step is the one that counts.
     curve = {line["step"]: line["loss"] for line in lines if "loss" in line and line["step"] <= state["step"]}
     held_out = {
         line["step"]: {name: round(value, 4) for name, value in line.items() if name.startswith("held_out_")}

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up - stable - decay, exact resume over any number of sittings.
+"""The training loop: AdamW, warm-up - stable - decay, exact resume, as often as need be.
 
 A batch is a function of (seed, step, rank), so a checkpoint needs no sampler state, and there is no dropout, so it
 needs no random state: weights, AdamW's moments and the step say all. Checkpoints are safetensors and JSON, written
@@ -138,9 +138,9 @@ class Trainer:
         )
 
     def run(self) -> None:
-        """Train until the schedule ends or the sitting's time is over; save at the end either way.
+        """Train until the schedule ends or its time is over; save at the end either way.
 
-        Ctrl-C and SIGTERM end the sitting after the running step, with a checkpoint.
+        Ctrl-C and SIGTERM end it after the running step, with a checkpoint.
         """
         with noticing_signals() as self.stop:
             self._run()
@@ -168,14 +168,14 @@ class Trainer:
             if self.step % settings.eval_steps == 0 or self.step == settings.schedule.steps:
                 self.progress(self.step, self.evaluate())
                 window_started, window_tokens, window = time.monotonic(), 0, []
-            over = self._sitting_over(started, first)
+            over = self._time_is_over(started, first)
             if self.step % settings.save_steps == 0 or self.step in settings.keep or over:
                 self.save()
             if over:
                 return
         self.save()
 
-    def _sitting_over(self, started: float, first: int) -> bool:
+    def _time_is_over(self, started: float, first: int) -> bool:
         """Whether to stop here: out of time, out of steps, or asked to by a signal. Agreed by all processes."""
         settings = self.settings
         over = bool(self.stop.signum)

@@ -32,7 +32,7 @@ _UNIGRAM_SEED = 2_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What may not change between the sittings of a run."""
+    """What may not change when a run goes on."""
 
     model: str
     text: tuple[str, ...]

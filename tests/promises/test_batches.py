@@ -148,3 +148,12 @@ def test_texts_come_in_lists_which_may_be_empty(tiny_tokenizer):
     ):
         with pytest.raises(UserError, match=words):
             call()
+
+
+def test_a_text_of_more_tokens_than_positions_is_refused_or_cut(tiny_tokenizer):
+    model = TunedModel.build(make_bart(), method="lora", tasks=["a"], tokenizer=tiny_tokenizer).eval()
+    limit = model.backbone.config.max_position_embeddings
+    long = ["good " * 2 * limit]
+    with pytest.raises(UserError, match=rf"this backbone {limit} positions: .*max_source_length={limit}"):
+        model.generate(long, task="a", max_new_tokens=2)
+    assert len(model.generate(long, task="a", max_source_length=limit, max_new_tokens=2)) == 1

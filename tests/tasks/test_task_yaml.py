@@ -182,6 +182,12 @@ def test_a_template_reads_columns_and_nothing_else(tmp_path: Path) -> None:
         task.example({"premise": "a", "hypothesis": "b", "label": 0})
 
 
+def test_an_empty_column_is_no_word(tmp_path: Path) -> None:
+    task = load(tmp_path, BASE + CHOICES)
+    with pytest.raises(UserError, match=r"row 3.*column 'hypothesis' of the template .* is null"):
+        task.example({"premise": "It rains.", "hypothesis": None, "label": 0}, split="train", number=3)
+
+
 def test_a_missing_column_is_named_as_for_any_task(tmp_path: Path) -> None:
     task = load(tmp_path, BASE.replace("{premise}", "{premis}") + CHOICES)
     with pytest.raises(
