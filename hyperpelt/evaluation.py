@@ -128,8 +128,7 @@ def _check(model: TunedModel, tasks: Sequence[Task]) -> None:
     """An unknown task or metric is reported before hours of work."""
     for task in tasks:
         model.task_id(task.name)
-        if not metrics.available(task.metrics)[0]:
-            raise UserError(f"Task {task.name}: {' '.join(set(metrics.available(task.metrics)[1].values()))}")
+        metrics.require_any(task.metrics, of=f"Task {task.name}")
 
 
 def check_lengths(model: TunedModel, max_source_length: int, max_target_length: int) -> None:

@@ -39,7 +39,7 @@ from hyperpelt.metrics.questions import (
     vqa_scores,
     wups,
 )
-from hyperpelt.metrics.registry import Metric, Values, available, compute, get, names, register
+from hyperpelt.metrics.registry import Metric, Values, available, compute, get, names, register, require_any
 
 __all__ = [
     "Metric",
@@ -63,6 +63,7 @@ __all__ = [
     "normalise_vqa_answer",
     "pearson",
     "register",
+    "require_any",
     "set_accuracy",
     "spearman",
     "squad_exact_match",

@@ -67,6 +67,13 @@ def available(metric_names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in metric_names if reasons[name] is None], {n: why for n, why in reasons.items() if why}
 
 
+def require_any(metric_names: Sequence[str], *, of: str) -> None:
+    """Raises UserError, which names `of` (a task), where none of the metrics can be computed here."""
+    found, reasons = available(metric_names)
+    if not found:
+        raise UserError(f"{of}: {' '.join(dict.fromkeys(reasons.values()))}")
+
+
 def compute(
     metric_names: Sequence[str], predictions: Values, labels: Values, *, groups: Values | None = None
 ) -> dict[str, float]:

@@ -54,6 +54,4 @@ def _metrics_fit(task: Task) -> None:
                 f"Task {task.name} ({task.origin}): the metric {name!r} is for {' and '.join(metric.kinds)} tasks, and "
                 f"this is a {task.kind} task."
             )
-    found, reasons = metrics.available(task.metrics)
-    if not found:
-        raise UserError(f"Task {task.name}: {' '.join(set(reasons.values()))}")
+    metrics.require_any(task.metrics, of=f"Task {task.name}")
