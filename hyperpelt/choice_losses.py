@@ -19,6 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.outputs import read_only_at, target_positions, token_losses
+
 if TYPE_CHECKING:
     from hyperpelt.outputs import TunedOutput
 
@@ -37,7 +39,7 @@ class ChoiceLosses:
 
     def choice_losses(
         self,
-        logits: Float[Tensor, "B T V"],
+        right: Float[Tensor, "B T"],
         labels: Int[Tensor, "B T"],
         wrong: WrongChoices,
         states: Float[Tensor, "B S d"],
@@ -45,21 +47,26 @@ class ChoiceLosses:
         task_ids: Int[Tensor, " B"],
         **inputs: Any,
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """(L_LN, sum of L_UL's tokens) of every row, float32. **inputs**: what else a pass takes, one entry a row."""
-        right = token_log_probs(logits, labels)
+        """(L_LN, sum of L_UL's tokens) of every row, float32.
+
+        - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's; **inputs**: what else a pass
+          takes, one entry a row
+        """
         if not len(wrong.rows):
             return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
         rows = wrong.rows
         picked = {name: value if value is None else value[rows] for name, value in inputs.items()}
         states, mask = states.index_select(0, rows), mask.index_select(0, rows)
-        with self.running(task_ids.to(rows.device)[rows], None, mask, **picked):
+        where = target_positions(wrong.labels)
+        head = self.backbone.get_output_embeddings()
+        with self.running(task_ids.to(rows.device)[rows], None, mask, **picked), read_only_at(head, where):
             made = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
                 decoder_input_ids=self.shift_right(wrong.labels),
                 use_cache=False,
             )
-        log_probs = token_log_probs(made.logits, wrong.labels)
+        log_probs = -token_losses(made.logits, wrong.labels, where=where)
         return length_normalised(right, labels, log_probs, wrong), unlikelihood(log_probs, wrong, labels.shape[0])
 
     @staticmethod
@@ -80,13 +87,6 @@ class ChoiceLosses:
         running: Any
         backbone: Any
         shift_right: Any
-
-
-def token_log_probs(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """log p of every target token, float32; 0 where the label is -100."""
-    logits = logits.float()
-    picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (picked - logits.logsumexp(-1)).masked_fill(labels == -100, 0.0)
 
 
 def length_normalised(

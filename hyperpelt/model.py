@@ -32,7 +32,7 @@ from hyperpelt.inference import Inference
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.operations import list_operations
-from hyperpelt.outputs import TunedOutput, read_only_at, row_losses, target_positions
+from hyperpelt.outputs import TunedOutput, read_only_at, target_positions, token_losses
 from hyperpelt.persistence import Persistence, copy_of, in_dtype
 from hyperpelt.running import Running
 from hyperpelt.sight import Sight, for_features, spec_of
@@ -220,15 +220,15 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
             decoder_input_ids = self.shift_right(labels)
         images = self.row_images(visual, visual_rows, input_ids.shape[0])
-        where = None if labels is None or keep_logits or wrong is not None else target_positions(labels)
+        where = None if labels is None or keep_logits else target_positions(labels)
         head = self.backbone.get_output_embeddings()
         with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
             return TunedOutput(logits=output.logits)
-        row_loss, row_tokens = row_losses(output.logits, labels, label_smoothing, where=where)
-        row_loss = self.tied(row_loss, images)
+        losses = token_losses(output.logits, labels, label_smoothing, where=where)
+        row_loss, row_tokens = self.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
         if row_weights is not None:
             row_loss = row_loss * row_weights
         loss = row_loss.sum() / row_tokens.sum().clamp(min=1)
@@ -236,7 +236,8 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
         if wrong is not None:
             states = output.encoder_last_hidden_state
-            terms = self.choice_losses(output.logits, labels, wrong, states, mask, task_ids, images=images)
+            right = -token_losses(output.logits, labels, where=where) if label_smoothing else -losses
+            terms = self.choice_losses(right, labels, wrong, states, mask, task_ids, images=images)
             return self.with_choices(result, terms, row_weights, wrong)
         return result
 

@@ -34,14 +34,14 @@ class TunedOutput:
     row_unlikelihood: Float[Tensor, " B"] | None = None
 
 
-def row_losses(
+def token_losses(
     logits: Float[Tensor, "B T V"] | Float[Tensor, "n V"],
     labels: Int[Tensor, "B T"],
     label_smoothing: float = 0.0,
     *,
     where: Int[Tensor, " n"] | None = None,
-) -> tuple[Float[Tensor, " B"], Int[Tensor, " B"]]:
-    """Each row's summed cross-entropy (float32) and number of target tokens.
+) -> Float[Tensor, "B T"]:
+    """Cross-entropy of every target token, float32; 0 where the label is -100.
 
     - **where**: the logits are those of these n positions of the flattened labels alone, and no other label counts
     """
@@ -52,7 +52,7 @@ def row_losses(
     )
     if where is not None:
         losses = losses.new_zeros(labels.numel()).index_copy(0, where, losses)
-    return losses.view_as(labels).sum(dim=1), (labels != -100).sum(dim=1)
+    return losses.view_as(labels)
 
 
 def target_positions(labels: Int[Tensor, "B T"]) -> Int[Tensor, " n"] | None:

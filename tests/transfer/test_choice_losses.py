@@ -10,9 +10,10 @@ from small_models import make_bart, make_t5
 from transfer_runs import trained_run
 
 from hyperpelt import tasks as registry
-from hyperpelt.choice_losses import WrongChoices, length_normalised, token_log_probs, unlikelihood
+from hyperpelt.choice_losses import WrongChoices, length_normalised, unlikelihood
 from hyperpelt.data import Choices, MicroBatches, TokenizedSet
 from hyperpelt.model import TunedModel
+from hyperpelt.outputs import token_losses
 from hyperpelt.training.objective import inputs_of, total_loss
 from hyperpelt.transfer.shots import ShotSampler
 
@@ -65,10 +66,26 @@ def test_the_three_terms_are_the_papers(family, method):
     assert torch.equal(output.logits, plain.logits)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_logits_the_losses_and_gradients_are_the_same(smoothing):
+    model, batch = model_of("bart", "mam"), one_batch()
+    batch["labels"] = torch.nn.functional.pad(batch["labels"], (0, 2), value=-100)
+    batch["row_weights"] = torch.tensor([1.0, 2.0, 0.5])
+    found = []
+    for keep in (True, False):
+        output = model(**batch, wrong=WRONG, label_smoothing=smoothing, keep_logits=keep)
+        output.loss.backward()
+        assert (output.logits is not None) == keep
+        terms = (output.row_loss, output.row_length_normalised, output.row_unlikelihood)
+        found.append([*terms, *(p.grad for _, p in model.trainable_parameters())])
+        model.zero_grad(set_to_none=True)
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-4)
+
+
 def test_a_model_that_knows_nothing_pays_log_c_and_certainty_stays_finite():
     labels = torch.tensor([[4, 1]])
     wrong = WrongChoices(torch.tensor([[5, 1], [6, 7]]), torch.tensor([0, 0]))
-    same = token_log_probs(torch.zeros(3, 2, 8), torch.cat([labels, wrong.labels]))
+    same = -token_losses(torch.zeros(3, 2, 8), torch.cat([labels, wrong.labels]))
     torch.testing.assert_close(length_normalised(same[:1], labels, same[1:], wrong), torch.tensor([math.log(3)]))
     sure = unlikelihood(torch.zeros(2, 2), wrong, 1)
     torch.testing.assert_close(sure, torch.tensor([-4 * math.log(0.01)]))
