@@ -96,6 +96,17 @@ def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path,
     assert "learning_rate=0.03" in json.loads((folder / "out" / "toys.json").read_text())["command"]
 
 
+def test_a_studys_settings_stand_between_the_configurations_and_a_methods(tmp_path: Path) -> None:
+    methods = {"layer-norm": {}, "lora": {"max_steps": 5}}
+    study = read_study(write_study(tmp_path, methods, seeds=[0], settings={"max_steps": 7, "warmup_steps": 3}))
+
+    def found(*overrides: str) -> list[tuple[int, int]]:
+        return [(c.resolved["max_steps"], c.resolved["warmup_steps"]) for c in cells(study, tmp_path, overrides)]
+
+    assert found() == [(7, 3), (5, 3)]
+    assert found("max_steps=2") == [(2, 3), (2, 3)]
+
+
 def test_a_finished_cell_is_known_by_the_run_configuration_too(tmp_path: Path) -> None:
     path = write_study(tmp_path, METHODS)
     (cell, *_) = cells(read_study(path), tmp_path / "runs", ())
@@ -162,6 +173,7 @@ def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
         ({"seeds": 3}, "seeds: a list of whole numbers"),
         ({"methods": ["lora"]}, "methods: a mapping"),
         ({"methods": {"lora": 3}}, "methods: a mapping"),
+        ({"settings": ["max_steps=3"]}, "settings: a mapping"),
     ],
 )
 def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expected: str) -> None:

@@ -20,20 +20,23 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.results import Results, load_results
 from hyperpelt.training.checkpoints import list_checkpoints
 
-KEYS = ("title", "run", "seeds", "methods", "notes")
+NEEDED = ("title", "run", "seeds", "methods")
+KEYS = (*NEEDED, "settings", "notes")
 MARKER = "compare.json"  # in a cell's folder: the settings that it was made with
 PLACES = ("output_dir", "data_root", "features_dir", "features_max_size", "plugins", "resume", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """`methods`: name in the table -> settings that replace those of `run` (among them `method`, if not the name)."""
+    """`settings` replace those of `run` in every cell; `methods`: name in the table -> what replaces both, for that
+    method (among it `method`, if not the name)."""
 
     path: Path
     title: str
     run: Path
     seeds: tuple[int, ...]
     methods: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
     notes: str = ""
 
     @property
@@ -50,14 +53,14 @@ def read_study(path: Path) -> Study:
     if not path.is_file():
         raise UserError(f"{path} does not exist: name a study such as scripts/compare_glue.yaml.")
     content, _ = read_yaml(path)
-    if any(not content.get(key) for key in KEYS[:-1]):
-        raise UserError(f"{path}: expected the keys {', '.join(KEYS[:-1])}, got {content if content else 'nothing'}.")
+    if any(not content.get(key) for key in NEEDED):
+        raise UserError(f"{path}: expected the keys {', '.join(NEEDED)}, got {content if content else 'nothing'}.")
     for key in content:
         if key not in KEYS:
             raise unknown("key of a study", key, KEYS)
     _check(path, content)
     methods = {str(name): dict(settings or {}) for name, settings in content["methods"].items()}
-    rest = {"title": content["title"], "notes": content.get("notes") or ""}
+    rest = {"title": content["title"], "settings": content.get("settings") or {}, "notes": content.get("notes") or ""}
     return Study(path=path, run=path.parent / content["run"], seeds=tuple(content["seeds"]), methods=methods, **rest)
 
 
@@ -68,6 +71,7 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
         "title, run: text": all(isinstance(content[key], str) for key in ("title", "run")),
         "seeds: a list of whole numbers, such as [0, 1]": isinstance(seeds, list)
         and all(type(s) is int for s in seeds),
+        "settings: a mapping, such as {max_steps: 500}": isinstance(content.get("settings") or {}, dict),
         "methods: a mapping from names to settings, such as {lora: {learning_rate: 0.001}}": isinstance(methods, dict)
         and all(settings is None or isinstance(settings, dict) for settings in methods.values()),
     }
@@ -133,7 +137,7 @@ def cells(study: Study, runs: Path, overrides: Sequence[str]) -> Iterator[Cell]:
     """All cells, seed by seed, so that an unfinished study has every method."""
     for seed in study.seeds:
         for name, settings in study.methods.items():
-            chosen = {"method": name, **settings, "seed": seed}
+            chosen = {**study.settings, "method": name, **settings, "seed": seed}
             pairs = tuple(f"{key}={_as_text(value)}" for key, value in chosen.items())
             settings, folder = (*pairs, *overrides), runs / f"{name}-{seed}"
             yield Cell(name, seed, settings, folder, resolved(study.run, (*settings, f"output_dir={folder}")))
