@@ -19,10 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from hyperpelt.outputs import read_only_at, target_positions, token_losses
-
-if TYPE_CHECKING:
-    from hyperpelt.outputs import TunedOutput
+from hyperpelt.outputs import TunedOutput, read_only_at, target_positions, token_losses
 
 EPSILON = 1e-2
 
