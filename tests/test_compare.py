@@ -76,6 +76,8 @@ def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tupl
     assert "±" in text
     assert "learning_rate=0.02" in text
     assert "| majority |" in text
+    losses = [cell["training"]["loss"] for cell in found["cells"] if cell["method"] == "small"]
+    assert f"{sum(losses) / 2:.2f} ± " in text
 
 
 def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path, list]) -> None:
@@ -174,6 +176,9 @@ def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
         ({"methods": ["lora"]}, "methods: a mapping"),
         ({"methods": {"lora": 3}}, "methods: a mapping"),
         ({"settings": ["max_steps=3"]}, "settings: a mapping"),
+        ({"settings": {"seed": 3}}, "settings holds a seed"),
+        ({"settings": {"method": "lora"}}, "settings holds a method"),
+        ({"methods": {"lora": {"seed": 3}}}, "lora holds a seed"),
     ],
 )
 def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expected: str) -> None:

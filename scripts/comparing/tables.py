@@ -68,7 +68,8 @@ def markdown(study: Study, found: Mapping[str, Any]) -> str:
         "",
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
-        "metric columns. Trainable counts are of everything that is trained for all tasks together.",
+        "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a target "
+        "token's, over the last `log_steps` steps.",
         "",
         *_overview(by_method, found),
         "",
@@ -83,7 +84,7 @@ def markdown(study: Study, found: Mapping[str, Any]) -> str:
 
 def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
     always = mean(value for task in found["majority"].values() for value in task.values())
-    rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-"])]
+    rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-", "-"])]
     for name, cells in by_method.items():
         seeds = ", ".join(str(cell["seed"]) for cell in cells)
         training = [cell["training"] for cell in cells]
@@ -93,11 +94,12 @@ def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mappi
             f"{cells[0]['trainable']:,}",
             seeds,
             spread(cell["average"] for cell in cells),
+            spread(one["loss"] for one in training),
             work,
             f"{minutes:.0f}",
         ]
         rows.append((name, values))
-    return table("method", ["trainable", "seeds", "average", "steps x rows", "minutes"], rows)
+    return table("method", ["trainable", "seeds", "average", "train loss", "steps x rows", "minutes"], rows)
 
 
 def _tasks(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
