@@ -68,8 +68,8 @@ def markdown(study: Study, found: Mapping[str, Any]) -> str:
         "",
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
-        "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a target "
-        "token's, over the last `log_steps` steps.",
+        "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a "
+        "target token's, over the last `log_steps` steps.",
         "",
         *_overview(by_method, found),
         "",
