@@ -78,10 +78,11 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
     for expected, met in kinds.items():
         if not met:
             raise UserError(f"{path}: expected {expected}.")
-    for place, settings in {"settings": content.get("settings"), **methods}.items():
+    shared = content.get("settings") or {}
+    for place, settings in (("settings", shared), *methods.items()):
         if "seed" in (settings or {}):
             raise UserError(f"{path}: {place} holds a seed: give the study's own, such as seeds: [0, 1, 2].")
-    if "method" in (content.get("settings") or {}):
+    if "method" in shared:
         raise UserError(f"{path}: settings holds a method: put it under methods, with the name it has in the table.")
 
 
