@@ -227,3 +227,11 @@ def test_the_study_of_seeing_compares_equal_trainable_counts_with_the_blind_one_
     assert max(counts.values()) < 1.01 * min(counts.values()), counts
     seeing, blind = study["methods"]["vl-hyperpelt"], study["methods"]["blind"]
     assert blind == {**seeing, "blind": True}
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPT.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_own_studies_are_read_and_every_run_of_theirs_has_settings_that_are_known(path: Path) -> None:
+    study = read_study(path)
+    runs = list(cells(study, Path("runs"), ()))
+    assert len({run.folder for run in runs}) == len(runs) == len(study.seeds) * len(study.methods)
+    assert all(methods.get(run.resolved["method"]).name for run in runs)
