@@ -20,13 +20,16 @@ from hyperpelt.config import load_run, to_yaml
 from hyperpelt.errors import UserError
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.operations import list_operations
+from hyperpelt.report.run_records import Curve
 from hyperpelt.sight import for_features
 from hyperpelt.vision import load_image_encoder
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare"
 sys.path.insert(0, str(SCRIPT.parent))
 
+from comparing.pictures import _mean_curve  # noqa: E402
 from comparing.study import cells, read_study  # noqa: E402
+from comparing.tables import by_method  # noqa: E402
 
 METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
 
@@ -77,7 +80,24 @@ def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tupl
     assert "learning_rate=0.02" in text
     assert "| majority |" in text
     losses = [cell["training"]["loss"] for cell in found["cells"] if cell["method"] == "small"]
-    assert f"{sum(losses) / 2:.2f} ± " in text
+    assert f"{sum(losses) / 2:.3f} ± " in text
+
+
+def test_pictures_show_every_task_and_the_mean_loss_of_every_method(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    out = folder / "out"
+    text = (out / "toys.md").read_text(encoding="utf8")
+    found = json.loads((out / "toys.json").read_text(encoding="utf8"))
+    for picture in ("toys-tasks.svg", "toys-loss.svg"):
+        assert f"]({picture})" in text
+        assert "<svg" in (out / picture).read_text(encoding="utf8")
+    for cell in found["cells"]:
+        assert cell["curve"]["steps"][-1] == 2
+        assert cell["curve"]["loss"][-1] == pytest.approx(cell["training"]["loss"], abs=1e-3)
+    cells = by_method(found)["small"]
+    assert _mean_curve(cells).values[-1] == pytest.approx(sum(cell["curve"]["loss"][-1] for cell in cells) / 2)
+    del cells[0]["curve"]["steps"][-1], cells[0]["curve"]["loss"][-1]  # one seed has logged less
+    assert 2 not in (_mean_curve(cells) or Curve([], [])).steps
 
 
 def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path, list]) -> None:

@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
+from comparing.pictures import pictures
 from comparing.study import Cell, Study, cells, read_study, run_study
-from comparing.tables import markdown, summary
+from comparing.tables import by_method, markdown, summary
 from hyperpelt.errors import UserError, unknown
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,14 +24,14 @@ def compare(
     path: Annotated[Path, typer.Argument(help="The study, e.g. scripts/compare_glue.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value: settings of every run.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs/compare"),
-    output: Annotated[Path, typer.Option(help="Folder of the table and its JSON file.")] = Path("runs/tables"),
+    output: Annotated[Path, typer.Option(help="Folder of table, pictures and JSON.")] = Path("runs/tables"),
     methods: Annotated[str, typer.Option(help="Only these, e.g. hyperpelt,lora.")] = "",
     seeds: Annotated[str, typer.Option(help="Only these, e.g. 0,1.")] = "",
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
     table_only: Annotated[bool, typer.Option(help="Train nothing: write the table of what is finished.")] = False,
     force: Annotated[bool, typer.Option(help="Train finished runs of other settings anew; theirs are lost.")] = False,
 ) -> None:
-    """Train methods x seeds by one run configuration and write STUDY.md and STUDY.json into runs/tables."""
+    """Train methods x seeds by one run configuration; write STUDY.md, its pictures and STUDY.json into runs/tables."""
     try:
         study = read_study(path)
         everything = list(cells(study, runs / study.name, tuple(overrides or ())))
@@ -93,4 +94,7 @@ def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequen
     for cell in found["cells"]:
         cell["settings"] = [pair for pair in cell["settings"] if not pair.startswith("data_root=")]
     (output / f"{study.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
-    (output / f"{study.name}.md").write_text(markdown(study, found), encoding="utf8")
+    drawn = {f"{study.name}-{name}.svg": svg for name, svg in pictures(by_method(found), found).items()}
+    for name, svg in drawn.items():
+        (output / name).write_text(svg, encoding="utf8")
+    (output / f"{study.name}.md").write_text(markdown(study, found, drawn), encoding="utf8")

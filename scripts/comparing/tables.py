@@ -10,6 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from comparing.study import Cell, Study
+from hyperpelt.report.run_records import Curve, read_curves
 from hyperpelt.results import Results
 
 
@@ -37,9 +38,22 @@ def _cell(cell: Cell, results: Results) -> dict[str, Any]:
         "settings": list(cell.settings),
         "trainable": results.model["trainable"],
         "training": {name: training.get(name) for name in kept},
+        "curve": _curve(cell.folder),
         "average": results.average,
         "tasks": {name: dict(task.metrics) for name, task in results.tasks.items()},
     }
+
+
+def _curve(folder: Path) -> dict[str, list[float]]:
+    """The logged training loss (nats a target token) of a run."""
+    curve = read_curves(folder / "tensorboard").get("train/loss", Curve([], []))
+    return {"steps": list(curve.steps), "loss": [round(value, 4) for value in curve.values]}
+
+
+def by_method(found: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """A study's cells by method, in the order of the table."""
+    names = dict.fromkeys(cell["method"] for cell in found["cells"])
+    return {name: [cell for cell in found["cells"] if cell["method"] == name] for name in names}
 
 
 def machine() -> str:
@@ -52,10 +66,9 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def markdown(study: Study, found: Mapping[str, Any]) -> str:
-    """Two tables: averages and trainable counts, then every task."""
-    names = list(dict.fromkeys(cell["method"] for cell in found["cells"]))
-    by_method = {name: [cell for cell in found["cells"] if cell["method"] == name] for name in names}
+def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = ()) -> str:
+    """Two tables: averages and trainable counts, then every task; and the files of `pictures`."""
+    methods = by_method(found)
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     lines = [
         f"# {study.title}",
@@ -71,21 +84,22 @@ def markdown(study: Study, found: Mapping[str, Any]) -> str:
         "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a "
         "target token's, over the last `log_steps` steps.",
         "",
-        *_overview(by_method, found),
+        *_overview(methods, found),
         "",
-        *_tasks(by_method, found),
+        *_tasks(methods, found),
         "",
+        *(line for name in pictures for line in (f"![{Path(name).stem}]({name})", "")),
         "Settings that differ from the run configuration:",
         "",
-        *(f"- {name}: {_differing(cells)}" for name, cells in by_method.items()),
+        *(f"- {name}: {_differing(cells)}" for name, cells in methods.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+def _overview(methods: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
     always = mean(value for task in found["majority"].values() for value in task.values())
     rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-", "-"])]
-    for name, cells in by_method.items():
+    for name, cells in methods.items():
         seeds = ", ".join(str(cell["seed"]) for cell in cells)
         training = [cell["training"] for cell in cells]
         minutes = mean(one["seconds"] for one in training) / 60
@@ -94,7 +108,7 @@ def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mappi
             f"{cells[0]['trainable']:,}",
             seeds,
             spread(cell["average"] for cell in cells),
-            spread(one["loss"] for one in training),
+            spread((one["loss"] for one in training), 3),
             work,
             f"{minutes:.0f}",
         ]
@@ -102,11 +116,11 @@ def _overview(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mappi
     return table("method", ["trainable", "seeds", "average", "train loss", "steps x rows", "minutes"], rows)
 
 
-def _tasks(by_method: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+def _tasks(methods: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
     columns = [(task, metric) for task, metrics in found["majority"].items() for metric in metrics]
     headings = [f"{task.removeprefix('glue/')} {metric}" for task, metric in columns]
     rows = [("majority", [f"{found['majority'][task][metric]:.1f}" for task, metric in columns])]
-    for name, cells in by_method.items():
+    for name, cells in methods.items():
         rows.append((name, [spread((c["tasks"][task][metric] for c in cells), 1) for task, metric in columns]))
     return table("method", headings, rows)
 

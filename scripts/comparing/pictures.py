@@ -1,0 +1,38 @@
+"""A study's pictures, drawn from its JSON: what each method reached on each task, and how its loss fell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from hyperpelt.report.plots import bars, curves
+from hyperpelt.report.run_records import Curve
+
+Cells = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def pictures(by_method: Cells, found: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> SVG: `tasks`, and `loss` where losses were logged. Means over seeds."""
+    drawn = {"tasks": bars({"majority": _scores([found["majority"]]), **_reached(by_method)}, title=found["title"])}
+    losses = {name: curve for name, cells in by_method.items() if (curve := _mean_curve(cells))}
+    if losses:
+        title = "training loss, mean over seeds"
+        drawn["loss"] = curves(losses, title=title, ylabel="loss a target token", log=True)
+    return drawn
+
+
+def _reached(by_method: Cells) -> dict[str, dict[str, float | None]]:
+    return {name: _scores([cell["tasks"] for cell in cells]) for name, cells in by_method.items()}
+
+
+def _scores(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:
+    """Each task's mean over its metrics and the runs."""
+    return {task: mean(value for run in runs for value in run[task].values()) for task in runs[0]}
+
+
+def _mean_curve(cells: Sequence[Mapping[str, Any]]) -> Curve | None:
+    """The mean loss at the steps that every seed has logged; None if there are none."""
+    logged = [dict(zip(cell["curve"]["steps"], cell["curve"]["loss"], strict=True)) for cell in cells]
+    steps = sorted(set.intersection(*map(set, logged)))
+    return Curve(steps, [mean(one[step] for one in logged) for step in steps]) if steps else None
