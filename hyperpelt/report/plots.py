@@ -48,7 +48,7 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
     names = list(scores)
     tasks = list(dict.fromkeys(task for run in scores.values() for task in run))
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(7.0, 0.35 * len(tasks) * (len(names) + 1)), 3.4), layout="constrained")
+        figure = Figure(figsize=(max(7.0, len(tasks) * (0.4 + 0.13 * len(names))), 3.4), layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / len(names)
         for index, name in enumerate(names):

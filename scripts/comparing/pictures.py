@@ -17,8 +17,8 @@ def pictures(by_method: Cells, found: Mapping[str, Any]) -> dict[str, str]:
     drawn = {"tasks": bars({"majority": _scores([found["majority"]]), **_reached(by_method)}, title=found["title"])}
     losses = {name: curve for name, cells in by_method.items() if (curve := _mean_curve(cells))}
     if losses:
-        title = "training loss, mean over seeds"
-        drawn["loss"] = curves(losses, title=title, ylabel="loss a target token", log=True)
+        shown = {name: _after_the_start(curve) for name, curve in losses.items()}
+        drawn["loss"] = curves(shown, title="training loss, mean over seeds", ylabel="loss a target token")
     return drawn
 
 
@@ -29,6 +29,12 @@ def _reached(by_method: Cells) -> dict[str, dict[str, float | None]]:
 def _scores(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:
     """Each task's mean over its metrics and the runs."""
     return {task: mean(value for run in runs for value in run[task].values()) for task in runs[0]}
+
+
+def _after_the_start(curve: Curve) -> Curve:
+    """Without the first tenth, which falls so far that nothing else could be told apart."""
+    left_out = len(curve.steps) // 10
+    return Curve(curve.steps[left_out:], curve.values[left_out:])
 
 
 def _mean_curve(cells: Sequence[Mapping[str, Any]]) -> Curve | None:
