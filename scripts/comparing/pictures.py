@@ -6,24 +6,20 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from comparing.tables import Cells
 from hyperpelt.report.plots import bars, curves
 from hyperpelt.report.run_records import Curve
-
-Cells = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def pictures(by_method: Cells, found: Mapping[str, Any]) -> dict[str, str]:
     """Name -> SVG: `tasks`, and `loss` where losses were logged. Means over seeds."""
-    drawn = {"tasks": bars({"majority": _scores([found["majority"]]), **_reached(by_method)}, title=found["title"])}
+    reached = {name: _scores([cell["tasks"] for cell in cells]) for name, cells in by_method.items()}
+    drawn = {"tasks": bars({"majority": _scores([found["majority"]]), **reached}, title=found["title"])}
     losses = {name: curve for name, cells in by_method.items() if (curve := _mean_curve(cells))}
     if losses:
         shown = {name: _after_the_start(curve) for name, curve in losses.items()}
         drawn["loss"] = curves(shown, title="training loss, mean over seeds", ylabel="loss a target token")
     return drawn
-
-
-def _reached(by_method: Cells) -> dict[str, dict[str, float | None]]:
-    return {name: _scores([cell["tasks"] for cell in cells]) for name, cells in by_method.items()}
 
 
 def _scores(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:

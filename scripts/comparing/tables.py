@@ -13,6 +13,8 @@ from comparing.study import Cell, Study
 from hyperpelt.report.run_records import Curve, read_curves
 from hyperpelt.results import Results
 
+Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, in the order of the table
+
 
 def summary(study: Study, done: Sequence[tuple[Cell, Results]], *, command: str) -> dict[str, Any]:
     """Everything that the table shows and that repeating it takes."""
@@ -50,7 +52,7 @@ def _curve(folder: Path) -> dict[str, list[float]]:
     return {"steps": list(curve.steps), "loss": [round(value, 4) for value in curve.values]}
 
 
-def by_method(found: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+def by_method(found: Mapping[str, Any]) -> Cells:
     """A study's cells by method, in the order of the table."""
     names = dict.fromkeys(cell["method"] for cell in found["cells"])
     return {name: [cell for cell in found["cells"] if cell["method"] == name] for name in names}
@@ -96,7 +98,7 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
     return "\n".join(lines) + "\n"
 
 
-def _overview(methods: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+def _overview(methods: Cells, found: Mapping[str, Any]) -> list[str]:
     always = mean(value for task in found["majority"].values() for value in task.values())
     rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-", "-"])]
     for name, cells in methods.items():
@@ -116,7 +118,7 @@ def _overview(methods: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping
     return table("method", ["trainable", "seeds", "average", "train loss", "steps x rows", "minutes"], rows)
 
 
-def _tasks(methods: Mapping[str, Sequence[Mapping[str, Any]]], found: Mapping[str, Any]) -> list[str]:
+def _tasks(methods: Cells, found: Mapping[str, Any]) -> list[str]:
     columns = [(task, metric) for task, metrics in found["majority"].items() for metric in metrics]
     headings = [f"{task.removeprefix('glue/')} {metric}" for task, metric in columns]
     rows = [("majority", [f"{found['majority'][task][metric]:.1f}" for task, metric in columns])]
