@@ -1,6 +1,6 @@
 """Backbones: the frozen pretrained encoder-decoders that everything else tunes, and their tokenizers.
 
-A backbone is named by one of three things: an embedded name (`mini-bart`, `mini-t5`: no network needed), a folder as
+A backbone is named by one of three things: an embedded name (`mini-bart`: no network needed), a folder as
 `save_pretrained` writes it, or a hub id `namespace/name`. Every one is checked to be an encoder-decoder of a family
 whose attention hyperpelt reaches, and is returned in evaluation mode, in float32 unless told otherwise.
 

