@@ -29,6 +29,7 @@ REQUIRES = [
     "pydantic>=2.7",
     "pyyaml>=6",
     "jaxtyping>=0.3",
+    "lazy-loader>=0.5",
 ]
 EXTRAS = {
     # Weights that travel in packages of their own: of mini-bart's encoder, and of an image encoder.
@@ -52,7 +53,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hyperpelt", "hyperpelt.*"]) + task_packages,
     package_dir={"hyperpelt_tasks": "tasks"},
-    package_data={"hyperpelt": ["py.typed", "assets/**/*"], "hyperpelt_tasks": ["**/*.yaml"]},
+    package_data={"hyperpelt": ["py.typed", "**/*.pyi", "assets/**/*"], "hyperpelt_tasks": ["**/*.yaml"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={

@@ -17,7 +17,7 @@ import typer
 
 from hyperpelt.commands import common, evaluate, export, features, methods, predict, report, tasks, train, transfer
 from hyperpelt.errors import UserError
-from hyperpelt.interrupts import TrainingInterrupted
+from hyperpelt.training.interrupts import TrainingInterrupted
 
 DONE, DEFECT, AT_FAULT = 0, 1, 2
 INTERRUPTED = 128 + signal.SIGINT

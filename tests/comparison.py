@@ -11,7 +11,7 @@ from small_models import make_bart, make_t5
 from torch import Tensor
 from transformers import MBartConfig, MBartForConditionalGeneration, PreTrainedModel
 
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 BACKBONES = ("t5", "t5-gated", "bart", "mbart")
 TASKS = ["a", "b"]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
-install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.passes"], "beartype.beartype")
+install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment.passes"], "beartype.beartype")
 
 from small_models import make_bart, make_t5  # noqa: E402
 from transformers import (  # noqa: E402

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation
 
 

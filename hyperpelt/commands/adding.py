@@ -23,8 +23,8 @@ def settings_of(
         return None, []
     if not tasks or not run:
         raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
-    from hyperpelt.saving import local_folder, read_config
-    from hyperpelt.shipped import place_for
+    from hyperpelt.backbones.shipped import place_for
+    from hyperpelt.model.saving import local_folder, read_config
     from hyperpelt.transfer.settings import RATES
 
     folder = local_folder(run)

@@ -35,7 +35,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows
 
 
 class Rule(StrEnum):
-    """Length rules of choice scoring, as `hyperpelt.scoring` knows them (that needs PyTorch, and help is quick)."""
+    """Length rules of choice scoring, as `model.scoring` knows them (that needs PyTorch, and help is quick)."""
 
     sum = "sum"
     token = "token"
@@ -43,7 +43,7 @@ class Rule(StrEnum):
 
 
 class Number(StrEnum):
-    """How a regression's number comes out of its choices, as `hyperpelt.answers` knows it."""
+    """How a regression's number comes out of its choices, as `hyperpelt.evaluation.answers` knows it."""
 
     expected = "expected"
     argmax = "argmax"
@@ -80,13 +80,6 @@ def stdout_for_json(wanted: bool) -> Iterator[None]:
     """While inside, whatever libraries print goes to stderr, so that stdout holds JSON alone."""
     with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
         yield
-
-
-def quiet_transformers() -> None:
-    """No bars for reading and writing files that take a moment; downloads keep theirs."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def writable(path: Path) -> Path:
@@ -166,7 +159,7 @@ def settings_of(run: str) -> RunConfig | None:
     Of a run on the hub, the paths and plugins of the machine that made it are left out.
     """
     from hyperpelt.config import load_run
-    from hyperpelt.saving import local_folder
+    from hyperpelt.model.saving import local_folder
 
     path = local_folder(run) / "run.yaml"
     if not path.is_file():

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
 
 if TYPE_CHECKING:
     import torch
 
     from hyperpelt.config import RunConfig
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate(
     Works under `accelerate launch` with several processes.
     """
     with common.stdout_for_json(as_json):
-        from hyperpelt.evaluation import evaluate as measure
+        from hyperpelt.evaluation.run import evaluate as measure
         from hyperpelt.training.distributed import start_processes
 
         if output is not None:
@@ -101,9 +102,9 @@ def load(run: str, plugins: list[str] | None, device: torch.device) -> tuple[Tun
     settings = common.settings_of(run)
     common.load_named_plugins([*(settings.plugins if settings else ()), *(plugins or ())])
     from hyperpelt.backbones import resolve_dtype
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
 
-    common.quiet_transformers()
+    quiet_transformers()
     dtype = resolve_dtype(settings.precision if settings else None)
     return TunedModel.from_pretrained(run, device=device, dtype=dtype), settings
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
 from hyperpelt.errors import UserError
 
@@ -38,15 +39,15 @@ def export(
     (LoRA, (IA)^3, norms, trained backbones); `peft` an adapter for the PEFT library, where that has the type.
     """
     with common.stdout_for_json(as_json):
-        from hyperpelt.export import bake, export_peft
-        from hyperpelt.merging import export_merged
-        from hyperpelt.model import TunedModel
-        from hyperpelt.shipped import place_for
+        from hyperpelt.backbones.shipped import place_for
+        from hyperpelt.export.baking import bake, export_peft
+        from hyperpelt.export.merging import export_merged
+        from hyperpelt.model.tuned import TunedModel
 
         if output is not None:
             _check_place(output, run)
         common.load_plugins_of(run)
-        common.quiet_transformers()
+        quiet_transformers()
         model = TunedModel.from_pretrained(run)
         folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
         if to is Form.baked:
@@ -62,7 +63,7 @@ def export(
 
 def _check_place(output: Path, run: str) -> None:
     """UserError if writing there would destroy the run that is read, or another model that is no export."""
-    from hyperpelt.saving import CONFIG, local_folder, read_config
+    from hyperpelt.model.saving import CONFIG, local_folder, read_config
 
     if output.resolve() == Path(local_folder(run)).resolve():
         raise UserError(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
+from hyperpelt.config.sizes import as_text, num_bytes
 from hyperpelt.errors import UserError
-from hyperpelt.sizes import as_text, num_bytes
 
 if TYPE_CHECKING:
+    from hyperpelt.data.seeing import Eye
     from hyperpelt.tasks import Example, Task
-    from hyperpelt.vision.seeing import Eye
 
 app = typer.Typer(no_args_is_help=True, help="Image features on disk: compute those of tasks, list, clear.")
 COLUMNS = ("encoder", "grid", "dim", "images", "size", "at most", "fingerprint")
@@ -56,11 +57,11 @@ def build_features(
     """Compute the features of every image of some tasks, once; a run then never encodes them again."""
     with common.stdout_for_json(as_json):
         from hyperpelt import tasks
+        from hyperpelt.data.seeing import Eye
         from hyperpelt.vision import FeatureStore, load_image_encoder
-        from hyperpelt.vision.seeing import Eye
 
         common.load_named_plugins(plugin)
-        common.quiet_transformers()
+        quiet_transformers()
         chosen = [task for task in tasks.select(names) if "image" in task.modalities]
         if not chosen:
             raise UserError(f"None of the tasks {', '.join(names)} has images.")

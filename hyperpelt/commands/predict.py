@@ -49,7 +49,8 @@ def predict(
     from hyperpelt.training.distributed import start_processes
 
     model, settings = load(run, plugin, start_processes().device)
-    from hyperpelt import evaluation, tasks
+    from hyperpelt import tasks
+    from hyperpelt.evaluation import run as evaluation
 
     model.task_id(task)
     definition = tasks.get(task)

@@ -21,8 +21,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page: results, curves, task similarity, settings; several runs side by side."""
     with common.stdout_for_json(as_json):
+        from hyperpelt.backbones.shipped import folder_of, place_for
         from hyperpelt.report import write_report
-        from hyperpelt.shipped import folder_of, place_for
 
         path = write_report([folder_of(run) or run for run in runs], output or place_for(runs[0]) / "report.html")
     if as_json:

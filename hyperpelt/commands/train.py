@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import adding, common
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def train(
         from hyperpelt.report import write_report
         from hyperpelt.training import train as start
 
-        common.quiet_transformers()
+        quiet_transformers()
         # run.yaml is read again from other folders: what the flags name is kept by its full path.
         base, added = adding.settings_of(add, source, arguments)
         options = [*added, *arguments, *([("data_root", str(data_root.resolve()))] if data_root else [])]
@@ -85,7 +86,7 @@ def _is_main_process() -> bool:
 
 
 def _print(results: dict[str, Any], config: RunConfig) -> None:
-    from hyperpelt.results import Results
+    from hyperpelt.evaluation.results import Results
 
     folder, out = config.output_dir, common.console()
     found = Results.from_dict(results)

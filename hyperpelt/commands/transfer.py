@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
 
 
@@ -103,7 +104,7 @@ def transfer(
     with common.stdout_for_json(as_json):
         from hyperpelt.transfer.run import transfer as start_transfer
 
-        common.quiet_transformers()
+        quiet_transformers()
         common.load_named_plugins(plugin)
         found = start_transfer(
             run,
@@ -135,7 +136,7 @@ def transfer(
     if as_json:
         common.print_json({key: value for key, value in found.items() if key != "rank"})
         return
-    from hyperpelt.transfer.summary import table
+    from hyperpelt.report.transfer_table import table
 
     common.console().print(table(found["summary"], title=f"{run}, {split} split"))
     for line in found["notes"]:
@@ -164,7 +165,7 @@ def geometry(
     with common.stdout_for_json(as_json):
         from hyperpelt.transfer.geometry import measure
 
-        common.quiet_transformers()
+        quiet_transformers()
         common.load_named_plugins(plugin)
         found = measure(
             run,

@@ -5,17 +5,13 @@
 Names follow transformers' `TrainingArguments` where it has the key. Nothing here imports PyTorch, so that a misspelt
 key is reported at once. Every mistake is a `UserError`: which key, which file and line, what was expected, what came.
 
-The walls of this room: settings (the keys), text (YAML, overrides, what a mistake reads like).
+The walls of this room: settings (the keys), text (YAML, overrides, what a mistake reads like), setting_types
+(settings of methods and tuners checked by their annotations), sizes (500MB, 10GB), modules (names that Python finds),
+caching (where the cache lies).
 """
 
 from __future__ import annotations
 
-from hyperpelt.config.settings import RunConfig, build_run, keys, load_run, to_yaml
+import lazy_loader
 
-__all__ = [
-    "RunConfig",
-    "build_run",
-    "keys",
-    "load_run",
-    "to_yaml",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

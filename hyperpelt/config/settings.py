@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hyperpelt.config.modules import importable
+from hyperpelt.config.sizes import num_bytes
 from hyperpelt.config.text import DEFAULT_METHOD, Override, explain, parse_overrides, read_yaml, split_names
 from hyperpelt.errors import UserError
-from hyperpelt.sizes import num_bytes
 
 FP16 = (
     "precision: fp16 is refused, because T5's activations overflow it (loss becomes inf or nan); "
@@ -41,8 +42,6 @@ def _absolute(value: Any) -> Any:
 
 def _absolute_unless_module(plugins: list[str]) -> list[str]:
     """`_absolute`, but a module that Python finds keeps its name, whatever folder of that name happens to be here."""
-    from hyperpelt.tasks.plugins import importable
-
     return [name if importable(name) else _absolute(name) for name in plugins]
 
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hyperpelt.data.seeing import Eye
     from hyperpelt.tasks import Example, Examples
-    from hyperpelt.vision.seeing import Eye
 
 BATCH = 1024  # rows rendered and tokenised together
 Numbered = tuple[int, "Example"]
@@ -160,6 +160,6 @@ def _batches(rows: Iterable[Numbered]) -> Iterator[list[Numbered]]:
 
 def _refuse_images(batch: Sequence[Numbered], examples: Examples) -> None:
     if any(example.images for _, example in batch):
-        from hyperpelt.vision.seeing import refuse
+        from hyperpelt.data.seeing import refuse
 
         raise refuse(examples.task.name)

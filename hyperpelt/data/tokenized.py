@@ -1,6 +1,6 @@
 """Tokenised splits on disk: made once, memory-mapped by every process, found again by what they are made of.
 
-A `TokenizedSet` is one Arrow file in the user's cache (`hyperpelt.caching`). Its name holds a fingerprint of the
+A `TokenizedSet` is one Arrow file in the user's cache (`hyperpelt.config.caching`). Its name holds a fingerprint of the
 task's definition, its rows, some of them as rendered, the tokenizer and the lengths: change any of them and another
 file is made. Files are written beside their place and renamed, under a lock, so that several processes may ask for the
 same set at once.
@@ -23,7 +23,7 @@ from zlib import crc32
 import numpy as np
 from jaxtyping import Float, Int
 
-from hyperpelt.caching import user_cache, writable
+from hyperpelt.config.caching import user_cache, writable
 from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
 from hyperpelt.data.making import Columns, cut_targets, encode_inputs, see_again, tokenise
 from hyperpelt.errors import UserError
@@ -31,8 +31,8 @@ from hyperpelt.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from hyperpelt.data.seeing import Eye
     from hyperpelt.tasks import Examples, Task
-    from hyperpelt.vision.seeing import Eye
 
 __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 

@@ -19,7 +19,8 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     visual,
 )
 from hyperpelt.methods.assemble import count_trainable
-from hyperpelt.methods.base import Method, Part, Source, describe_parts, get, method, method_from_dict, names, settings
+from hyperpelt.methods.base import Method, Part, Source, describe_parts
+from hyperpelt.methods.registry import get, method, method_from_dict, names, settings
 
 __all__ = [
     "Method",

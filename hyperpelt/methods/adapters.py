@@ -15,8 +15,9 @@ counts and on BART, float64 transcriptions on both families.
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, Source, method
+from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.baselines import trained_norms
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, Prefix
 
 

@@ -13,10 +13,10 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from hyperpelt.attachment.passes import Placed, Plan
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
-from hyperpelt.passes import Placed, Plan
 from hyperpelt.tuners.base import TensorSpec
 from hyperpelt.weights import (
     Group,

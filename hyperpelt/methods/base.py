@@ -2,27 +2,20 @@
 
     hyperpelt = {prefix @ every attention, parallel adapter @ every feed-forward} x hypernetwork, norms x shared
 
-Named methods are functions with the paper's defaults as keyword parameters, registered by `@method`. Wherever a
-method is wanted, one may give
-
-- a name: `"lora"`; with the prefix `hyper-` or `shared-` its per-task tensors come from a hypernetwork, or are one
-  set for all tasks: `"hyper-lora"`, `"shared-houlsby"`
-- a name with overrides: `{"name": "hyperpelt", "prefix_length": 16}`
-- a composition: `{"parts": [{"tuner": {"type": "lora", "rank": 4}, "at": ["q", "v"], "source": "per_task"}]}`
-- a `Method`
+What a person writes for a method (a name, a mapping) becomes a `Method` in `methods.registry`.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
+from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.methods.checks import check_all_used, check_source_name, is_idle
-from hyperpelt.setting_types import check_at_least, check_settings
-from hyperpelt.tuners.base import Tuner, tuner_from_dict
+from hyperpelt.tuners.base import Tuner
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
@@ -113,7 +106,7 @@ class Method:
             if names.count(name) > 1:
                 raise UserError(f"Method {self.name!r} has two parts named {name!r}; give one another `name`.")
         for name in self.sources:
-            check_source_name(name)
+            _check_source_name(name)
         for part in self.parts:
             self.source(part.source)
 
@@ -144,119 +137,13 @@ class Method:
         return replace(self, name=name, parts=parts, sources={**kept, source.type: source})
 
 
-@dataclass(frozen=True)
-class _Registered:
-    make: Callable[..., Method]
-    paper: str
-
-
-_METHODS: dict[str, _Registered] = {}
-
-
-def method(name: str, *, paper: str) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
-    """Decorator: registers a function that makes a method under `name`. Its keywords are the method's settings."""
-
-    def register(make: Callable[..., Method]) -> Callable[..., Method]:
-        if name in _METHODS:
-            raise UserError(f"Method {name!r} is defined twice: {_METHODS[name].make!r} and {make!r}.")
-        _METHODS[name] = _Registered(make, paper)
-        return make
-
-    return register
-
-
-def names() -> list[str]:
-    """All method names; each with per-task tensors also exists as `hyper-NAME` and `shared-NAME`."""
-    return sorted(_METHODS)
-
-
-def settings(name: str) -> dict[str, Any]:
-    """The settings of a named method with their defaults, of `hyper-NAME` also `hypernetwork`; none of others."""
-    try:
-        base, source = _known(name)
-    except UserError:
-        return {}
-    found = {key: parameter.default for key, parameter in inspect.signature(_METHODS[base].make).parameters.items()}
-    return found | ({"hypernetwork": HyperNetworkConfig().to_dict()} if source == "hypernetwork" else {})
-
-
-def _known(name: str) -> tuple[str, str]:
-    """(registered name, source type that replaces per_task or "")."""
-    if name in _METHODS:
-        return name, ""
-    for prefix, source in (("hyper-", "hypernetwork"), ("shared-", "shared")):
-        if name.startswith(prefix) and name.removeprefix(prefix) in _METHODS:
-            return name.removeprefix(prefix), source
-    raise unknown("method", name, [*_METHODS, *(f"hyper-{n}" for n in _METHODS), *(f"shared-{n}" for n in _METHODS)])
-
-
-def _named(name: str, overrides: Mapping[str, Any]) -> Method:
-    base, source = _known(name)
-    registered, values = _METHODS[base], dict(overrides)
-    made_by_network = source == "hypernetwork"
-    config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if made_by_network else None
-    values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if made_by_network else []))
-    made = replace(registered.make(**values), name=name, paper=registered.paper)
-    if not source:
-        return made
-    drawn = Source(type=source, hypernetwork=config or HyperNetworkConfig())
-    changed = made.with_source(drawn, name)
-    if changed.parts == made.parts:
-        raise UserError(f"Method {base!r} has no per-task tensors, so there is no {name!r}. Use {base!r}.")
-    for key in values:
-        if is_idle(key, values, registered.make, lambda plain: plain.with_source(drawn, name)):
-            raise UserError(
-                f"Setting {key!r} of method {base!r} says how per-task tensors are made, and {name!r} has none: leave "
-                f"it out, or use {base!r}."
-            )
-    return check_all_used(changed)
-
-
-def _part(index: int, entry: Any) -> Part:
-    what = f"part {index} of a method"
-    if not isinstance(entry, Mapping) or "tuner" not in entry or "at" not in entry:
-        got = sorted(entry) if isinstance(entry, Mapping) else repr(entry)
-        raise UserError(f"P{what[1:]} needs `tuner` and `at`, got {got}.")
-    tuner = entry["tuner"] if isinstance(entry["tuner"], Tuner) else tuner_from_dict(entry["tuner"])
-    return Part(**check_settings(what, {**entry, "tuner": tuner}, Part))
-
-
-def method_from_dict(data: Mapping[str, Any]) -> Method:
-    """A composition from plain data (see the module's text).
-
-    Raises:
-        UserError: a misspelt key, tuner, source or part.
-    """
-    parts, sources = data["parts"], data.get("sources", {})
-    if not isinstance(parts, Sequence) or isinstance(parts, str):
-        raise UserError(f"`parts` of a method is a list of parts, each with `tuner` and `at`, got {parts!r}.")
-    if not isinstance(sources, Mapping):
-        raise UserError(f"`sources` of a method maps names to weight sources, got {sources!r}.")
-    rest = {key: value for key, value in data.items() if key not in ("parts", "sources")}
-    return Method(
-        **{"name": "composition", **check_settings("a method's composition", rest, Method)},
-        parts=tuple(_part(index, entry) for index, entry in enumerate(parts)),
-        sources={name: Source.from_dict(value) for name, value in sources.items()},
-    )
-
-
-def get(spec: str | Mapping[str, Any] | Method) -> Method:
-    """The method that `spec` means; see the module's text for the forms.
-
-    Raises:
-        UserError: an unknown name or setting, naming the nearest.
-    """
-    if isinstance(spec, Method):
-        return spec
-    if isinstance(spec, str):
-        return _named(spec, {})
-    if not isinstance(spec, Mapping):
-        raise UserError(f"A method is a name, a mapping with `name` or `parts`, or a Method, got {spec!r}.")
-    if "parts" in spec:
-        return check_all_used(method_from_dict(spec))
-    if "name" not in spec:
-        raise UserError(f"A method needs a `name` or `parts`, got the keys {sorted(spec)}.")
-    return _named(str(spec["name"]), {key: value for key, value in spec.items() if key != "name"})
+def _check_source_name(name: Any) -> None:
+    """A source is a module's child, and starts the names of its saved tensors."""
+    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+        raise UserError(
+            f"A weight source's name is one word without dots that PyTorch does not use itself, got {name!r}: give it "
+            "another name, such as 'my_source'."
+        )
 
 
 def describe_parts(chosen: Method) -> Sequence[dict[str, str]]:

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, method
+from hyperpelt.methods.base import Method, Part
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Norm
 
 

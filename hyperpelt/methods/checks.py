@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import Any
 
 from hyperpelt.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from hyperpelt.methods.base import Method
-
-
-def check_source_name(name: Any) -> None:
-    """A source is a module's child, and starts the names of its saved tensors."""
-    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
-        raise UserError(
-            f"A weight source's name is one word without dots that PyTorch does not use itself, got {name!r}: give it "
-            "another name, such as 'my_source'."
-        )
+from hyperpelt.methods.base import Method
 
 
 def check_all_used(chosen: Method) -> Method:

@@ -14,8 +14,9 @@ Reference: float64 transcription.
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, Source, method
+from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.baselines import trained_norms
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter
 from hyperpelt.weights import Head, HyperNetworkConfig
 

@@ -8,7 +8,8 @@ vectors 0, where ours start. Reference: float64 transcription.
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, method
+from hyperpelt.methods.base import Method, Part
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import SpecialTokens
 
 

@@ -10,7 +10,8 @@ float64 transcription on T5; peft for prompts.
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, Source, method
+from hyperpelt.methods.base import Method, Part, Source
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Prefix, Prompt
 
 

@@ -9,7 +9,8 @@ T5-base, one task: r=8 884,736; 129,024; 202,752. Identity: B = 0; l = 1; b = 0.
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, method
+from hyperpelt.methods.base import Method, Part
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Bias, LoRA, Scale
 
 

@@ -10,7 +10,8 @@ Default: prefix form at attention, adapter form at the feed-forward network, not
 from __future__ import annotations
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.methods.base import Method, Part, method
+from hyperpelt.methods.base import Method, Part
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, ParallelRows, Tuner
 
 FORMS = ("prefix", "prompt", "adapter", "none")

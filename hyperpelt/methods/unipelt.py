@@ -10,7 +10,8 @@ T5-base, one task: 32,346,372. Identity: adapter and LoRA start at nothing. Refe
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, Source, method
+from hyperpelt.methods.base import Method, Part, Source
+from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix
 
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.methods.base import Method, Part, Source, get, method
+from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.hyperpelt import hyperpelt
+from hyperpelt.methods.registry import get, method
 from hyperpelt.tuners import Adapter, Memory, Prefix, Prompt
 from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualHyperConfig

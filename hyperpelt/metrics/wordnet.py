@@ -18,7 +18,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.caching import user_cache, writable
+from hyperpelt.config.caching import user_cache, writable
 
 FOLDER = "WNSEARCHDIR"
 NEEDED = "data.noun"

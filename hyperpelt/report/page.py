@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from hyperpelt.backbones.shipped import RUNS, place_for
+from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.report.transfer import sections as transfer_sections
-from hyperpelt.results import Results, joined, mean
-from hyperpelt.shipped import RUNS, place_for
 
 
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hyperpelt.errors import UserError
-from hyperpelt.results import Results, load_results
+from hyperpelt.evaluation.results import Results, load_results
 
 # Of run.yaml: what repetitions of a run may differ in.
 NOT_COMPARED = (

@@ -20,9 +20,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from hyperpelt.errors import UserError
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
+from hyperpelt.report.transfer_table import COLUMNS, as_cells
 
 ZERO = 1.5  # where no shots stand on the logarithmic axis
-HEADS = ("task", "shots", "adapt", "n", "mean", "sd", "95 % interval", "median", "IQR", "majority", "trained values")
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]], *, title: str) -> str:
@@ -80,8 +80,6 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def sections(folder: Path) -> Iterator[str]:
     """The part of a report about the transfer in `folder`; nothing if there is none."""
-    from hyperpelt.transfer.summary import as_cells
-
     content = read_summary(folder)
     if content is None or not content["summary"]:
         return
@@ -96,7 +94,7 @@ def sections(folder: Path) -> Iterator[str]:
     )
     for task in dict.fromkeys(row["task"] for row in rows):
         yield picture(learning_curves([row for row in rows if row["task"] == task], title=task), f"Curves of {task}.")
-    yield table(HEADS, [as_cells(row) for row in rows])
+    yield table(COLUMNS, [as_cells(row) for row in rows])
 
 
 def write_page(folder: Path) -> Path:

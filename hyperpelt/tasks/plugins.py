@@ -19,8 +19,10 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from hyperpelt.config.modules import importable
 from hyperpelt.errors import UserError
 from hyperpelt.tasks import registry
+from hyperpelt.tasks.yaml import load_yaml
 
 GROUP = "hyperpelt.tasks"
 _STATE: dict[str, bool] = {"loaded": False}
@@ -51,6 +53,9 @@ def broken_plugins() -> list[tuple[str, str]]:
     return list(_BROKEN)
 
 
+registry.found_by(load_plugins, broken_plugins)
+
+
 def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> list[str]:
     """Load one plugin: a .py file, a .yaml file, a module by its name or a package by its folder; gives the names it
     registered.
@@ -69,12 +74,6 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
         load = _file_loader(Path(key), data_root) if is_file else lambda: _run(import_module(key))
         _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load)})
     return list(_NAMED[key])
-
-
-def importable(name: str) -> bool:
-    """Whether Python finds a module of this name; a folder without `__init__.py` is none."""
-    spec = find_spec(name) if name.isidentifier() else None
-    return spec is not None and spec.origin is not None
 
 
 def _module_name(plugin: str) -> str:
@@ -122,8 +121,6 @@ def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]
         return lambda: _run(_import_file(path))
 
     def load() -> None:
-        from hyperpelt.tasks.yaml import load_yaml
-
         for entry in load_yaml(path, data_root=data_root):
             registry.register(entry)
 

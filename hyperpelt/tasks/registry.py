@@ -6,7 +6,8 @@ that says where both stand.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar
@@ -16,6 +17,22 @@ from hyperpelt.tasks.types import Mixture, Task
 
 Entry = TypeVar("Entry", Task, Mixture)
 _ENTRIES: dict[str, Task | Mixture] = {}
+
+
+@dataclass
+class _Finder:
+    """Whoever looks for further tasks when the registry is asked: `load` brings them in, `broken` tells what failed."""
+
+    load: Callable[[], None] = lambda: None
+    broken: Callable[[], list[tuple[str, str]]] = lambda: []
+
+
+_FINDER = _Finder()
+
+
+def found_by(load: Callable[[], None], broken: Callable[[], list[tuple[str, str]]]) -> None:
+    """Let the plugin loader, which registers here, be asked before a question is answered."""
+    _FINDER.load, _FINDER.broken = load, broken
 
 
 def register(entry: Entry, *, replace: bool = False) -> Entry:
@@ -93,19 +110,17 @@ def _expand(selector: str, *, among: Collection[str] | None, inside: Sequence[st
 
 
 def _find(name: str) -> Task | Mixture:
-    _discover()
+    _FINDER.load()
     if name in _ENTRIES:
         return _ENTRIES[name]
-    from hyperpelt.tasks.plugins import broken_plugins
-
     error = unknown("task", name, _ENTRIES)
-    broken = [origin for origin, _ in broken_plugins()]
+    broken = [origin for origin, _ in _FINDER.broken()]
     hint = f" Plugins that failed to load: {', '.join(broken)} (see `hyperpelt tasks list`)." if broken else ""
     raise UserError(f"{error}{hint}")
 
 
 def _names(kind: type[Task] | type[Mixture], pattern: str) -> list[str]:
-    _discover()
+    _FINDER.load()
     return sorted(name for name, entry in _ENTRIES.items() if isinstance(entry, kind) and fnmatchcase(name, pattern))
 
 
@@ -115,12 +130,6 @@ def _nothing_matches(pattern: str, among: Collection[str] | None) -> UserError:
     near = get_close_matches(pattern, sorted(patterns), n=3)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(sorted(patterns)[:12])}."
     return UserError(f"No task matches {pattern!r}. {hint}")
-
-
-def _discover() -> None:
-    from hyperpelt.tasks.plugins import load_plugins  # it registers here: the import cannot go both ways
-
-    load_plugins()
 
 
 def snapshot() -> dict[str, Task | Mixture]:

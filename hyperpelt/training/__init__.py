@@ -8,13 +8,12 @@ The run folder: `config.json` and `model.safetensors` (what `TunedModel.from_pre
 or with many, under `accelerate launch` or torchrun.
 
 The walls of this room: run (the whole), setup (all before the first step), loop (steps, evaluations, saving),
-folder (what is there already), checkpoints, optimisation, objective, distributed, step_records, progress.
+folder (what is there already), resuming (what a resumed run may change), checkpoints, optimisation, objective,
+distributed, step_records, progress, interrupts (Ctrl-C).
 """
 
 from __future__ import annotations
 
-from hyperpelt.training.run import train
+import lazy_loader
 
-__all__ = [
-    "train",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -26,7 +26,7 @@ from hyperpelt.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
 
 
 def _flag(name: str) -> bool:

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from hyperpelt.config import RunConfig
 from hyperpelt.errors import UserError
 from hyperpelt.training.checkpoints import MANIFEST, list_checkpoints
 
-if TYPE_CHECKING:
-    from hyperpelt.training.setup import Setup
-
 # Everything a run writes; `overwrite` removes these and nothing else.
 FINISHED = ("results.json", "model.safetensors")
 OURS = ("config.json", "model.safetensors", "results.json", "run.yaml", "report.html", "tensorboard", "checkpoints")
-# Settings that a resumed run must share with the stopped one (the sampler checks those of the rows itself).
-FIXED = (
-    "backbone", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit",
-    "image_encoder", "image_grid", "on_bad_image", "blind",
-)  # fmt: skip
-# Settings that change nothing in the course of a run.
-IRRELEVANT = {
-    "output_dir", "resume", "overwrite", "plugins", "data_root", "dataloader_num_workers", "log_steps", "save_steps",
-    "save_total_limit", "eval_steps", "eval_split", "eval_limit", "test_split", "test_limit", "metric_for_best",
-    "early_stopping_patience", "scoring", "per_device_eval_batch_size", "frozen_row", "use_cpu", "features_dir",
-    "features_max_size",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,32 +95,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _defaults() -> dict[str, Any]:
-    fields = RunConfig.model_fields.items()
-    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
-
-
-def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
-    """Notes on settings that a resumed run changes. UserError for settings and data that its checkpoint rules out."""
-    # Settings that an older version did not know were as they are by default.
-    saved = {**_defaults(), **trainer["config"]}
-    mine = setup.config.model_dump(mode="json")
-    for key in FIXED:
-        if mine[key] != saved.get(key):
-            raise UserError(
-                f"Cannot resume: the stopped run had {key}={saved.get(key)!r}, this one has {mine[key]!r}. Resume with "
-                "the settings of its run.yaml, or start a new run."
-            )
-    other = [name for name, fingerprint in setup.fingerprints.items() if trainer["data"].get(name) != fingerprint]
-    if other:
-        raise UserError(
-            f"Cannot resume: the training rows of {', '.join(other)} are not those of the stopped run (its definition, "
-            "data or tokenizer changed). Restore them, or start a new run."
-        )
-    changed = [key for key in mine if key not in IRRELEVANT and mine[key] != saved.get(key)]
-    if not changed:
-        return []
-    listed = ", ".join(f"{key} {saved.get(key)!r} -> {mine[key]!r}" for key in changed)
-    return [f"Resumed with other settings than before, so the run differs from one that never stopped: {listed}."]

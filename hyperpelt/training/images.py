@@ -9,17 +9,18 @@ import numpy as np
 
 from hyperpelt import methods
 from hyperpelt.config import RunConfig
+from hyperpelt.config.sizes import num_bytes
 from hyperpelt.data import TokenizedSet
 from hyperpelt.data.making import see_again
-from hyperpelt.sizes import num_bytes
+from hyperpelt.data.seeing import Eye, refuse
+from hyperpelt.model.eye import eye_of
 from hyperpelt.training.checks import evaluated
-from hyperpelt.vision.seeing import Eye, eye_of, refuse
 from hyperpelt.vision.store import FeatureStore
 
 if TYPE_CHECKING:
     import torch
 
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
     from hyperpelt.tasks import Task
     from hyperpelt.vision.base import ImageEncoder
 

@@ -23,18 +23,19 @@ from torch import Tensor, nn
 
 from hyperpelt.data import Batch
 from hyperpelt.errors import UserError
-from hyperpelt.interrupts import Stop, StopNow, TrainingInterrupted
+from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training import checkpoints
 from hyperpelt.training.checkpoints import Checkpoint
-from hyperpelt.training.objective import inputs_of, total_loss
+from hyperpelt.training.interrupts import Stop, StopNow, TrainingInterrupted
+from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state, set_learning_rate
 from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
     from hyperpelt.data.sampler import MixtureSampler
-    from hyperpelt.model import TunedModel
-    from hyperpelt.results import Results
+    from hyperpelt.evaluation.results import Results
+    from hyperpelt.model.tuned import TunedModel
     from hyperpelt.training.distributed import Processes
     from hyperpelt.training.progress import Reporter
 

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from hyperpelt.config import RunConfig, build_run, to_yaml
-from hyperpelt.interrupts import Stop, StopNow, noticing_signals
 from hyperpelt.training import checkpoints
 from hyperpelt.training.distributed import start_processes
-from hyperpelt.training.folder import settings_that_differ
+from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
 from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.progress import Reporter, rates_as_table
+from hyperpelt.training.resuming import settings_that_differ
 from hyperpelt.training.setup import Setup, build_model, prepare, taken_over
 
 if TYPE_CHECKING:
-    from hyperpelt.model import TunedModel
-    from hyperpelt.results import Results
+    from hyperpelt.evaluation.results import Results
+    from hyperpelt.model.tuned import TunedModel
 
 
 def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class _Run:
             reporter.say(note)
 
     def _evaluate(self, split: str, limit: int | None, *, majority: bool = True, frozen: bool = False) -> Results:
-        from hyperpelt.evaluation import evaluate
+        from hyperpelt.evaluation.run import evaluate
 
         config = self.config
         return evaluate(

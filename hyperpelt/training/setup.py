@@ -27,20 +27,20 @@ from hyperpelt.data import (
     task_names,
 )
 from hyperpelt.data.mixing import RateTree
-from hyperpelt.descriptions import read_tasks
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation import check_lengths
-from hyperpelt.model import TunedModel
-from hyperpelt.saving import local_folder, read_config
-from hyperpelt.starts import start_task
+from hyperpelt.evaluation.run import check_lengths
+from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.saving import local_folder, read_config
+from hyperpelt.model.starts import start_task
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import checks, images
 from hyperpelt.training.distributed import Processes
 from hyperpelt.training.folder import RunFolder
 
 if TYPE_CHECKING:
+    from hyperpelt.data.seeing import Eye
     from hyperpelt.tasks import Task
     from hyperpelt.vision.base import ImageEncoder
-    from hyperpelt.vision.seeing import Eye
     from hyperpelt.vision.spec import VisualSpec
     from hyperpelt.vision.store import FeatureStore
 

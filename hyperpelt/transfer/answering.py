@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
 
 LENGTHS = {"max_source_length": 128, "max_target_length": 32}  # of a model without a run.yaml
 

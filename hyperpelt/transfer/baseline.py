@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpelt import metrics
-from hyperpelt.evaluation import majority_answer
-from hyperpelt.results import mean
+from hyperpelt.evaluation.results import mean
+from hyperpelt.evaluation.run import majority_answer
 
 if TYPE_CHECKING:
     from hyperpelt.tasks import Task

@@ -16,12 +16,13 @@ import torch
 
 from hyperpelt.backbones import load_backbone, resolve_dtype
 from hyperpelt.data import Choices, TokenizedSet
-from hyperpelt.descriptions import read_tasks
-from hyperpelt.evaluation import evaluate
+from hyperpelt.evaluation.run import evaluate
 from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
-from hyperpelt.model import TunedModel
-from hyperpelt.starts import Start, start_task
+from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.eye import eye_of
+from hyperpelt.model.starts import Start, start_task
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training.images import measure
 from hyperpelt.transfer.answering import as_the_run, is_blind, lengths, seeing
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
@@ -29,7 +30,6 @@ from hyperpelt.transfer.fit import Fitted, ShotData, fit
 from hyperpelt.transfer.in_context import num_fitting, prompted
 from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig
 from hyperpelt.transfer.shots import Shots, choose_shots
-from hyperpelt.vision.seeing import eye_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from hyperpelt.config import RunConfig, build_run
 from hyperpelt.data import MULTIPLE, Batch, Choices, MicroBatches, TokenizedSet
-from hyperpelt.training.objective import inputs_of, total_loss
+from hyperpelt.model.inputs import inputs_of
+from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
 from hyperpelt.transfer.shots import Shots, ShotSampler
 
 if TYPE_CHECKING:
-    from hyperpelt.model import TunedModel
+    from hyperpelt.model.tuned import TunedModel
     from hyperpelt.tasks import Task
     from hyperpelt.vision.store import FeatureStore
 

@@ -29,13 +29,13 @@ from tqdm import tqdm
 
 from hyperpelt import tasks as registry
 from hyperpelt.backbones import resolve_dtype
+from hyperpelt.backbones.shipped import place_for
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation import evaluate
-from hyperpelt.model import TunedModel
+from hyperpelt.evaluation.run import evaluate
+from hyperpelt.model.saving import local_folder
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.report.plots import heatmap
-from hyperpelt.saving import local_folder
-from hyperpelt.shipped import place_for
 from hyperpelt.transfer.answering import as_the_run
 from hyperpelt.weights import HyperNetwork
 

@@ -22,8 +22,8 @@ from hyperpelt import tasks as registry
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
 from hyperpelt.methods import get as get_method
-from hyperpelt.saving import local_folder, read_config
-from hyperpelt.starts import LIKE, check_start
+from hyperpelt.model.saving import local_folder, read_config
+from hyperpelt.model.starts import LIKE, check_start
 from hyperpelt.tasks import Task
 from hyperpelt.transfer import records
 from hyperpelt.transfer.cells import Cell, plan, settings_of, share

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from hyperpelt.backbones.shipped import place_for
 from hyperpelt.config.text import explain, split_names
 from hyperpelt.errors import UserError
-from hyperpelt.shipped import place_for
 
 PARTS = ("embedding", "hypernetwork", "all")  # of the trained model
 SCRATCH, IN_CONTEXT = "scratch", "in-context"

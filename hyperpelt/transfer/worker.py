@@ -11,7 +11,7 @@ from hyperpelt.errors import UserError
 
 def main() -> int:
     """Do this process's share of the cells; the exit status is the command line's."""
-    from hyperpelt.commands.common import quiet_transformers
+    from hyperpelt.backbones.quiet import quiet_transformers
     from hyperpelt.transfer.run import work
     from hyperpelt.transfer.settings import TransferConfig
 

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hyperpelt.config.setting_types import check_settings
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
-from hyperpelt.setting_types import check_settings
 
 
 @dataclass(frozen=True)

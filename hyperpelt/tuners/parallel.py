@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hyperpelt.config.setting_types import check_at_least
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
-from hyperpelt.setting_types import check_at_least
 from hyperpelt.tuners.adapter import OUTPUT_KINDS, Adapter
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, masked_mean, row_linear, tuner_type
 from hyperpelt.tuners.prefix import PrefixRows

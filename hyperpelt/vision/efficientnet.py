@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from hyperpelt.packaged import Package
+from hyperpelt.backbones.packaged import Package
 from hyperpelt.vision.base import ImageEncoder, fingerprint, to_grid, wanted_grid
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from hyperpelt.config.sizes import as_text
 from hyperpelt.errors import UserError
-from hyperpelt.sizes import as_text
 
 LIMIT = "limit.json"
 

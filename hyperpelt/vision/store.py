@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hyperpelt.caching import user_cache
+from hyperpelt.config.caching import user_cache
+from hyperpelt.config.sizes import as_text
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.sizes import as_text
 from hyperpelt.vision import room
 from hyperpelt.vision.base import BATCH_SIZE, ImageEncoder
 from hyperpelt.vision.images import content_hash, load_image

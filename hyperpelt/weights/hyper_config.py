@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.setting_types import check_at_least, check_settings
 
 SHARING = {
     "all": lambda op: "all",

@@ -280,7 +280,7 @@ class HyperNetwork(WeightSource):
         if not torch.compiler.is_compiling() and not self.description.is_told:
             raise UserError(
                 "This method has description_dropout, but its tasks' words were not given: call model.tell(read_tasks("
-                "...)) of hyperpelt.descriptions before training (`hyperpelt train` does)."
+                "...)) of hyperpelt.model.descriptions before training (`hyperpelt train` does)."
             )
         by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
         return torch.where(by_words[:, None, None], self.description(tasks), own)

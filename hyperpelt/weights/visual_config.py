@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import unknown
-from hyperpelt.setting_types import check_at_least, check_settings
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
 

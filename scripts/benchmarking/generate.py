@@ -9,9 +9,9 @@ import torch
 from benchmarking import shapes
 from benchmarking.step import SETTINGS
 from benchmarking.timing import Step, interleaved
-from hyperpelt.export import bake
-from hyperpelt.merging import merge
-from hyperpelt.model import TunedModel
+from hyperpelt.export.baking import bake
+from hyperpelt.export.merging import merge
+from hyperpelt.model.tuned import TunedModel
 
 TASKS = 8
 

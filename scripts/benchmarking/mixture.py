@@ -21,8 +21,9 @@ import torch
 from benchmarking.timing import Step, interleaved, now
 from hyperpelt.backbones import load_backbone, load_tokenizer
 from hyperpelt.config import build_run
+from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training.distributed import start_processes
-from hyperpelt.training.objective import inputs_of, total_loss
+from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.setup import Setup, prepare
 

@@ -13,7 +13,7 @@ import torch
 from benchmarking import shapes
 from benchmarking.step import SETTINGS
 from benchmarking.timing import Step, interleaved, peak_megabytes
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 DISTINCT = 8
 

@@ -13,9 +13,9 @@ import torch
 
 from benchmarking.timing import interleaved
 from hyperpelt import tasks as registry
-from hyperpelt.answers import Settings, answer
 from hyperpelt.backbones import encode_targets, load_backbone, load_tokenizer
-from hyperpelt.model import TunedModel
+from hyperpelt.evaluation.answers import Settings, answer
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import Example, Task
 
 

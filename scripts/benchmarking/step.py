@@ -15,7 +15,7 @@ import torch
 from benchmarking import other, shapes
 from benchmarking.timing import Step, clock, peak_megabytes, rounds
 from hyperpelt.errors import unknown
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 OURS = ("hyperpelt", "hyperformer++", "hyperprefix", "prefix-tuning", "parallel-adapter", "lora", "ia3", "full")
 PEERS = ("limit", "peft-lora", "peft-lora-all", "peft-ia3", "peft-prefix")

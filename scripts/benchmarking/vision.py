@@ -16,7 +16,7 @@ import torch
 
 from benchmarking.timing import Step, interleaved
 from hyperpelt import tasks
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.vision import FeatureStore, content_hash, load_image_encoder
 
 TEXT = {"name": "hyperpelt", "prefix_length": 8, "bottleneck": 24}

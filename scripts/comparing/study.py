@@ -17,7 +17,7 @@ from hyperpelt.config import RunConfig, load_run
 from hyperpelt.config.settings import build_run
 from hyperpelt.config.text import read_yaml
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.results import Results, load_results
+from hyperpelt.evaluation.results import Results, load_results
 from hyperpelt.training.checkpoints import list_checkpoints
 
 NEEDED = ("title", "run", "seeds", "methods")

@@ -10,8 +10,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from comparing.study import Cell, Study
+from hyperpelt.evaluation.results import Results
 from hyperpelt.report.run_records import Curve, read_curves
-from hyperpelt.results import Results
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, in the order of the table
 

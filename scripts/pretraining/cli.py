@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import typer
 
-from hyperpelt.caching import user_cache
+from hyperpelt.config.caching import user_cache
 from hyperpelt.errors import UserError
 from pretraining import runs
 from pretraining.loop import Schedule, Settings

@@ -27,9 +27,9 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from hyperpelt import TunedModel, metrics, tasks
 from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_config, load_tokenizer
+from hyperpelt.backbones.packaged import sha256
 from hyperpelt.errors import unknown
-from hyperpelt.evaluation import majority_answer
-from hyperpelt.packaged import sha256
+from hyperpelt.evaluation.run import majority_answer
 from pretraining.models import MiniBart, MiniT5, random_decoder
 from pretraining.objectives import Batch
 from pretraining.runs import Material, Plan, held_out_loss, unigram

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.errors import UserError
-from hyperpelt.interrupts import Stop, noticing_signals
+from hyperpelt.training.interrupts import Stop, noticing_signals
 from pretraining.objectives import Batch
 
 MakeBatch = Callable[[int], Batch]

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hyperpelt.backbones import embedded
+from hyperpelt.backbones.packaged import sha256
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.packaged import sha256
 from pretraining.corpus import Corpus, load_corpus
 from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision
 from pretraining.models import MiniBart, MiniT5, bart_vocabulary, mini_t5_config, t5_vocabulary

@@ -15,9 +15,9 @@ from torch import Tensor
 from hyperpelt import methods
 from hyperpelt.errors import UserError
 from hyperpelt.methods import Method, Part
-from hyperpelt.methods import base as methods_base
+from hyperpelt.methods import registry as methods_registry
 from hyperpelt.methods.assemble import count_trainable
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation, list_operations
 from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix, Site, TensorSpec, Tuner, tuner_type
 from hyperpelt.tuners import base as tuners_base
@@ -175,7 +175,7 @@ def test_every_method_is_described_with_its_settings(name):
 @pytest.fixture
 def stranger():
     """Registered for one test, as an import of their module would."""
-    types, named = dict(tuners_base._TYPES), dict(methods_base._METHODS)
+    types, named = dict(tuners_base._TYPES), dict(methods_registry._METHODS)
 
     @tuner_type
     @dataclass(frozen=True, kw_only=True)
@@ -202,7 +202,7 @@ def stranger():
         return Method(name="turning", parts=(Part(tuner=Rotate(pairs=pairs), at=("feed_forward",)),))
 
     yield Rotate
-    for registry, before in ((tuners_base._TYPES, types), (methods_base._METHODS, named)):
+    for registry, before in ((tuners_base._TYPES, types), (methods_registry._METHODS, named)):
         registry.clear()
         registry.update(before)
 

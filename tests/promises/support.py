@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 TASKS = ["a", "b", "c"]
 # One method for each way of touching the backbone: attention rows, hooks of each kind, input, embedded rows, gates.

@@ -12,7 +12,7 @@ from support import batch
 
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import plugins
 from hyperpelt.training import train
 

@@ -8,7 +8,7 @@ from small_models import make_bart, make_t5
 from support import METHODS, batch, small, tuned
 
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import TASKS, batch, disturb, small, tuned
 
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 NOTHING_AT_START = [
     {"name": "hyperpelt", "prefix_length": 0, "bottleneck": 4},

@@ -14,15 +14,15 @@ from safetensors.torch import save_file
 from small_models import make_bart, make_t5
 from support import TASKS, batch, disturb, small
 
-from hyperpelt import saving
 from hyperpelt.errors import UserError
-from hyperpelt.export import bake
-from hyperpelt.model import TunedModel
+from hyperpelt.export.baking import bake
+from hyperpelt.model import saving
+from hyperpelt.model.tuned import TunedModel
 
 FRESH = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 model = TunedModel.from_pretrained(sys.argv[1])
 rows = load_file(sys.argv[2])

@@ -13,7 +13,7 @@ from small_models import make_t5
 from support import batch
 
 from hyperpelt import TunedModel, UserError, methods
-from hyperpelt.export import bake, export_peft
+from hyperpelt.export.baking import bake, export_peft
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.operations import list_operations
 from hyperpelt.tuners import Adapter, Prefix

@@ -10,11 +10,12 @@ from small_models import make_bart, make_t5
 from transfer_runs import trained_run
 
 from hyperpelt import tasks as registry
-from hyperpelt.choice_losses import WrongChoices, length_normalised, unlikelihood
 from hyperpelt.data import Choices, MicroBatches, TokenizedSet
-from hyperpelt.model import TunedModel
-from hyperpelt.outputs import token_losses
-from hyperpelt.training.objective import inputs_of, total_loss
+from hyperpelt.model.choice_losses import WrongChoices, length_normalised, unlikelihood
+from hyperpelt.model.inputs import inputs_of
+from hyperpelt.model.outputs import token_losses
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.training.objective import total_loss
 from hyperpelt.transfer.shots import ShotSampler
 
 WRONG = WrongChoices(torch.tensor([[7, 8, 1], [9, 1, -100], [10, 11, 12]]), torch.tensor([0, 0, 2]))

@@ -15,7 +15,7 @@ from transfer_runs import trained_run
 from hyperpelt import cli, evaluate
 from hyperpelt.config import load_run, to_yaml
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.report import write_report
 from hyperpelt.transfer import geometry
 from hyperpelt.transfer.answering import as_the_run

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transfer_runs import trained_run
 
 from hyperpelt import tasks as registry
-from hyperpelt.descriptions import read_tasks, read_texts
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
-from hyperpelt.starts import check_start, losses, start_task
+from hyperpelt.model.descriptions import read_tasks, read_texts
+from hyperpelt.model.starts import check_start, losses, start_task
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.transfer.fit import ShotData
 from hyperpelt.weights.description import NUM_INPUTS
 

@@ -20,8 +20,8 @@ from hyperpelt import cli
 from hyperpelt import tasks as registry
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
-from hyperpelt.saving import read_config
-from hyperpelt.starts import losses, start_task
+from hyperpelt.model.saving import read_config
+from hyperpelt.model.starts import losses, start_task
 from hyperpelt.transfer import records
 from hyperpelt.transfer.bench import Bench
 from hyperpelt.transfer.cells import Cell
@@ -116,7 +116,7 @@ def test_the_best_on_the_held_out_shots_is_kept(run):
     assert not set(record["held_out"]) & set(record["rows"])
     assert record["fit"]["kept_step"] % 2 == 0
     data = bench._data_of(registry.get("toy/word")).in_order(bench.model, record["held_out"], 4)
-    from hyperpelt.starts import losses
+    from hyperpelt.model.starts import losses
 
     assert losses(bench.model, ["toy/word"], data)["toy/word"] == pytest.approx(
         record["fit"]["held_out_loss"], rel=1e-5

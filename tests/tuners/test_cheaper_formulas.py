@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_models import make_bart, make_t5
 
-from hyperpelt import joined_attention
-from hyperpelt.model import TunedModel
+from hyperpelt.attachment import joined_attention
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tuners.projection import Norm
 
 BACKBONES = {

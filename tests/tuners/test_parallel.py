@@ -10,7 +10,7 @@ from comparison import BACKBONES, assert_agrees, make_rough, make_tuned, tensors
 from reference_backbones import Reference, linear, softmax
 
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 
 class Rows(Reference):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hyperpelt.backbones import load_backbone, load_tokenizer
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 SITES = ["encoder.*.self_attention", "decoder.*.self_attention", "decoder.*.cross_attention", "attention"]
 

@@ -7,7 +7,7 @@ import torch
 from comparison import BACKBONES, assert_agrees, make_rough, make_tuned, tensors_of
 from reference_backbones import Reference
 
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 PARTS = [
     {"tuner": {"type": "adapter", "bottleneck": 4}, "at": ["feed_forward", "self_attention"]},

@@ -8,7 +8,7 @@ from comparison import BACKBONES, assert_agrees, make_batch, make_rough, make_tu
 from reference_backbones import Reference
 
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 
 PROMPT = {"type": "prompt", "length": 4}
 

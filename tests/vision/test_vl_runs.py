@@ -25,9 +25,9 @@ from small_models import make_t5
 from hyperpelt import Example, Generator, Task, TunedModel, UserError, evaluate, tasks, train, transfer
 from hyperpelt.config import load_run
 from hyperpelt.data import MicroBatches, MixtureSampler, TokenizedSet, lengths_of
-from hyperpelt.evaluation import predict
+from hyperpelt.data.seeing import Eye
+from hyperpelt.evaluation.run import predict
 from hyperpelt.vision import FeatureStore, load_image_encoder
-from hyperpelt.vision.seeing import Eye
 
 METHOD = {
     "name": "vl-hyperpelt",

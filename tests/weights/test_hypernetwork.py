@@ -9,7 +9,7 @@ from reference_hypernetwork import hyper_tensors
 from small_models import make_bart, make_t5
 
 from hyperpelt.errors import UserError
-from hyperpelt.model import TunedModel
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tuners import tuner_types
 
 SMALL = {"embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}

@@ -10,9 +10,9 @@ from comparison import make_rough, tensors_of
 from reference_backbones import Reference
 from small_models import make_bart, make_t5
 
-from hyperpelt.calibration import LENGTH, ROWS, TARGET_LENGTH
-from hyperpelt.export import bake
-from hyperpelt.model import TunedModel
+from hyperpelt.attachment.calibration import LENGTH, ROWS, TARGET_LENGTH
+from hyperpelt.export.baking import bake
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import list_operations
 from hyperpelt.weights import PerTask
 

@@ -1,0 +1,33 @@
+from . import (
+    attachment,
+    backbones,
+    cli,
+    commands,
+    config,
+    data,
+    errors,
+    evaluation,
+    export,
+    methods,
+    metrics,
+    model,
+    operations,
+    report,
+    tasks,
+    training,
+    tuners,
+    vision,
+    weights,
+)
+from .backbones import load_backbone
+from .errors import UserError
+from .evaluation import evaluate
+from .methods import Method, Part
+from .metrics import vqa_scores
+from .model import TunedModel
+from .tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
+from .training import train
+from .transfer import transfer
+from .vision import FeatureStore, load_image_encoder
+
+__version__: str

@@ -1,0 +1,216 @@
+"""The attention function that transformers calls by name: SDPA, with the prefix rows of the running pass joined in.
+
+It is called after the cache was updated, so prefixes leave positions and caches alone. A prefix is always visible and
+has zero position bias. Where images bring rows, a batch is parted by the rows' number of images and each part runs as
+a batch of its own, without padding: a row without images is computed as if no row had one.
+
+Legend: B rows, S positions, H heads, Q queries, K keys, N prefix rows, k width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from hyperpelt.attachment.passes import Pass
+from hyperpelt.attachment.row_images import Choice
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.prefix import PrefixRows
+
+ATTENTION_NAME = "hyperpelt"
+SLOT = "_hyperpelt_slot"  # the attribute of an attention module that holds its operation and switch
+
+
+def joined_mask(
+    module: nn.Module,
+    query: Float[Tensor, "B H Q k"],
+    key: Float[Tensor, "B H K k"],
+    mask: Tensor | None,
+    position_bias: Tensor | None,
+    is_causal: bool,
+    length: int,
+) -> Tensor | None:
+    """Mask for keys that got `length` prefix rows on the left: always visible, with zero position bias.
+
+    A causal mask is made explicit and aligned to the lower right, as the prefix must stay visible to every query.
+    """
+    queries, keys = query.shape[2], key.shape[2]
+    causal = is_causal and mask is None and queries > 1
+    if position_bias is not None:
+        bias = position_bias if position_bias.grad_fn is not None else position_bias.detach()
+        bias = bias[..., :keys].to(query.dtype)
+        return torch.nn.functional.pad(
+            create_position_bias_mask(bias, mask, causal, query, key), (length, 0), value=0.0
+        )
+    if causal:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        mask = visible[None, None]
+    if mask is None:
+        return None
+    return torch.nn.functional.pad(mask, (length, 0), value=True if mask.dtype == torch.bool else 0.0)
+
+
+def _gated(
+    query: Tensor, key: Tensor, value: Tensor, rows: PrefixRows, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Attention whose prefix keys and values are scaled by a gate for each query, as one ordinary attention.
+
+    With heads of twice the width, [q ; g q] meets [k ; 0] and [0 ; P_k], and values [v ; 0] and [0 ; P_v] keep the two
+    parts of the result apart: out = first half + g * second half.
+    """
+    assert rows.gate is not None
+    gate = rows.gate[:, None, :, None].to(query.dtype)
+    width = value.shape[-1]
+
+    def left(t: Tensor) -> Tensor:
+        return torch.cat([t, torch.zeros_like(t)], dim=-1)
+
+    def right(t: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(t), t], dim=-1)
+
+    def merge(out: Tensor) -> Tensor:
+        return out[..., :width] + gate.transpose(1, 2) * out[..., width:]
+
+    joined_keys, joined_values = torch.cat([right(keys), left(key)], 2), torch.cat([right(values), left(value)], 2)
+    return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
+
+
+class _DroppingAttention(torch.autograd.Function):
+    """dropout(softmax(scaling q k^T + mask)) v on a CPU, where SDPA has no kernel for it.
+
+    The same numbers as SDPA, from the same draws, without its passes for queries that see nothing (here every query
+    sees the prefix). Kept for backward are the softmax and one byte an element, instead of three times the former.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "B H Q k"],
+        key: Float[Tensor, "B H K k"],
+        value: Float[Tensor, "B H K k"],
+        mask: Tensor | None,
+        dropout: float,
+        scaling: float,
+    ) -> Float[Tensor, "B H Q k"]:
+        scores = (query if scaling == 1.0 else query * scaling) @ key.transpose(2, 3)
+        if mask is not None:
+            scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+        weights = scores.softmax(dim=-1)
+        kept = torch.empty_like(weights).bernoulli_(1 - dropout)
+        ctx.save_for_backward(query, key, value, weights, kept.bool())
+        ctx.scaling, ctx.factor = scaling, 1 / (1 - dropout)
+        return (kept.mul_(weights) @ value).mul_(ctx.factor)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, kept = ctx.saved_tensors
+        grad, kept = grad * ctx.factor, kept.to(weights.dtype)
+        of_value = (kept * weights).transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
+        of_weights = kept.mul_(grad @ value.transpose(2, 3))
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores = of_scores if ctx.scaling == 1.0 else of_scores * ctx.scaling
+        of_query = of_scores @ key if ctx.needs_input_grad[0] else None
+        of_key = of_scores.transpose(2, 3) @ query if ctx.needs_input_grad[1] else None
+        return of_query, of_key, of_value, None, None, None
+
+
+def attention_with_prefix(
+    module: nn.Module,
+    query: Float[Tensor, "B H Q k"],
+    key: Float[Tensor, "B H K k"],
+    value: Float[Tensor, "B H K k"],
+    attention_mask: Tensor | None,
+    *,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B Q H k"], None]:
+    """The registered attention function."""
+    slot = getattr(module, SLOT, None)
+    running: Pass | None = None if slot is None else slot.switch.running
+    if slot is None or running is None or not running.has(slot.operation):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, is_causal=is_causal, position_bias=position_bias, **kwargs
+        )
+    joined = _Joined(module, slot.operation, running, attention_mask, position_bias, is_causal, kwargs)
+    images = running.parts(slot.operation, query.shape[0])
+    if images is None:
+        return joined(query, key, value, None), None
+    outs = [joined(query, key, value, choice) for choice in images.by_count]
+    return outs[0] if images.back is None else torch.cat(outs).index_select(0, images.back), None
+
+
+@dataclass
+class _Joined:
+    """One call of an attention, for all rows or for some."""
+
+    module: nn.Module
+    operation: Operation
+    running: Pass
+    attention_mask: Tensor | None
+    position_bias: Tensor | None
+    is_causal: bool | None
+    kwargs: dict[str, Any]
+
+    def __call__(
+        self, query: Float[Tensor, "B H Q k"], key: Tensor, value: Tensor, choice: Choice | None
+    ) -> Float[Tensor, "b Q H k"]:
+        num_rows = query.shape[0]
+        rows = self.running.prefix(self.operation, num_rows, choice)
+        mask, bias = self.attention_mask, self.position_bias
+        if choice is not None:
+            query, key, value, mask, bias = (choice.of(t, num_rows) for t in (query, key, value, mask, bias))
+        if rows is None:
+            # As it was called, so that a row without prefixes is what the backbone makes of it.
+            return self._sdpa(query, key, value, mask, is_causal=self.is_causal, position_bias=bias)
+        # Under autocast the backbone's keys are narrower than what it is made of, and so than the prefix.
+        both = ((rows.keys, key), (rows.values, value))
+        keys, values = (own.to(theirs.dtype).expand(query.shape[0], -1, -1, -1) for own, theirs in both)
+        causal = getattr(self.module, "is_causal", True) if self.is_causal is None else self.is_causal
+        joined = self.running.mask_for(
+            self.operation,
+            (self.attention_mask, self.position_bias),
+            (keys.shape[2], key.shape[2]),
+            lambda: joined_mask(self.module, query, key, mask, bias, causal, keys.shape[2]),
+            part=None if choice is None else choice.num_images,
+        )
+        if rows.gate is None:
+
+            def join() -> tuple[Tensor, Tensor]:
+                return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+
+            # A part of the rows is another tensor each time, and would be kept for nothing.
+            key, value = join() if choice is not None else self.running.joined_rows(self.operation, key, join)
+            if self._drops_on_cpu(query, joined):
+                out = _DroppingAttention.apply(query, key, value, joined, self.kwargs["dropout"], self._scaling(query))
+                return out.transpose(1, 2).contiguous()
+            return self._sdpa(query, key, value, joined)
+        scaling = self._scaling(query)
+        query, key, value, merge = _gated(query, key, value, rows, keys, values)
+        return merge(self._sdpa(query, key, value, joined, scaling=scaling))
+
+    def _scaling(self, query: Tensor) -> float:
+        given = self.kwargs.get("scaling")
+        return query.shape[-1] ** -0.5 if given is None else given
+
+    def _drops_on_cpu(self, query: Tensor, mask: Tensor | None) -> bool:
+        wanted = 0.0 < self.kwargs.get("dropout", 0.0) < 1.0 and query.device.type == "cpu"
+        # A mask with a gradient is T5's own bias in full fine-tuning.
+        return wanted and not torch.compiler.is_compiling() and (mask is None or not mask.requires_grad)
+
+    def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
+        options = {"is_causal": False, **self.kwargs, **more}
+        return sdpa_attention_forward(self.module, query, key, value, mask, **options)[0]
+
+
+AttentionInterface.register(ATTENTION_NAME, attention_with_prefix)
+# Without a mask function of the same name transformers would pass no mask at all, and padding would be attended to.
+AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

@@ -1,0 +1,293 @@
+"""One pass of a tuned model over its backbone: which tensors each operation gets, and whose row is whose.
+
+The tensors of all operations and all distinct tasks of the batch were made before the pass began; rows pick theirs
+late, one operation at a time, by index (a batch of one task needs no picking at all).
+
+Legend: B rows, U distinct tasks, S positions, n operations of a group.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import ref
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hyperpelt.attachment.row_images import Choice, RowImages
+from hyperpelt.errors import UserError
+from hyperpelt.operations import Operation
+from hyperpelt.tuners.base import Site, Tuner
+from hyperpelt.tuners.prefix import PrefixRows
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A tuner at one operation, with the keys and indices of its tensors: name -> (group key, index in the group).
+
+    A **visual** one draws its tensors from images, and works on the rows that have images.
+    """
+
+    tuner: Tuner
+    tensors: Mapping[str, tuple[str, int]]
+    visual: bool = False
+
+
+NOTHING: Mapping[str, Tensor] = {}
+# Operation name -> the tuners there, in the order of the method's parts.
+Plan = Mapping[str, Sequence[Placed]]
+
+
+@dataclass
+class Pass:
+    """The state of one forward, generation or scoring run.
+
+    - **made**: for each group key the tensors of its n operations, each [U, *shape] (or [1, *shape] if shared)
+    - **rows** [B]: index into the U distinct tasks, or None if there is one
+    - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
+    - **images**: of the rows, None if no row has any
+    - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
+    - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
+    """
+
+    plan: Plan
+    made: Mapping[str, Sequence[Tensor]]
+    rows: Int[Tensor, " B"] | None
+    mask: Bool[Tensor, "B S"] | None = None
+    special: Mapping[str, Tensor] = field(default_factory=dict)
+    images: RowImages | None = None
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    residuals: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
+    picked: dict[Any, Tensor] | None = None
+    joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
+    reached: Counter[tuple[str, str]] | None = None
+
+    def has(self, operation: Operation) -> bool:
+        return operation.name in self.plan
+
+    def wants_residual(self, operation: Operation) -> bool:
+        return any(placed.tuner.needs_residual for placed in self.plan.get(operation.name, ()))
+
+    def tensors(self, placed: Placed, num_rows: int) -> dict[str, Tensor]:
+        """The tensors of one tuner for `num_rows` rows: [num_rows, *shape], or [1, *shape] where rows share them."""
+        return {name: self._pick(key, index, num_rows) for name, (key, index) in placed.tensors.items()}
+
+    def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
+        values = self.made[key][index]
+        if self.rows is None or values.shape[0] == 1:
+            return values
+        if self.picked is not None and (key, index, num_rows) in self.picked:
+            return self.picked[key, index, num_rows]
+        chosen = values.index_select(0, self.expanded(self.rows, num_rows))
+        if self.picked is not None:
+            self.picked[key, index, num_rows] = chosen
+        return chosen
+
+    def _of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
+        """The tensors that were made of image number `order` of each chosen row."""
+        assert self.images is not None
+        values = {name: self.images.made[key][index] for name, (key, index) in placed.tensors.items()}
+        images = choice.images[order]
+        if images is None:
+            return values
+        if self.picked is None:
+            return {name: value.index_select(0, images) for name, value in values.items()}
+        for name, where in placed.tensors.items():
+            # Choices live as long as the images of the pass, so their identity may name them.
+            label = ("image", *where, id(choice), order)
+            if label not in self.picked:
+                self.picked[label] = values[name].index_select(0, images)
+            values[name] = self.picked[label]
+        return values
+
+    def _row_images(self, num_rows: int) -> RowImages:
+        assert self.images is not None
+        return self.images.expanded(num_rows)
+
+    @staticmethod
+    def expanded(rows: Tensor, num_rows: int) -> Tensor:
+        """Per-row data for a batch in which each row stands several times in a row, as beams do."""
+        if rows.shape[0] == num_rows:
+            return rows
+        return rows.repeat_interleave(num_rows // rows.shape[0], dim=0)
+
+    def _site(
+        self, operation: Operation, read: Tensor, output: Tensor | None, frozen: Mapping[str, Tensor] = NOTHING
+    ) -> Site:
+        special = self.special.get(operation.stack)
+        in_encoder = operation.stack == "encoder"
+        return Site(
+            operation=operation,
+            input=read,
+            output=output,
+            # Without a norm of its own before it (post-norm models), an operation reads the residual itself.
+            residual=self.residuals.get(operation.name, read) if self.wants_residual(operation) else None,
+            mask=self.mask if in_encoder else None,
+            special=None if special is None else self.expanded(special, read.shape[0]),
+            frozen=frozen,
+        )
+
+    def _placed(self, operation: Operation, point: str) -> list[Placed]:
+        seeing = self.images is not None
+        found = [p for p in self.plan[operation.name] if p.tuner.point == point and (seeing or not p.visual)]
+        if found and self.reached is not None:
+            self.reached[operation.name, point] += 1
+        return found
+
+    def tuned_output(
+        self,
+        operation: Operation,
+        read: Float[Tensor, "B S d"],
+        output: Float[Tensor, "B S e"],
+        frozen: Mapping[str, Tensor] = NOTHING,
+    ) -> Float[Tensor, "B S e"]:
+        """OP(x) plus the delta of every tuner there; each tuner sees what those before it left.
+
+        - **frozen**: OP's own weight and bias, for the first of them
+        """
+        for placed in self._placed(operation, "output"):
+            site = self._site(operation, read, output, frozen)
+            output, frozen = self._added(placed, site, output), NOTHING
+        self.residuals.pop(operation.name, None)
+        return output
+
+    def tuned_input(self, operation: Operation, read: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
+        """What a block reads, plus the delta of every tuner of its input."""
+        for placed in self._placed(operation, "input"):
+            read = self._added(placed, self._site(operation, read, None), read)
+        return read
+
+    def _added(self, placed: Placed, site: Site, values: Float[Tensor, "B S e"]) -> Float[Tensor, "B S e"]:
+        """`values` plus what the tuner gives at `site`; a visual one, what it gives for each image of a row."""
+        num_rows = values.shape[0]
+        if not placed.visual:
+            tensors = self.tensors(placed, num_rows)
+            whole = placed.tuner.whole(site, tensors)
+            return values + placed.tuner(site, tensors).to(values.dtype) if whole is None else whole
+        for choice in self._row_images(num_rows).by_order:
+            values = choice.add(values, placed.tuner(chosen(site, choice), self._of_images(placed, choice)))
+        return values
+
+    def parts(self, operation: Operation, num_rows: int) -> RowImages | None:
+        """The images of the rows where they bring prefix rows to this attention, else None."""
+        seen = self.images is not None and any(
+            placed.visual and placed.tuner.point == "attention" for placed in self.plan[operation.name]
+        )
+        return self._row_images(num_rows) if seen else None
+
+    def prefix(self, operation: Operation, num_rows: int, choice: Choice | None = None) -> PrefixRows | None:
+        """All prefix rows of an attention, joined, those of a row's images last; None if it has none.
+
+        - **choice**: for these of the `num_rows` rows alone
+        """
+        found = self._placed(operation, "attention") if self.has(operation) else []
+        if choice is not None:
+            found = [placed for placed in found if not placed.visual or choice.num_images]
+        if not found:
+            return None
+        site, parts = self._site(operation, self.inputs[operation.name], None), []
+        for placed in found:
+            if choice is None:
+                parts.append(placed.tuner(site, self.tensors(placed, num_rows)))
+            elif not placed.visual:
+                tensors = self.tensors(placed, num_rows)
+                own = {name: choice.of(values, num_rows) for name, values in tensors.items()}
+                parts.append(placed.tuner(chosen(site, choice), own))
+            else:
+                each = range(choice.num_images)
+                parts += [placed.tuner(chosen(site, choice), self._of_images(placed, choice, i)) for i in each]
+        if len(parts) == 1:
+            return parts[0]
+        if any(part.gate is not None for part in parts):
+            raise UserError(
+                f"Two prefixes meet at {operation.name!r} and one is gated: in a decoder a gated prefix must be alone "
+                "at its attention. Change the `at` of one of the parts, or make them one prefix."
+            )
+        keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
+        return PrefixRows(keys=_join(keys), values=_join(values))
+
+    def prompt(self, embedded: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B N d"] | None:
+        """Rows to put before the embedded input, or None."""
+        found = [p for p in self._placed(operation, "rows") if not p.visual] if self.has(operation) else []
+        if not found:
+            return None
+        site = Site(operation=operation, input=embedded)
+        rows = [placed.tuner(site, self.tensors(placed, embedded.shape[0])) for placed in found]
+        return torch.cat([r.expand(embedded.shape[0], -1, -1) for r in rows], dim=1).to(embedded.dtype)
+
+    def tokens(
+        self, embedded: Float[Tensor, "B S d"], operation: Operation
+    ) -> tuple[Float[Tensor, "B V d"], Bool[Tensor, "B V"]] | None:
+        """Rows to put after the embedded input, those of each image in turn, and which of them are real; or None."""
+        found = [p for p in self.plan.get(operation.name, ()) if p.visual and p.tuner.point == "rows"]
+        if not found or self.images is None:
+            return None
+        num_rows = embedded.shape[0]
+        site, rows, real = Site(operation=operation, input=embedded), [], []
+        for placed in found:
+            for choice in self._row_images(num_rows).by_order:
+                tokens = placed.tuner(chosen(site, choice), self._of_images(placed, choice)).to(embedded.dtype)
+                length, width = tokens.shape[1:]
+                rows.append(choice.add(tokens.new_zeros(num_rows, length, width), tokens))
+                ones = torch.ones(len(tokens), length, device=tokens.device)
+                real.append(choice.add(ones.new_zeros(num_rows, length), ones).bool())
+        return torch.cat(rows, dim=1), torch.cat(real, dim=1)
+
+    def mask_for(
+        self,
+        operation: Operation,
+        tensors: tuple[Any, ...],
+        sizes: tuple[int, ...],
+        make: Callable[[], Any],
+        *,
+        part: int | None = None,
+    ) -> Any:
+        """The joined mask of an attention: made once for all layers of a stack that ask with the same ingredients.
+
+        T5's layers share one position bias, so its sum with the mask need not be built (and saved) in every layer.
+        **part**: the rows' number of images, where the batch is parted by it.
+        """
+        label = f"{operation.stack}.{operation.kind}.{part}"
+        if label in self.masks:
+            known_tensors, known_sizes, mask = self.masks[label]
+            if known_sizes == sizes and all(a is b for a, b in zip(known_tensors, tensors, strict=True)):
+                return mask
+        mask = make()
+        if mask is None or not mask.requires_grad:
+            self.masks[label] = (tensors, sizes, mask)
+        return mask
+
+    def joined_rows(
+        self, operation: Operation, key: Tensor, make: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values with their prefix; kept where an attention asks for the same ones again.
+
+        Cross-attention does, token by token, as long as its cache gives the same `key`. The first time nothing is
+        kept, so that a pass which asks once holds no second copy.
+        """
+        if operation.kind != "cross_attention" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return make()
+        known, kept = self.joined.get(operation.name, (None, None))
+        again = known is not None and known() is key
+        if again and kept is not None:
+            return kept
+        made = make()
+        self.joined[operation.name] = (ref(key), made if again else None)
+        return made
+
+
+def chosen(site: Site, choice: Choice) -> Site:
+    """The site as the chosen rows see it."""
+    values = {name: getattr(site, name) for name in ("input", "output", "residual", "mask", "special")}
+    num_rows = site.input.shape[0]
+    return replace(site, **{name: choice.of(value, num_rows) for name, value in values.items()})
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    rows = max(part.shape[0] for part in parts)
+    return torch.cat([part.expand(rows, -1, -1, -1) for part in parts], dim=2)

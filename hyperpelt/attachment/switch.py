@@ -1,0 +1,219 @@
+"""How tuners are attached to a frozen backbone: its attention interface and hooks, no forked model code.
+
+One `Switch` per backbone holds the pass that is running, if any. Hooks and the attention function stay on the modules
+as long as some tuned model is attached, ask the switch, and do nothing when no pass is running: several tuned models
+may share a backbone in turn, and the bare backbone computes what it always did.
+
+- Prefixes join keys and values inside the registered attention function, *after* the cache update: they reach encoder
+  self-, decoder self- and cross-attention, leave positions and caches alone, and survive beams.
+- Everything else goes through hooks: on a module's output, on its input, or from one module to another (the
+  feed-forward network of BART is no module of its own).
+- Activation checkpointing recomputes a layer during backward, when the pass is over. `checkpointing` therefore wraps
+  the checkpoint function so that the recomputation runs under the pass of its own forward.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from hyperpelt.attachment.joined_attention import ATTENTION_NAME, SLOT
+from hyperpelt.attachment.passes import NOTHING, Pass
+from hyperpelt.attachment.recomputation import Marks, start_recomputing, stop_recomputing
+from hyperpelt.operations import ATTENTIONS, NORMS, PROJECTIONS, Operation
+
+
+class Switch:
+    """What is attached to one backbone, and the pass that is running on it."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        # Held weakly: the table of switches must not keep alive a backbone that nobody uses any more.
+        self._backbone = ref(backbone)
+        self.running: Pass | None = None
+        self.users: Counter[str] = Counter()
+        self.handles: dict[str, list[Any]] = {}
+        self.previous_attention: str | None = None
+        self.models = 0
+        self.recomputing: Marks | None = None
+        self.required_grad: dict[str, bool] = {}
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        backbone = self._backbone()
+        assert backbone is not None, "a switch never outlives its backbone"
+        return backbone
+
+    def run(self, running: Pass) -> _Running:
+        """Context in which `running` is the pass of this backbone."""
+        return _Running(self, running)
+
+    def attach(self, operations: Sequence[Operation], trained: Collection[str] = ()) -> None:
+        """Freeze the backbone but for `trained`, and install what these operations need, once for all tuned models."""
+        self.models += 1
+        if self.models == 1:
+            self.required_grad = {name: p.requires_grad for name, p in self.backbone.named_parameters()}
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(name in trained)
+        for operation in operations:
+            self.users[operation.name] += 1
+            if self.users[operation.name] == 1:
+                self.handles[operation.name] = list(_install(self, operation))
+        if self.previous_attention is None and any(op.kind in ATTENTIONS for op in operations):
+            self.previous_attention = self.backbone.config._attn_implementation
+            self.backbone.set_attn_implementation(ATTENTION_NAME)
+
+    def detach(self, operations: Sequence[Operation]) -> None:
+        """Undo `attach`; after the last user the backbone is exactly what it was."""
+        for operation in operations:
+            self.users[operation.name] -= 1
+            if self.users[operation.name] == 0:
+                del self.users[operation.name]
+                for handle in self.handles.pop(operation.name):
+                    handle.remove()
+        if self.previous_attention is not None and not any(_is_attention(name) for name in self.users):
+            self.backbone.set_attn_implementation(self.previous_attention)
+            self.previous_attention = None
+        self.models -= 1
+        if self.models == 0:
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_(self.required_grad[name])
+            self.recompute(False)
+
+    def recompute(self, enable: bool) -> None:
+        """Activation checkpointing on or off; a detached backbone is never left with it."""
+        if enable and self.recomputing is None:
+            self.recomputing = start_recomputing(self.backbone, self.checkpointing)
+        elif not enable and self.recomputing is not None:
+            stop_recomputing(self.backbone, self.recomputing)
+            self.recomputing = None
+
+    def checkpointing(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`torch.utils.checkpoint` for a layer, whose recomputation runs under the pass of this forward."""
+        running = self.running
+
+        def under_its_pass(*inner: Any) -> Any:
+            if running is None:
+                return function(*inner)
+            with self.run(running):
+                return function(*inner)
+
+        return checkpoint(under_its_pass, *args, use_reentrant=False)
+
+
+def _is_attention(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in ATTENTIONS
+
+
+class _Running:
+    def __init__(self, switch: Switch, running: Pass) -> None:
+        self.switch, self.running, self.outer = switch, running, None
+
+    def __enter__(self) -> Pass:
+        self.outer, self.switch.running = self.switch.running, self.running
+        return self.running
+
+    def __exit__(self, *_: object) -> None:
+        self.switch.running = self.outer
+
+
+_SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()
+
+
+def switch_of(backbone: PreTrainedModel) -> Switch:
+    """The one switch of this backbone object."""
+    if backbone not in _SWITCHES:
+        _SWITCHES[backbone] = Switch(backbone)
+    return _SWITCHES[backbone]
+
+
+class _Slot:
+    """Marks an attention module, so that the attention function finds its operation; removable as a hook is."""
+
+    def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
+        self.module, self.switch, self.operation = module, switch, operation
+        setattr(module, SLOT, self)
+
+    def remove(self) -> None:
+        delattr(self.module, SLOT)
+
+
+def _install(switch: Switch, operation: Operation) -> list[Any]:
+    """Put hooks for one operation on its modules; the handles that remove them."""
+    if operation.kind == "embedding":
+        return []  # rows before the embedded input are put there by the model, which also widens the mask
+    module = switch.backbone.get_submodule(operation.path)
+    last = switch.backbone.get_submodule(operation.exit_path)
+    handles: list[Any] = []
+    if operation.residual_path is not None:
+        norm = switch.backbone.get_submodule(operation.residual_path)
+        handles.append(norm.register_forward_pre_hook(_keep_residual(switch, operation)))
+    if operation.kind == "hidden":
+        return [module.register_forward_pre_hook(_tune_hidden(switch, operation))]
+    if operation.kind == "block":
+        handles.append(module.register_forward_pre_hook(_tune_input(switch, operation)))
+    if operation.kind in ATTENTIONS:
+        handles.append(_Slot(module, switch, operation))
+        handles.append(module.register_forward_pre_hook(_keep_input(switch, operation), with_kwargs=True))
+    elif module is not last:
+        handles.append(module.register_forward_pre_hook(_keep_input(switch, operation), with_kwargs=True))
+    # On BART the feed-forward network ends with wo itself: a tuner of the projection comes before one of the network.
+    handles.append(last.register_forward_hook(_tune_output(switch, operation), prepend=operation.kind in PROJECTIONS))
+    return handles
+
+
+def _keep_residual(switch: Switch, operation: Operation) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        if switch.running is not None and switch.running.wants_residual(operation):
+            switch.running.residuals[operation.name] = args[0]
+
+    return hook
+
+
+def _keep_input(switch: Switch, operation: Operation) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if switch.running is not None and switch.running.has(operation):
+            switch.running.inputs[operation.name] = args[0] if args else kwargs["hidden_states"]
+
+    return hook
+
+
+def _tune_input(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if switch.running is None or not switch.running.has(operation):
+            return None
+        return (switch.running.tuned_input(operation, args[0]), *args[1:])
+
+    return hook
+
+
+def _tune_hidden(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> Any:
+        if switch.running is None or not switch.running.has(operation):
+            return None
+        return (switch.running.tuned_output(operation, args[0], args[0]), *args[1:])
+
+    return hook
+
+
+def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    """A forward hook that adds the tuners' deltas to the output; several-valued outputs keep their other values."""
+    is_norm = operation.kind in NORMS
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        running = switch.running
+        if running is None or not running.has(operation):
+            return None
+        read = running.inputs.pop(operation.name, None)
+        read = args[0] if read is None else read
+        first = output[0] if isinstance(output, tuple) else output
+        frozen = dict(module.named_parameters(recurse=False)) if is_norm else NOTHING
+        tuned = running.tuned_output(operation, read, first, frozen)
+        return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
+
+    return hook

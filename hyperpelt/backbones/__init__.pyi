@@ -1,0 +1,12 @@
+from .dropout import set_dropout
+from .loading import (
+    BART_FAMILIES,
+    FAMILIES,
+    T5_FAMILIES,
+    config_hash,
+    encode_targets,
+    load_backbone,
+    load_config,
+    load_tokenizer,
+    resolve_dtype,
+)

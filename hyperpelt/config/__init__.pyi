@@ -1,0 +1,1 @@
+from .settings import RunConfig, build_run, keys, load_run, to_yaml

@@ -1,0 +1,2 @@
+from .results import Results, TaskResult
+from .run import check_lengths, evaluate

@@ -1,0 +1,301 @@
+"""A model's answers to rendered examples: ranked choices, numbers between choices, generated text.
+
+    answers = answer(model, task, examples, settings).answers       # one an example, in the examples' order
+
+Ranking encodes each input once and scores all candidates of a batch in one decoder pass; generation searches
+with as many beams as the task says (one: greedily). Inputs
+are sorted by length and cut into batches over *all* examples before the batches are dealt out to the processes, so an
+answer does not depend on how many processes there are, and no row is answered twice.
+
+Letters: B rows of a batch, S source tokens, N candidates of a batch, T target tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from hyperpelt.backbones import encode_targets
+from hyperpelt.data import IGNORED, MULTIPLE, encode_inputs
+from hyperpelt.data.seeing import refuse
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.model import scoring
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperpelt.data.seeing import Eye
+    from hyperpelt.model.tuned import TunedModel
+    from hyperpelt.tasks import Example, Task
+
+REGRESSION = ("expected", "argmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What an answer depends on besides the model.
+
+    - **normalisation**: the length rule of `hyperpelt.model.scoring`
+    - **regression**: a regression's answer is the probability-weighted mean of its choices' numbers (`expected`) or the
+      number of the best choice (`argmax`)
+    - **batch_size**: rows the encoder reads at once; **decoder_rows**: candidates the decoder reads at once
+    - **max_source_length**, **max_target_length**: tokens; longer inputs are cut and counted
+    - **num_beams**: None: as each task says
+    """
+
+    normalisation: str = "sum"
+    regression: str = "expected"
+    batch_size: int = 32
+    decoder_rows: int = 256
+    max_source_length: int = 128
+    max_target_length: int = 32
+    num_beams: int | None = None
+
+    def __post_init__(self) -> None:
+        scoring.check_normalisation(self.normalisation)
+        if self.regression not in REGRESSION:
+            raise unknown("regression rule", self.regression, REGRESSION)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer: its text, what metrics take (index, number or text; None if it is no choice), a score a candidate."""
+
+    text: str
+    prediction: Any
+    scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """All answers to a list of examples, and how many inputs had to be cut for them."""
+
+    answers: list[Answer]
+    num_cut: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """One example as tokens; `candidates` are the choices for the decoder, None where it shall generate."""
+
+    ids: list[int]
+    choices: tuple[str, ...] | None
+    candidates: list[list[int]] | None
+    images: tuple[str, ...] = ()  # keys
+
+    @property
+    def width(self) -> int:
+        """Rows it takes in the decoder."""
+        return len(self.candidates or (1,))
+
+
+def answer(
+    model: TunedModel,
+    task: Task,
+    examples: Sequence[Example],
+    settings: Settings,
+    *,
+    eye: Eye | None = None,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> Answers:
+    """Answer every example, on all processes together; each process gets all answers.
+
+    eye: has seen the examples (`Eye.see`), whose images are keys by now. Raises UserError for a task that the model
+    does not have, and for images where there is no eye.
+    """
+    if eye is None and any(example.images for example in examples):
+        raise refuse(task.name)
+    inputs, num_cut = _encode(model, task, examples, settings)
+    batches = cut(inputs, settings.batch_size, settings.decoder_rows)
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    mine = list(deal(batches, rank, world))
+    found: list[tuple[int, Answer]] = []
+    with _evaluating(model):
+        for batch, counts in tqdm(mine, desc=task.name, unit="batch", leave=False, disable=None if progress else True):
+            answers = _answer_batch(model, task, [inputs[index] for index in batch], settings, eye)
+            found += zip(batch, answers, strict=True) if counts else []
+    return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)
+
+
+def _encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
+    """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut."""
+    examples, tokenizer = list(examples), tokenizer_of(model)
+    inputs, endings = [example.input for example in examples], [example.ending for example in examples]
+    ids, num_cut = encode_inputs(tokenizer, inputs, settings.max_source_length, endings)
+    texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
+    end = tokenizer.eos_token_id
+    candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
+    tokens = dict(zip(texts, candidates, strict=True))
+    ranked = [None if row.choices is None else [tokens[text] for text in row.choices] for row in examples]
+    parts = zip(ids, examples, ranked, strict=True)
+    return [_Input(row, example.choices, rank, example.images) for row, example, rank in parts], num_cut
+
+
+def tokenizer_of(model: TunedModel) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; UserError if it was built without one."""
+    if model.tokenizer is None:
+        raise UserError(
+            "This model has no tokenizer, which evaluation needs: give one to TunedModel.build(tokenizer=...)."
+        )
+    return model.tokenizer
+
+
+def cut(inputs: Sequence[_Input], batch_size: int, decoder_rows: int) -> list[list[int]]:
+    """Indices of `inputs`, longest first, in batches of at most `batch_size` rows and `decoder_rows` candidates.
+
+    Ranked and generated examples never share a batch. A row with more candidates than that has a batch to itself.
+    """
+    batches: list[list[int]] = []
+    width, ranked = 0, None
+    for index in sorted(range(len(inputs)), key=lambda index: -len(inputs[index].ids)):
+        row = inputs[index]
+        full = not batches or len(batches[-1]) >= batch_size or width + row.width > decoder_rows
+        if full or ranked != (row.candidates is not None):
+            batches.append([])
+            width, ranked = 0, row.candidates is not None
+        batches[-1].append(index)
+        width += row.width
+    return batches
+
+
+def deal(batches: Sequence[list[int]], rank: int, world: int) -> Iterator[tuple[list[int], bool]]:
+    """This process's batches, each with whether its answers count.
+
+    Every process gets equally many, since sharded models wait for each other in every forward pass: one that runs out
+    repeats the first batch, and its answers do not count.
+    """
+    for start in range(0, len(batches), world):
+        counts = start + rank < len(batches)
+        yield batches[start + rank if counts else 0], counts
+
+
+def _gathered(found: list[tuple[int, Answer]], world: int) -> list[tuple[int, Answer]]:
+    if world == 1:
+        return found
+    from accelerate.utils import gather_object
+
+    return gather_object(found)
+
+
+def _in_order(found: list[tuple[int, Answer]], count: int) -> list[Answer]:
+    answers = dict(found)
+    assert len(found) == len(answers) == count, f"{len(found)} answers to {count} rows"
+    return [answers[index] for index in range(count)]
+
+
+@contextmanager
+def _evaluating(model: TunedModel) -> Iterator[None]:
+    """Dropout off and no gradients (so that each task's tensors are made once); the mode comes back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _answer_batch(
+    model: TunedModel, task: Task, batch: Sequence[_Input], settings: Settings, eye: Eye | None
+) -> list[Answer]:
+    source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
+    lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
+    mask = (torch.arange(source.shape[1], device=model.device) < lengths[:, None]).long()
+    task_ids = torch.full((len(batch),), model.task_id(task.name), device=model.device)
+    seen = _seen(batch, eye)
+    if batch[0].candidates is None:
+        beams = settings.num_beams or task.num_beams
+        texts = _generate(model, source, mask, task_ids, seen, max_new_tokens=settings.max_target_length, beams=beams)
+        return [Answer(text=text, prediction=_parsed(task.kind, text)) for text in texts]
+    scores = _score(model, source, mask, task_ids, batch, settings, seen)
+    return [_chosen(task.kind, row.choices or (), found, settings) for row, found in zip(batch, scores, strict=True)]
+
+
+def _seen(batch: Sequence[_Input], eye: Eye | None) -> dict[str, Tensor]:
+    """`visual` and `visual_rows` of a batch, as the model takes them; nothing where no row has an image."""
+    keys = [key for row in batch for key in row.images]
+    if eye is None or not keys:
+        return {}
+    owners = [number for number, row in enumerate(batch) for _ in row.images]
+    return {"visual": eye.features(keys), "visual_rows": torch.tensor(owners)}
+
+
+def _score(
+    model: TunedModel,
+    source: Int[Tensor, "B S"],
+    mask: Int[Tensor, "B S"],
+    task_ids: Int[Tensor, " B"],
+    batch: Sequence[_Input],
+    settings: Settings,
+    seen: dict[str, Tensor],
+) -> list[list[float]]:
+    """Every row's scores, one a candidate."""
+    candidates = [tokens for row in batch for tokens in row.candidates or ()]
+    texts = [text for row in batch for text in row.choices or ()]
+    rows = torch.tensor([index for index, row in enumerate(batch) for _ in range(row.width)], device=source.device)
+    labels = _padded(candidates, IGNORED).to(source.device)
+    # One pass, except for a single row with very many candidates.
+    log_probs = [
+        model.token_log_probs(source, mask, task_ids, part, part_rows, **seen)
+        for part, part_rows in zip(labels.split(settings.decoder_rows), rows.split(settings.decoder_rows), strict=True)
+    ]
+    scores = scoring.normalise(
+        torch.cat(log_probs),
+        labels,
+        texts,
+        eos_token_id=tokenizer_of(model).eos_token_id,
+        normalisation=settings.normalisation,
+    )
+    return scoring.group(scores, rows, len(batch))
+
+
+def _generate(
+    model: TunedModel,
+    source: Int[Tensor, "B S"],
+    mask: Int[Tensor, "B S"],
+    task_ids: Int[Tensor, " B"],
+    seen: dict[str, Tensor],
+    *,
+    max_new_tokens: int,
+    beams: int,
+) -> list[str]:
+    how = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": beams}
+    tokens = model.generate(source, attention_mask=mask, task_ids=task_ids, **seen, **how)
+    return [text.strip() for text in tokenizer_of(model).batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> Int[Tensor, "B S"]:
+    """Rows filled up on the right, to a length that is a multiple of `multiple`."""
+    width = -(-max(map(len, rows)) // multiple) * multiple
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def _chosen(kind: str, choices: Sequence[str], scores: Sequence[float], settings: Settings) -> Answer:
+    """The answer that a row's candidates give: an index, a number between them, or the best one's text."""
+    best = scoring.best(scores)
+    if kind == "regression":
+        values = [float(choice) for choice in choices]
+        number = scoring.expected_value(scores, values) if settings.regression == "expected" else values[best]
+        return Answer(text=f"{number:g}", prediction=number, scores=tuple(scores))
+    prediction = best if kind == "classification" else choices[best]
+    return Answer(text=choices[best], prediction=prediction, scores=tuple(scores))
+
+
+def _parsed(kind: str, text: str) -> str | float:
+    """A generated answer as its metrics take it; nan where a number was expected and none came."""
+    if kind != "regression":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,70 @@
+"""A model's answers to rows that nobody has answered: `hyperpelt predict`, and the same in Python.
+
+predict(model, "glue/rte", [{"sentence1": "...", "sentence2": "..."}])
+predict(model, "vl/vqav2", [{"question": "What is it?", "image": "photo.jpg"}])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hyperpelt import tasks as registry
+from hyperpelt.data import seeing
+from hyperpelt.evaluation.answers import Answer, Settings, answer
+from hyperpelt.model import scoring
+from hyperpelt.model.eye import eye_of
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tasks import Example, Task
+
+
+def predict(
+    model: TunedModel,
+    task: str | Task,
+    rows: Iterable[Mapping[str, Any] | Example],
+    *,
+    batch_size: int = 32,
+    max_source_length: int = 128,
+    max_target_length: int = 32,
+    normalisation: str = "sum",
+    regression: str = "expected",
+    num_beams: int | None = None,
+    allow_urls: bool = False,
+    blind: bool = False,
+) -> list[dict[str, Any]]:
+    """Answer rows that need no gold label: the task's columns (a mapping), or rendered examples.
+
+    Images are paths, bytes or PIL images, addresses only where `allow_urls` says so; blind: they are withheld.
+
+    Each answer is `{"answer": text or number}`, and where choices were ranked `"probabilities": {choice: p}` in the
+    choices' order. Raises UserError for a row that lacks a column or has a bad image, naming the row.
+    """
+    task = registry.get(task) if isinstance(task, str) else task
+    settings = Settings(
+        normalisation=normalisation,
+        regression=regression,
+        batch_size=batch_size,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+        num_beams=num_beams,
+    )
+    examples = [
+        row if isinstance(row, Example) else task.example(row, answered=False, number=number)
+        for number, row in enumerate(rows)
+    ]
+    if not examples:
+        return []
+    eye = None
+    if not blind and any(example.images for example in examples):
+        eye = eye_of(model, keep=False, allow_urls=allow_urls)
+    examples = seeing.seen(task, task.name, enumerate(examples), eye, blind=blind)
+    answers = answer(model, task, examples, settings, eye=eye).answers
+    return [_as_dict(task, example, found) for example, found in zip(examples, answers, strict=True)]
+
+
+def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
+    content: dict[str, Any] = {"answer": found.prediction if task.kind == "regression" else found.text}
+    if found.scores is not None and example.choices is not None:
+        weights = scoring.probabilities(found.scores)
+        content["probabilities"] = dict(zip(example.choices, weights, strict=True))
+    return content

@@ -1,0 +1,280 @@
+"""How well a model does its tasks, beside what it takes to beat: the majority answer and the frozen backbone.
+
+    results = evaluate(model, ["glue/rte", "glue/stsb"], split="test", data_root="data")
+    print(results.average); results.as_dict()                          # what results.json holds
+    predict(model, "glue/rte", [{"sentence1": "...", "sentence2": "..."}])
+
+Classification ranks the choices' log-likelihoods, regression takes the probability-weighted mean of its choices'
+numbers (or the best one's number), open answers are generated, greedily or with the task's beams. Images are seen once
+and kept as features (`hyperpelt.vision`). Under `accelerate launch` every process answers
+its share of the rows and all get the same results, equal to those of one process.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpelt import metrics
+from hyperpelt import tasks as registry
+from hyperpelt.backbones import encode_targets
+from hyperpelt.data import seeing
+from hyperpelt.errors import UserError
+from hyperpelt.evaluation.answers import Answers, Settings, answer, tokenizer_of
+from hyperpelt.evaluation.prediction import predict
+from hyperpelt.evaluation.results import Results, TaskResult
+from hyperpelt.model import scoring
+from hyperpelt.model.eye import eye_of
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# The majority answer is that of at most so many training rows, a fixed random sample: rendering all of a large set
+# would take longer than evaluating.
+MAJORITY_SAMPLE = 10_000
+__all__ = ["describe", "evaluate", "majority_answer", "predict", "resolve", "versions", "without_method"]
+VERSIONED = ("hyperpelt", "torch", "transformers", "tokenizers", "datasets", "scikit-learn", "scipy")
+
+
+def evaluate(
+    model: TunedModel,
+    tasks: str | Task | Iterable[str | Task],
+    *,
+    split: str = "test",
+    data_root: str | Path | None = None,
+    batch_size: int = 32,
+    max_source_length: int = 128,
+    max_target_length: int = 32,
+    normalisation: str = "sum",
+    regression: str = "expected",
+    limit: int | None = None,
+    num_beams: int | None = None,
+    majority: bool = True,
+    frozen: bool = False,
+    features_dir: str | Path | None = None,
+    on_bad_image: str = "error",
+    blind: bool = False,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> Results:
+    """Measure `model` on a split of each task.
+
+    Args:
+        tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
+        normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
+            `hyperpelt.evaluation.answers.Settings`.
+        limit: at most so many rows of each task, a fixed random sample.
+        majority: also score the most frequent answer of the training split.
+        frozen: also score the backbone without the method (and so without images), which takes as long again.
+        features_dir: folder of the feature store. on_bad_image: `error`, or `skip`: a row is answered without an image
+            that cannot be used, and these are counted. blind: withhold the images.
+        accelerator: shares the rows out among its processes.
+
+    Raises:
+        UserError: for an unknown task, metric, split or rule, and for rows that do not render.
+    """
+    settings = Settings(
+        normalisation=normalisation,
+        regression=regression,
+        batch_size=batch_size,
+        max_source_length=max_source_length,
+        max_target_length=max_target_length,
+        num_beams=num_beams,
+    )
+    chosen = resolve(tasks, among=model.tasks)
+    _check(model, chosen)
+    check_lengths(model, max_source_length, max_target_length)
+    measure = partial(
+        _measure,
+        settings=settings,
+        split=split,
+        data_root=data_root,
+        limit=limit,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    eye = None if blind else _eye(model, chosen, features_dir, on_bad_image)
+    found = {task.name: measure(model, task, majority=majority, eye=eye, blind=blind) for task in chosen}
+    if frozen:
+        bare = without_method(model)
+        for task in chosen:
+            scores = measure(bare, task, majority=False, eye=None, blind=True).metrics
+            found[task.name] = replace(found[task.name], frozen=scores)
+    names = ("normalisation", "regression", "max_source_length", "max_target_length")
+    how = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in names}}
+    if any("image" in task.modalities for task in chosen):
+        how |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": num_beams}
+    return Results(tasks=found, settings=how, model=describe(model), versions=versions())
+
+
+def _eye(
+    model: TunedModel, tasks: Sequence[Task], features_dir: str | Path | None, on_bad_image: str
+) -> seeing.Eye | None:
+    if not any("image" in task.modalities for task in tasks):
+        return None
+    return eye_of(model, features_dir=features_dir, on_bad_image=on_bad_image)
+
+
+def _check(model: TunedModel, tasks: Sequence[Task]) -> None:
+    """An unknown task or metric is reported before hours of work."""
+    for task in tasks:
+        model.task_id(task.name)
+        metrics.require_any(task.metrics, of=f"Task {task.name}")
+
+
+def check_lengths(model: TunedModel, max_source_length: int, max_target_length: int) -> None:
+    """Raises UserError where the backbone has learnt fewer positions than inputs or answers may have tokens."""
+    limit = getattr(model.backbone.config, "max_position_embeddings", None)
+    for name, length in (("max_source_length", max_source_length), ("max_target_length", max_target_length)):
+        if limit is not None and length > limit:
+            raise UserError(
+                f"{name}={length}: {model.backbone_name or 'this backbone'} has {limit} positions. Lower it."
+            )
+
+
+def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | None = None) -> list[Task]:
+    """Tasks by name, wildcard or mixture, or as they are; each once."""
+    wanted = [tasks] if isinstance(tasks, str | Task) else list(tasks)
+    names = [task for task in wanted if isinstance(task, str)]
+    found = registry.select(names, among=among) if names else []
+    return list(dict.fromkeys([*found, *(task for task in wanted if isinstance(task, Task))]))
+
+
+def without_method(model: TunedModel) -> TunedModel:
+    """The same frozen backbone with nothing attached, for the frozen row; it shares the backbone's tensors.
+
+    A method that trains the backbone has changed its copy, so the backbone is loaded anew by its name.
+    """
+    backbone = model.backbone
+    if model.unfrozen:
+        from hyperpelt.backbones import load_backbone
+
+        backbone = load_backbone(model.backbone_name, dtype=model.dtype).to(model.device)
+    return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
+
+
+def _measure(
+    model: TunedModel,
+    task: Task,
+    *,
+    settings: Settings,
+    split: str,
+    data_root: str | Path | None,
+    limit: int | None,
+    majority: bool,
+    eye: seeing.Eye | None,
+    blind: bool,
+    accelerator: Accelerator | None,
+    progress: bool,
+) -> TaskResult:
+    start = time.perf_counter()
+    rows = task.examples(split, data_root=data_root, limit=limit)
+    bad = 0 if eye is None else eye.num_bad
+    with accelerator.main_process_first() if accelerator else nullcontext():  # one process encodes what is new
+        examples = seeing.seen(task, f"{task.name} {split}", zip(rows.numbers, rows, strict=True), eye, blind=blind)
+    num_bad = 0 if eye is None else eye.num_bad - bad
+    found = answer(model, task, examples, settings, eye=eye, accelerator=accelerator, progress=progress)
+    predictions = [answer.prediction for answer in found.answers]
+    baseline = [majority_answer(task, split, data_root)] * len(examples) if majority else None
+    return TaskResult(
+        kind=task.kind,
+        rows=len(examples),
+        metrics=_scores(task, predictions, examples),
+        majority=None if baseline is None else _scores(task, baseline, examples),
+        invalid=sum(isinstance(value, float) and math.isnan(value) for value in predictions),
+        num_cut=found.num_cut,
+        num_bad_images=num_bad,
+        seconds=time.perf_counter() - start,
+        notes=tuple(_notes(model, task, examples, settings, found, num_bad)),
+    )
+
+
+def _scores(task: Task, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
+    groups = [example.group for example in examples]
+    labels = [example.label for example in examples]
+    return metrics.compute(metrics.available(task.metrics)[0], predictions, labels, groups=groups)
+
+
+@cache
+def majority_answer(task: Task, split: str, data_root: str | Path | None) -> Any:
+    """What always to answer: the most frequent label of the training split, or its mean if labels are numbers.
+
+    A task without a training split takes `split` itself.
+    """
+    basis = "train" if _has_rows(task, "train", data_root) else split
+    labels = [example.label for example in task.examples(basis, data_root=data_root, limit=MAJORITY_SAMPLE)]
+    if task.kind == "regression":
+        return sum(labels) / len(labels)
+    if task.kind == "generation":
+        labels = [reference for label in labels for reference in ([label] if isinstance(label, str) else label)]
+    return Counter(labels).most_common(1)[0][0]
+
+
+def _has_rows(task: Task, split: str, data_root: str | Path | None) -> bool:
+    try:
+        return len(task.rows(split, data_root=data_root)) > 0
+    except UserError:
+        return False
+
+
+def _notes(
+    model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings, found: Answers, num_bad: int
+) -> Iterable[str]:
+    for name, why in metrics.available(task.metrics)[1].items():
+        yield f"{name} is not measured: {why}"
+    if num_bad:
+        yield f"{num_bad} bad images were skipped; their rows were answered without them"
+    if found.num_cut:
+        yield f"{found.num_cut} of {len(examples)} inputs were cut at {settings.max_source_length} tokens"
+    if settings.normalisation == "token":
+        return
+    shadowed = sum(_shadowed(model, choices) * count for choices, count in _choice_sets(examples).items())
+    if shadowed:
+        yield (
+            f"in {shadowed} of {len(examples)} rows one choice begins with another one, so that it cannot win under "
+            f"the length rule {settings.normalisation!r}; 'token' scores the end as well"
+        )
+
+
+def _choice_sets(examples: Sequence[Example]) -> Counter[tuple[str, ...]]:
+    return Counter(example.choices for example in examples if example.choices is not None)
+
+
+def _shadowed(model: TunedModel, choices: tuple[str, ...]) -> bool:
+    tokenizer = tokenizer_of(model)
+    candidates = encode_targets(tokenizer, choices)
+    return scoring.shadowed([scoring.scored(ids, tokenizer.eos_token_id, "sum") for ids in candidates])
+
+
+def describe(model: TunedModel) -> dict[str, Any]:
+    """What was measured, for results.json."""
+    config = model.backbone.config
+    return {
+        "backbone": getattr(model, "backbone_name", None) or config.name_or_path or config.model_type,
+        "method": model.method.name,
+        "trainable": model.num_trainable(),
+        "tasks": list(model.tasks),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that the figures rest on."""
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    return {"python": platform.python_version(), **{name: installed(name) for name in VERSIONED}}

@@ -1,0 +1,2 @@
+from .baking import bake, export_peft
+from .merging import export_merged

@@ -1,0 +1,197 @@
+"""Merge one task into a copy of the backbone: what fits into its weights costs nothing any more.
+
+For a projection y = x W^T + b (weights as PyTorch keeps them, [e, d]):
+
+    W + (alpha / r) (A B)^T                               LoRA
+    diag(1 + s) W, (1 + s) b                              (IA)^3; at the hidden layer W_o diag(1 + s)
+    b + c                                                 a bias
+    w + delta, b + beta                                   a norm
+    [W_i ; D^T], [b_i ; b_D], [W_o , s U^T], b_o + s b_U  a parallel adapter of a feed-forward network that has one
+                                                          inner projection and the adapter's own activation
+
+The last is He et al. (2021, arXiv 2110.04366) read backwards: such an adapter is a few more units of the network.
+Prefixes, sequential and gated tuners and whatever images bring stay tuners, baked. Sums are made in float32, and the
+result agrees with the baked model to rounding (tests/test_merging.py), not bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hyperpelt.attachment.passes import Placed
+from hyperpelt.errors import UserError
+from hyperpelt.export.baking import static
+from hyperpelt.model.tuned import TunedModel, copy_of
+from hyperpelt.operations import Operation, list_operations
+from hyperpelt.tuners import Adapter, Bias, LoRA, Norm, Scale, Tuner
+
+Tensors = Mapping[str, Tensor]
+
+
+class MergedModel(TunedModel):
+    """One task over a backbone of its own: for answering, in memory. Its file form is the baked model."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        raise UserError(
+            "A merged model is made in memory: save `bake(model, task)` and merge it after loading, or write plain "
+            "transformers weights with `export_merged` (`hyperpelt export --to merged`)."
+        )
+
+
+@torch.no_grad()
+def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
+    """A model of one task whose tuners are merged into a copy of the backbone where they fit.
+
+    - **plain**: merge only what leaves the backbone a model that transformers can load: its own shapes, no new biases
+
+    Raises:
+        UserError: the model does not know the task.
+    """
+    index = torch.tensor([model.task_id(task)], device=model.device)
+    merged, backbone = mergeable(model, plain=plain), copy_of(model.backbone)
+    with model.evaluating():
+        made = model.weights_of(index)
+    for operation, placed in _in_order(model):
+        if part_of(placed) in merged:
+            tensors = {name: made[key][0, number].float() for name, (key, number) in placed.tensors.items()}
+            _MERGES[type(placed.tuner)](backbone, operation, placed.tuner, tensors)
+    parts = tuple(part for part in model.method.parts if part.name not in merged)
+    return static(model, task, backbone, parts, prefix="merged", kind=MergedModel)
+
+
+def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
+    """Write one task as plain transformers weights (`from_pretrained` of transformers loads them); returns the folder.
+
+    Raises:
+        UserError: the method has a part that such weights cannot hold.
+    """
+    merged = merge(model, task, plain=True)
+    if merged.method.parts:
+        left = ", ".join(f"{part.name!r} ({part.tuner.type_name})" for part in merged.method.parts)
+        raise UserError(
+            f"Plain weights cannot hold {left} of method {model.method.name!r}: LoRA, (IA)^3, norms, biases that the "
+            "backbone has, and trained backbones can be merged. Use `--to baked`, which keeps every method."
+        )
+    folder = Path(folder)
+    merged.detach()
+    merged.backbone.save_pretrained(folder)
+    if merged.tokenizer is not None:
+        merged.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def mergeable(model: TunedModel, *, plain: bool = False) -> set[str]:
+    """Names of the parts that can be merged, each wholly or not at all.
+
+    Where several tuners meet, each sees what those before it left. So one that stays keeps those after it; and in a
+    network that an adapter widens, nothing else may stay.
+    """
+    plan = model.assembly.plan
+    stays = {part_of(p) for op, p in _in_order(model) if p.visual or not _fits(p.tuner, op, plain)}
+    while True:
+        found = set(stays)
+        for there in plan.values():
+            names = [part_of(placed) for placed in there]
+            first = next((number for number, name in enumerate(names) if name in stays), len(names))
+            found |= set(names[first:])
+        for operation, placed in _in_order(model):
+            if isinstance(placed.tuner, Adapter):
+                inside = (p for kind in ("wi", "hidden", "wo") for p in plan.get(f"{operation.name}.{kind}", ()))
+                found |= {part_of(placed)} if any(part_of(p) in stays for p in inside) else set()
+        if found == stays:
+            return {part.name for part in model.method.parts} - stays
+        stays = found
+
+
+def part_of(placed: Placed) -> str:
+    """The name of the method's part that a placed tuner belongs to."""
+    key, _ = next(iter(placed.tensors.values()))
+    return key.split(".")[0]
+
+
+def _in_order(model: TunedModel) -> Iterator[tuple[Operation, Placed]]:
+    """Every placed tuner. What enters wo scales all that was merged into wo; new units come last, unscaled."""
+
+    def when(pair: tuple[Operation, Placed]) -> int:
+        return 2 if isinstance(pair[1].tuner, Adapter) else int(pair[0].kind == "hidden")
+
+    each = [(op, placed) for op in model.assembly.operations for placed in model.assembly.plan[op.name]]
+    yield from sorted(each, key=when)
+
+
+def _fits(tuner: Tuner, operation: Operation, plain: bool) -> bool:
+    if isinstance(tuner, Bias):
+        return operation.has_bias or not plain
+    if isinstance(tuner, Adapter):
+        parallel = operation.kind == "feed_forward" and tuner.reads == "input" and not tuner.norm
+        theirs = {"swish": "silu"}.get(operation.activation, operation.activation)
+        return parallel and theirs == tuner.activation and not plain
+    return isinstance(tuner, LoRA | Scale | Norm)
+
+
+def _set(parameter: nn.Parameter, values: Tensor) -> None:
+    parameter.copy_(values.to(parameter.dtype))
+
+
+def _add_bias(module: nn.Module, bias: Tensor) -> None:
+    if module.bias is None:
+        module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0]))
+    _set(module.bias, module.bias.float() + bias)
+
+
+def _merge_lora(backbone: nn.Module, operation: Operation, tuner: LoRA, tensors: Tensors) -> None:
+    weight = backbone.get_submodule(operation.path).weight
+    factor = 1.0 if tuner.alpha is None else tuner.alpha / tuner.rank
+    _set(weight, weight.float() + factor * (tensors["down"] @ tensors["up"]).T)
+
+
+def _merge_scale(backbone: nn.Module, operation: Operation, tuner: Scale, tensors: Tensors) -> None:
+    module, factor = backbone.get_submodule(operation.path), 1 + tensors["shift"]
+    if operation.kind == "hidden":
+        _set(module.weight, module.weight.float() * factor)
+        return
+    _set(module.weight, module.weight.float() * factor[:, None])
+    if module.bias is not None:
+        _set(module.bias, module.bias.float() * factor)
+
+
+def _merge_bias(backbone: nn.Module, operation: Operation, tuner: Bias, tensors: Tensors) -> None:
+    _add_bias(backbone.get_submodule(operation.path), tensors["bias"])
+
+
+def _merge_norm(backbone: nn.Module, operation: Operation, tuner: Norm, tensors: Tensors) -> None:
+    module = backbone.get_submodule(operation.path)
+    for name, values in tensors.items():
+        parameter = getattr(module, name)
+        _set(parameter, parameter.float() + values)
+
+
+def _merge_adapter(backbone: nn.Module, operation: Operation, tuner: Adapter, tensors: Tensors) -> None:
+    paths = {op.name: op.path for op in list_operations(backbone)}
+    inner, outer = (backbone.get_submodule(paths[f"{operation.name}.{kind}"]) for kind in ("wi", "wo"))
+    scale = tensors["scale"] if tuner.learned_scale else tuner.scale
+    if inner.bias is None:
+        _add_bias(inner, torch.zeros_like(inner.weight[:, 0]))
+    _set_wider(inner, "weight", tensors["down"].T, dim=0)
+    _set_wider(inner, "bias", tensors["down_bias"], dim=0)
+    _set_wider(outer, "weight", scale * tensors["up"].T, dim=1)
+    _add_bias(outer, scale * tensors["up_bias"])
+    inner.out_features = outer.in_features = inner.weight.shape[0]
+
+
+def _set_wider(module: nn.Module, name: str, more: Tensor, dim: int) -> None:
+    old = getattr(module, name)
+    setattr(module, name, nn.Parameter(torch.cat([old, more.to(old.dtype)], dim), requires_grad=False))
+
+
+_MERGES: dict[type[Tuner], Callable[..., None]] = {
+    LoRA: _merge_lora,
+    Scale: _merge_scale,
+    Bias: _merge_bias,
+    Norm: _merge_norm,
+    Adapter: _merge_adapter,
+}

@@ -1,0 +1,2 @@
+from .outputs import TunedOutput
+from .tuned import TunedModel

@@ -1,0 +1,112 @@
+"""T-Few's two losses over a row's choices (Liu et al. 2022, arXiv 2205.05638, section 3.2), beside the usual one.
+
+    beta(y) = mean log p of y's tokens, EOS included
+    L_LN    = -log softmax(beta)[right]           over the row's choices, a row
+    L_UL    = -log(1 - p + 0.01)                  a token of a wrong choice
+
+T-Few's loss is L_LM + L_UL + L_LN, each a mean: over target tokens, over tokens of wrong choices, over rows. 0.01 keeps
+the logarithm finite, as in the authors' code. A row without choices, or with the right one alone, has neither.
+
+Legend: B rows, W wrong choices (each belongs to a row), S source length, T target length, V vocabulary, d model width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
+
+EPSILON = 1e-2
+
+
+class WrongChoices(NamedTuple):
+    """The wrong choices of a batch: target ids (-100 where there is none), and the row that each belongs to."""
+
+    labels: Int[Tensor, "W T"]
+    rows: Int[Tensor, " W"]
+
+
+class ChoiceLosses:
+    """Mixin of `TunedModel`: the choice losses of a batch whose encoder has run already."""
+
+    def choice_losses(
+        self,
+        right: Float[Tensor, "B T"],
+        labels: Int[Tensor, "B T"],
+        wrong: WrongChoices,
+        states: Float[Tensor, "B S d"],
+        mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        **inputs: Any,
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """(L_LN, sum of L_UL's tokens) of every row, float32.
+
+        - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's; **inputs**: what else a pass
+          takes, one entry a row
+        """
+        if not len(wrong.rows):
+            return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
+        rows = wrong.rows
+        picked = {name: value if value is None else value[rows] for name, value in inputs.items()}
+        states, mask = states.index_select(0, rows), mask.index_select(0, rows)
+        where = target_positions(wrong.labels)
+        head = self.backbone.get_output_embeddings()
+        with self.running(task_ids.to(rows.device)[rows], None, mask, **picked), read_only_at(head, where):
+            made = self.backbone(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=self.shift_right(wrong.labels),
+                use_cache=False,
+            )
+        log_probs = -token_losses(made.logits, wrong.labels, where=where)
+        return length_normalised(right, labels, log_probs, wrong), unlikelihood(log_probs, wrong, labels.shape[0])
+
+    @staticmethod
+    def with_choices(
+        output: TunedOutput,
+        terms: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
+        row_weights: Float[Tensor, " B"] | None,
+        wrong: WrongChoices,
+    ) -> TunedOutput:
+        """The output with both terms, which then count in its loss."""
+        normalised, unlikely = terms if row_weights is None else (term * row_weights for term in terms)
+        output.row_length_normalised, output.row_unlikelihood = normalised, unlikely
+        num_tokens = (wrong.labels != -100).sum().clamp(min=1)
+        output.loss = output.loss + normalised.mean() + unlikely.sum() / num_tokens
+        return output
+
+    if TYPE_CHECKING:
+        running: Any
+        backbone: Any
+        shift_right: Any
+
+
+def length_normalised(
+    right: Float[Tensor, "B T"],
+    labels: Int[Tensor, "B T"],
+    log_probs: Float[Tensor, "W T2"],
+    wrong: WrongChoices,
+) -> Float[Tensor, " B"]:
+    """L_LN of every row from the log-probabilities of its right choice's tokens and of its wrong ones'."""
+    own = _mean(right, labels)
+    beta = torch.cat([own, _mean(log_probs, wrong.labels)])
+    rows = torch.cat([torch.arange(len(own), device=own.device), wrong.rows])
+    # A constant a row keeps exp() in range; it cancels.
+    highest = torch.full_like(own, -torch.inf).scatter_reduce(0, rows, beta.detach(), "amax")
+    total = torch.zeros_like(own).index_add(0, rows, (beta - highest[rows]).exp())
+    return highest + total.log() - own
+
+
+def unlikelihood(log_probs: Float[Tensor, "W T"], wrong: WrongChoices, num_rows: int) -> Float[Tensor, " B"]:
+    """The sum over each row's wrong tokens of L_UL."""
+    tokens = -torch.log1p(EPSILON - log_probs.exp()).masked_fill(wrong.labels == -100, 0.0).sum(dim=1)
+    return torch.zeros(num_rows, device=log_probs.device).index_add(0, wrong.rows, tokens)
+
+
+def _mean(log_probs: Float[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> Float[Tensor, " N"]:
+    return log_probs.sum(dim=1) / (labels != -100).sum(dim=1).clamp(min=1)

@@ -1,0 +1,167 @@
+"""Using a tuned model: generation, and the log-probabilities that choices are ranked by.
+
+Legend: B rows, S source length, T target length, N candidates (each belongs to one row), V vocabulary,
+M images, G cells of an image, Dv width of a cell's feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from hyperpelt.errors import UserError
+from hyperpelt.model.scoring import group, normalise
+
+
+class Inference:
+    """Mixin of `TunedModel`: `generate`, `score`, `token_log_probs`. Batches may mix tasks."""
+
+    def _tokenize(self, texts: Sequence[str], max_source_length: int | None) -> tuple[Tensor, Tensor]:
+        if self.tokenizer is None:
+            raise UserError("This model has no tokenizer: give one to `build`, or pass input_ids instead of text.")
+        limit = getattr(self.backbone.config, "max_position_embeddings", None)
+        batch = self.tokenizer(
+            list(texts), padding=True, truncation=max_source_length is not None, max_length=max_source_length,
+            return_tensors="pt",
+        )  # fmt: skip
+        length = batch["input_ids"].shape[1]
+        if limit is not None and length > limit:
+            raise UserError(
+                f"An input has {length} tokens, this backbone {limit} positions: shorten it, or give "
+                f"max_source_length={limit}, which cuts it."
+            )
+        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+
+    def _rows_of(self, task: str | None, task_ids: Tensor | None, num_rows: int) -> Tensor:
+        if task is not None:
+            return torch.full((num_rows,), self.task_id(task))
+        return self._task_ids(task_ids, num_rows)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Sequence[str] | Int[Tensor, "B S"],
+        *,
+        task: str | None = None,
+        task_ids: Int[Tensor, " B"] | None = None,
+        attention_mask: Int[Tensor, "B S"] | None = None,
+        max_source_length: int | None = None,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
+        **options: Any,
+    ) -> list[str] | Int[Tensor, "B T"]:
+        """Answers, written token by token; the tensors of each task are made once for the whole call.
+
+        - **inputs**: texts, or ids with their `attention_mask`
+        - **task**, or **task_ids** for a batch that mixes tasks
+        - **visual**, **visual_rows**: features of images and the row of each, as `forward` takes them
+        - **options**: as `generate` of transformers takes them (`num_beams`, `max_new_tokens`, ...)
+        - returns texts for texts, ids for ids
+        """
+        texts = not isinstance(inputs, Tensor)
+        _check_list("generate", "texts", inputs)
+        if texts and not len(inputs):
+            return []
+        ids, mask = self._tokenize(inputs, max_source_length) if texts else (inputs, attention_mask)
+        mask = torch.ones_like(ids) if mask is None else mask
+        with self.evaluating():
+            images = self.row_images(visual, visual_rows, ids.shape[0])
+            with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
+                running.picked = {}
+                embedded, mask = self.embedded(running, ids, mask)
+                # Generation names its first argument `inputs`; prompts come as embeddings.
+                answers = self.backbone.generate(**embedded, attention_mask=mask, **options)
+        return self.tokenizer.batch_decode(answers, skip_special_tokens=True) if texts else answers
+
+    @torch.no_grad()
+    def token_log_probs(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        labels: Int[Tensor, "N T"],
+        rows: Int[Tensor, " N"],
+        *,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
+    ) -> Float[Tensor, "N T"]:
+        """log p of every target token, float32; 0 where the label is -100.
+
+        The encoder runs once for the B rows; candidate n reads the encoding of row `rows[n]` and is scored under
+        that row's task and images.
+
+        - **visual**, **visual_rows**: features of images and which of the B rows each belongs to
+        """
+        task_ids, rows = task_ids.to(self.device), rows.to(self.device)
+        images = self.row_images(visual, visual_rows, input_ids.shape[0])
+        with self.running(task_ids, input_ids, attention_mask, images) as running:
+            embedded, mask = self.embedded(running, input_ids, attention_mask)
+            states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
+        # Candidates that begin alike read the same tokens: one sequence in the decoder serves them all.
+        read = torch.cat([rows[:, None], self.shift_right(labels)], dim=1)
+        read, which = torch.unique(read, dim=0, return_inverse=True)
+        chosen, decoder_input_ids = read[:, 0], read[:, 1:]
+        states, mask, task_ids = states.index_select(0, chosen), mask.index_select(0, chosen), task_ids[chosen]
+        images = None if images is None else images.of_rows(chosen.tolist())
+        with self.running(task_ids, None, mask, images):
+            logits = self.backbone(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=decoder_input_ids,
+                use_cache=False,
+            ).logits.float()
+        places = torch.arange(labels.shape[1], device=labels.device)
+        log_probs = logits[which[:, None], places, labels.clamp(min=0)] - logits.logsumexp(-1)[which]
+        return log_probs.masked_fill(labels == -100, 0.0)
+
+    def score(
+        self,
+        inputs: Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        task: str,
+        normalisation: str = "sum",
+        max_source_length: int | None = None,
+        visual: Float[Tensor, "M G Dv"] | None = None,
+        visual_rows: Int[Tensor, " M"] | None = None,
+    ) -> list[list[float]]:
+        """The score of each choice for each input, in nats: log-likelihood under a named length rule.
+
+        - **choices**: the same for all inputs, or a list for each input
+        - **normalisation**: `sum`, `token` or `character`; see `hyperpelt.model.scoring`
+        - **visual**, **visual_rows**: features of images and which input each belongs to
+        """
+        from hyperpelt.backbones import encode_targets
+
+        _check_list("score", "texts", inputs)
+        _check_list("score", "choices", choices)
+        each = [list(choices)] * len(inputs) if choices and isinstance(choices[0], str) else [list(c) for c in choices]
+        if len(each) != len(inputs):
+            raise UserError(f"Got {len(inputs)} inputs but {len(each)} lists of choices.")
+        if not len(inputs):
+            return []
+        texts = [text for options in each for text in options]
+        if not texts:
+            raise UserError("score needs at least one choice to score, got none.")
+        ids, mask = self._tokenize(inputs, max_source_length)
+        rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
+        targets = encode_targets(self.tokenizer, texts)
+        width = max(map(len, targets))
+        labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets], device=self.device)
+        task_ids = torch.full((len(inputs),), self.task_id(task))
+        seen = {"visual": visual, "visual_rows": visual_rows}
+        with self.evaluating():
+            log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows, **seen)
+        eos = self.backbone.config.eos_token_id
+        scores = normalise(log_probs, labels, texts, eos_token_id=eos, normalisation=normalisation)
+        return group(scores, rows, len(inputs))
+
+
+def _check_list(call: str, what: str, given: Any) -> None:
+    if isinstance(given, str):
+        raise UserError(f"{call} takes a list of {what}, got a single string: put it in a list.")

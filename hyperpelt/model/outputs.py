@@ -1,0 +1,84 @@
+"""What a tuned model returns: logits, and the loss of the batch and of each row.
+
+Legend: B rows, T target length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+@dataclass
+class TunedOutput:
+    """What `TunedModel.forward` returns.
+
+    - **logits**: None where they were not to be kept
+    - **loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row
+
+    With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
+    share of its two further terms; see `hyperpelt.model.choice_losses`.
+    """
+
+    logits: Float[Tensor, "B T V"] | None
+    loss: Tensor | None = None
+    row_loss: Float[Tensor, " B"] | None = None
+    row_tokens: Int[Tensor, " B"] | None = None
+    row_length_normalised: Float[Tensor, " B"] | None = None
+    row_unlikelihood: Float[Tensor, " B"] | None = None
+
+
+def token_losses(
+    logits: Float[Tensor, "B T V"] | Float[Tensor, "n V"],
+    labels: Int[Tensor, "B T"],
+    label_smoothing: float = 0.0,
+    *,
+    where: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "B T"]:
+    """Cross-entropy of every target token, float32; 0 where the label is -100.
+
+    - **where**: the logits are those of these n positions of the flattened labels alone, and no other label counts
+    """
+    # Flat, so that the vocabulary stays the innermost dimension: softmax over a strided one is several times slower.
+    targets = labels.flatten() if where is None else labels.flatten().index_select(0, where)
+    losses = cross_entropy(
+        logits.float().flatten(0, -2), targets, ignore_index=-100, reduction="none", label_smoothing=label_smoothing
+    )
+    if where is not None:
+        losses = losses.new_zeros(labels.numel()).index_copy(0, where, losses)
+    return losses.view_as(labels)
+
+
+def target_positions(labels: Int[Tensor, "B T"]) -> Int[Tensor, " n"] | None:
+    """Where the flattened labels hold a target; None if everywhere, nowhere, or in a compiled step (fixed shapes)."""
+    if torch.compiler.is_compiling():
+        return None
+    where = (labels.flatten() != -100).nonzero().squeeze(1)
+    return None if where.shape[0] in (0, labels.numel()) else where
+
+
+@contextmanager
+def read_only_at(head: nn.Module, where: Int[Tensor, " n"] | None) -> Iterator[None]:
+    """Within, `head` [*, D] -> [*, V] reads only these positions of its flattened input and so gives [n, V].
+
+    In a batch of tasks most target positions are padding: where one task writes a sentence and the others a word, nine
+    of ten. The product with the vocabulary is the dearest one of a small backbone, so padding is spared it.
+    """
+    if where is None:
+        yield
+        return
+
+    def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].flatten(0, -2).index_select(0, where), *args[1:])
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

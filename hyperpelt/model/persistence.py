@@ -1,0 +1,255 @@
+"""What is trained in a tuned model, and how it is saved, loaded and copied: what TunedModel knows about files."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from hyperpelt import __version__, methods
+from hyperpelt.attachment.switch import switch_of
+from hyperpelt.errors import UserError
+from hyperpelt.methods.assemble import unfrozen
+from hyperpelt.model import saving
+from hyperpelt.vision.spec import VisualSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Persistence:
+    """Mixin of `TunedModel`: its trained tensors, `save_pretrained`, `from_pretrained`, `push_to_hub`."""
+
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of all that is trained (now: `train_only` leaves some of the method's out)."""
+        yield from ((name, p) for name, p in self._own_parameters() if p.requires_grad)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Factors of the learning rate, by parameter name, for what `trainable_parameters` yields; 1 if not named."""
+        scales = {}
+        for source, module in self.sources.items():
+            scales |= {f"{source}.{name}": scale for name, scale in module.learning_rate_scales().items()}
+        return scales
+
+    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and parameters of the method, trained now or not."""
+        yield from self.sources.named_parameters()
+        for name, parameter in self.backbone.named_parameters():
+            if name in self.unfrozen:
+                yield f"backbone.{name}", parameter
+
+    def num_trainable(self) -> int:
+        """Number of trained values."""
+        return self.num_learned()
+
+    def method_state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint must hold: trained tensors, and the statistics that prefixes are measured in."""
+        state = {name: tensor.detach() for name, tensor in self.sources.state_dict().items()}
+        return state | {name: parameter.detach() for name, parameter in self._own_parameters()}
+
+    @torch.no_grad()
+    def load_method_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy tensors back into this model.
+
+        Raises:
+            UserError: a tensor is missing, unknown or of another shape.
+        """
+        own = self.method_state()
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            raise UserError(
+                f"The saved tensors do not fit this method: {len(missing)} missing {missing[:3]}, {len(extra)} unknown "
+                f"{extra[:3]}. They belong to another method, task list or backbone."
+            )
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise UserError(
+                    f"Saved tensor {name!r} has shape {tuple(state[name].shape)}, this model has {tuple(tensor.shape)}."
+                )
+        for name, tensor in own.items():
+            # Detached tensors share memory with the parameters and bump their version, which ends what was kept.
+            tensor.copy_(state[name])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`."""
+        from hyperpelt.backbones import config_hash
+
+        config = {
+            "hyperpelt_version": __version__,
+            "backbone": self.backbone_name,
+            "backbone_config_sha256": config_hash(self.backbone.config),
+            "backbone_weights": _frozen_fingerprint(self.backbone, self.unfrozen),
+            "method": self.method.to_dict(),
+            "visual": None if self.visual is None else self.visual.to_dict(),
+            "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        saving.write(folder, config, self.method_state())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        backbone: str | Path | PreTrainedModel | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Load a model that `save_pretrained` wrote: a run folder, or a hub id.
+
+        - **backbone**: another copy of the same backbone, as a name, folder or model; over a model, the tokenizer is
+          the one of the backbone that was saved where it can be had without a network, else None
+        - **dtype**: of the frozen backbone, float32 or bfloat16; None: as it is
+        - returned in evaluation mode
+
+        Raises:
+            UserError: truncated or edited files, or a backbone that does not match; float16.
+        """
+        from hyperpelt.backbones import load_backbone, load_tokenizer
+
+        folder = saving.local_folder(folder)
+        config = saving.read_config(folder)
+        tensors = saving.read_tensors(folder, config)
+        name, tokenizer = str(config["backbone"]), None
+        if backbone is None or isinstance(backbone, str | Path):
+            name = str(backbone or name)
+            if not name:
+                raise UserError(f"{folder} does not name its backbone (it was built from an object): give `backbone=`.")
+            tokenizer, backbone = load_tokenizer(name), load_backbone(name, dtype=dtype)
+        else:
+            name, tokenizer, backbone = "", _tokenizer_at_hand(name), in_dtype(backbone, dtype)
+        method = methods.method_from_dict(config["method"])
+        _check_backbone(backbone, config, folder, name, frozenset(unfrozen(method, backbone)))
+        model = cls(
+            backbone.to(device) if device is not None else backbone,
+            method,
+            [task["name"] for task in config["tasks"]],
+            tokenizer=tokenizer,
+            backbone_name=str(config["backbone"]),
+            visual=None if config.get("visual") is None else VisualSpec.from_dict(config["visual"]),
+        )
+        model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
+        model.load_method_state(tensors)
+        return model.eval()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model with a backbone and sources of its own, attached if this one is."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        if id(self.backbone) not in memo:  # several models may share it, and then their copies share its copy
+            memo[id(self.backbone)] = copy_of(self.backbone).train(self.backbone.training)
+        backbone = memo[id(self.backbone)]
+        # Hooks and what they close over belong to one backbone object; tensors that were kept can be made again.
+        memo[id(self.switch)], memo[id(self._made)] = switch_of(backbone), {}
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        twin.attached = False
+        if self.attached:
+            twin.attach()
+        for (_, own), (_, theirs) in zip(twin._own_parameters(), self._own_parameters(), strict=True):
+            own.requires_grad_(theirs.requires_grad)
+        if self.switch.recomputing is not None:
+            twin.gradient_checkpointing_enable()
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UserError(
+            "A tuned model cannot be pickled (torch.save, processes of their own): it hooks into its backbone. Use "
+            "save_pretrained and from_pretrained, or copy.deepcopy for a copy in this process."
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to a hub repository; returns the address of the commit."""
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="hyperpelt model"))
+
+
+def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The same model with tensors of its own and nothing attached."""
+    twin = type(backbone)(copy.deepcopy(backbone.config))
+    attention = switch_of(backbone).previous_attention
+    if attention is not None:  # the configuration names ours while something is attached
+        twin.set_attn_implementation(attention)
+    for name, module in backbone.named_modules():
+        # Merging may have widened a network or given it biases, of which the configuration knows nothing.
+        if isinstance(module, nn.Linear) and _shapes(module) != _shapes(twin.get_submodule(name)):
+            wider = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            twin.set_submodule(name, wider.requires_grad_(False))
+    twin = twin.to(backbone.device, backbone.dtype)
+    twin.load_state_dict(backbone.state_dict())
+    twin.generation_config = copy.deepcopy(backbone.generation_config)
+    return twin
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
+
+
+def in_dtype(backbone: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The backbone, moved to `dtype` unless that is None.
+
+    Raises:
+        UserError: what it has or shall have is float16 (or no floating point at all); it is then left as it was.
+    """
+    from hyperpelt.backbones import resolve_dtype
+
+    wanted = resolve_dtype(dtype) if isinstance(dtype, str) else dtype or backbone.dtype
+    if wanted not in (torch.float32, torch.bfloat16, torch.float64):
+        raise UserError(
+            f"Expected a backbone in float32 or bfloat16, got {wanted}. T5's activations overflow in float16 "
+            "(transformers#9295): use bf16 where you wanted fp16."
+        )
+    return backbone if dtype is None else backbone.to(wanted)
+
+
+def _frozen_fingerprint(backbone: PreTrainedModel, trained: Collection[str]) -> str | None:
+    """`saving.weights_fingerprint` of what stays frozen; None if nothing does."""
+    if not trained:
+        return saving.weights_fingerprint(backbone)
+    kept = {name.replace(".", "/"): p for name, p in backbone.named_parameters() if name not in trained}
+    return saving.weights_fingerprint(nn.ParameterDict(kept)) if kept else None
+
+
+def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a named backbone if it ships with the library, lies in a folder or was downloaded before."""
+    from transformers import AutoTokenizer
+
+    from hyperpelt.backbones import embedded, load_tokenizer
+
+    try:
+        if name in embedded.NAMES or Path(name).is_dir():
+            return load_tokenizer(name)
+        return AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _check_backbone(
+    backbone: PreTrainedModel, config: Mapping[str, Any], folder: Path, name: str, trained: Collection[str]
+) -> None:
+    from hyperpelt.backbones import config_hash
+
+    got, expected = config_hash(backbone.config), config["backbone_config_sha256"]
+    if got != expected:
+        raise UserError(
+            f"The model in {folder} was trained on backbone {config['backbone']!r} (configuration {expected[:12]}), "
+            f"but {name or type(backbone).__name__!r} has configuration {got[:12]}. Load it over its own backbone."
+        )
+    weights = config["backbone_weights"]
+    # Older files have none where a part of the backbone is trained.
+    if weights is not None and _frozen_fingerprint(backbone, trained) != weights:
+        raise UserError(
+            f"The backbone {name or type(backbone).__name__!r} has the right shape for the model in {folder} but other "
+            f"weights than {config['backbone']!r} had in training. Load it over the same weights."
+        )

@@ -1,0 +1,166 @@
+"""What a tuned model does with image features: the part of TunedModel that sees.
+
+Features of N images come with the row of the batch that each belongs to; rows without images are not named. The visual
+weight sources make the tensors of all operations for the N images in one batched matmul, as the others do for tasks.
+
+Legend: N images, G grid cells, Dv width of a feature, B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hyperpelt.attachment.row_images import RowImages
+from hyperpelt.errors import UserError
+from hyperpelt.vision.spec import VisualSpec
+from hyperpelt.weights.visual import VisualSource
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hyperpelt.vision import ImageEncoder
+
+
+def spec_of(encoder: ImageEncoder | VisualSpec | str | Path | None) -> VisualSpec | None:
+    """What an encoder's features are: from its description, itself, or its name."""
+    if encoder is None or isinstance(encoder, VisualSpec):
+        return encoder
+    from hyperpelt.vision import ImageEncoder, load_image_encoder
+
+    return (encoder if isinstance(encoder, ImageEncoder) else load_image_encoder(encoder)).spec
+
+
+class Sight:
+    """Mixin of `TunedModel`: which features it reads, and from features to the tensors of a pass.
+
+    - **visual**: the features the model was made for; None if its method reads no images
+    """
+
+    visual: VisualSpec | None
+    sources: nn.ModuleDict
+
+    def _sources_of(self, visual: bool) -> list[nn.Module]:
+        return [source for source in self.sources.values() if isinstance(source, VisualSource) == visual]
+
+    def _visual_spec(self, given: VisualSpec | None) -> VisualSpec | None:
+        """The features of this model's visual sources, with the encoder's name where one was given."""
+        sources = self._sources_of(visual=True)
+        if not sources:
+            return None
+        config = sources[0].config
+        if given is not None:
+            assert (given.dim, given.cells) == (config.feature_dim, config.cells), "the method was made for this spec"
+            return given
+        return VisualSpec(dim=config.feature_dim, grid=(1, config.cells))
+
+    def standardise_features(self, features: Float[Tensor, "N G Dv"]) -> None:
+        """Let the model measure features in units of these: their mean and deviation in each of the Dv dimensions.
+
+        Call it once, before training, with the features of some hundred training images. Without it features are
+        taken as they are. The measures are saved with the model.
+        """
+        self._check_features(features)
+        for source in self._sources_of(visual=True):
+            source.standardise(features)
+
+    def _check_features(self, features: Tensor) -> VisualSpec:
+        if self.visual is None:
+            raise UserError(
+                f"Method {self.method.name!r} reads no images, got features of {len(features)}: choose a method with a "
+                "visual part (vl-hyperpelt, visual-tokens, memvp) or give no images."
+            )
+        if features.dim() != 3 or features.shape[1:] != (self.visual.cells, self.visual.dim):
+            raise UserError(
+                f"Expected image features of shape [images, {self.visual.cells}, {self.visual.dim}] (encoder "
+                f"{self.visual.encoder or 'unnamed'!r}), got {list(features.shape)}."
+            )
+        return self.visual
+
+    def row_images(
+        self, visual: Float[Tensor, "N G Dv"] | None, visual_rows: Int[Tensor, " N"] | None, num_rows: int
+    ) -> RowImages | None:
+        """The images of a batch of `num_rows` rows with the tensors made of them; None if there are none.
+
+        - **visual_rows**: the row of each image; several of one row in their order. None: one image a row, in order
+
+        Raises:
+            UserError: features of another shape, a row that is not there, more images a row than the method takes.
+        """
+        if visual is None or len(visual) == 0:
+            return None
+        self._check_features(visual)
+        rows = list(range(len(visual))) if visual_rows is None else visual_rows.tolist()
+        owned: list[list[int]] = [[] for _ in range(num_rows)]
+        if visual_rows is None and len(visual) != num_rows:
+            raise UserError(f"Give `visual_rows`: {len(visual)} images for {num_rows} rows are not one each.")
+        if len(rows) != len(visual) or not all(0 <= row < num_rows for row in rows):
+            raise UserError(f"Expected a row from 0 to {num_rows - 1} for each of {len(visual)} images, got {rows}.")
+        order = []
+        for image, row in enumerate(rows):
+            order.append(len(owned[row]))
+            owned[row].append(image)
+        for source in self._sources_of(visual=True):
+            source.check_images(max(order) + 1)
+        made = self._seen(visual.to(self.device), torch.tensor(order, device=self.device))
+        return RowImages(owned, made, num_images=len(visual), device=self.device)
+
+    def _seen(self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"]) -> dict[str, Sequence[Tensor]]:
+        made: dict[str, Tensor] = {}
+        for source in self._sources_of(visual=True):
+            made |= source(features.to(source.feature_mean.dtype), order)
+        return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
+
+    def tied(self, row_loss: Float[Tensor, " B"], images: RowImages | None) -> Float[Tensor, " B"]:
+        """The same losses. Where a batch has no images, what reads them gets a gradient of zero instead of none.
+
+        So a process whose share of a batch is text alone still takes part when gradients are averaged, and one process
+        does what several do.
+        """
+        if images is not None or self.visual is None or not torch.is_grad_enabled():
+            return row_loss
+        trained = [p for source in self._sources_of(visual=True) for p in source.parameters() if p.requires_grad]
+        return row_loss + sum(p.flatten()[0] for p in trained) * 0.0 if trained else row_loss
+
+    def blank_images(self, num_rows: int) -> RowImages | None:
+        """An image of nothing for each row, where the method reads images."""
+        if self.visual is None:
+            return None
+        return self.row_images(torch.zeros(num_rows, self.visual.cells, self.visual.dim), None, num_rows)
+
+    def image_encoder(self, *, device: str | torch.device | None = None) -> ImageEncoder:
+        """The encoder whose features this model was trained on.
+
+        Raises:
+            UserError: the model reads no images, names no encoder, or the encoder has changed since.
+        """
+        from hyperpelt.vision import load_image_encoder
+
+        if self.visual is None or not self.visual.encoder:
+            raise UserError("This model names no image encoder: give features, or build it with `image_encoder=`.")
+        spec = self.visual
+        where = {"pooled": True} if spec.pooled else {"grid": spec.grid}
+        encoder = load_image_encoder(spec.encoder, **where, dtype=getattr(torch, spec.precision), device=device)
+        spec.require(encoder.spec)
+        return encoder
+
+
+def for_features(method: Any, spec: VisualSpec | None) -> Any:
+    """The method with its visual sources, and the rows of the tuners that draw from them, made for these features."""
+    if spec is None:
+        return method
+    sizes = {"feature_dim": spec.dim, "cells": spec.cells}
+    parts = []
+    for part in method.parts:
+        visual = method.source(part.source).visual is not None
+        parts.append(replace(part, tuner=part.tuner.with_rows(spec.cells)) if visual else part)
+    sources = {
+        name: source if source.visual is None else replace(source, visual=replace(source.visual, **sizes))
+        for name, source in method.sources.items()
+    }
+    return replace(method, parts=tuple(parts), sources=sources)

@@ -1,0 +1,257 @@
+"""`scripts/compare`: runs methods x seeds, goes on where it stopped, writes the table of what is finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_runs import write_run
+from test_cli import make_tokenizer
+from transformers import BartConfig, BartForConditionalGeneration
+
+from hyperpelt import methods
+from hyperpelt.config import load_run, to_yaml
+from hyperpelt.errors import UserError
+from hyperpelt.methods.assemble import count_trainable
+from hyperpelt.model.sight import for_features
+from hyperpelt.operations import list_operations
+from hyperpelt.report.run_records import Curve
+from hyperpelt.vision import load_image_encoder
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare"
+sys.path.insert(0, str(SCRIPT.parent))
+
+from comparing.pictures import _mean_curve  # noqa: E402
+from comparing.study import cells, read_study  # noqa: E402
+from comparing.tables import by_method  # noqa: E402
+
+METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def write_study(folder: Path, methods: dict, **changes: object) -> Path:
+    settings = dict(pair.split("=", 1) for pair in write_run(folder, make_tokenizer()))
+    settings.pop("output_dir")
+    run = {name: yaml.safe_load(value) for name, value in settings.items()}
+    (folder / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf8")
+    study = {"title": "Two methods", "run": "run.yaml", "seeds": [0, 1], "methods": methods, **changes}
+    path = folder / "compare_toys.yaml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
+    folder = tmp_path_factory.mktemp("compare")
+    study = write_study(folder, METHODS)
+    command = [study, "--runs", folder / "runs", "--output", folder / "out", "--parallel", 2, "max_steps=2"]
+    done = compare(*command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, command
+
+
+def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    text = (folder / "out" / "toys.md").read_text(encoding="utf8")
+    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    assert [(cell["method"], cell["seed"]) for cell in found["cells"]] == [
+        ("layer-norm", 0),
+        ("layer-norm", 1),
+        ("small", 0),
+        ("small", 1),
+    ]
+    for cell in found["cells"]:
+        assert cell["training"]["steps"] == 2
+        own = json.loads((folder / "runs/toys" / f"{cell['method']}-{cell['seed']}" / "results.json").read_text())
+        assert cell["average"] == own["average"]
+        assert cell["trainable"] == own["model"]["trainable"] > 0
+    assert "| small | " in text
+    assert "0, 1" in text
+    assert "±" in text
+    assert "learning_rate=0.02" in text
+    assert "| majority |" in text
+    losses = [cell["training"]["loss"] for cell in found["cells"] if cell["method"] == "small"]
+    assert f"{sum(losses) / 2:.3f} ± " in text
+
+
+def test_pictures_show_every_task_and_the_mean_loss_of_every_method(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    out = folder / "out"
+    text = (out / "toys.md").read_text(encoding="utf8")
+    found = json.loads((out / "toys.json").read_text(encoding="utf8"))
+    for picture in ("toys-tasks.svg", "toys-loss.svg"):
+        assert f"]({picture})" in text
+        assert "<svg" in (out / picture).read_text(encoding="utf8")
+    for cell in found["cells"]:
+        assert cell["curve"]["steps"][-1] == 2
+        assert cell["curve"]["loss"][-1] == pytest.approx(cell["training"]["loss"], abs=1e-3)
+    cells = by_method(found)["small"]
+    assert _mean_curve(cells).values[-1] == pytest.approx(sum(cell["curve"]["loss"][-1] for cell in cells) / 2)
+    del cells[0]["curve"]["steps"][-1], cells[0]["curve"]["loss"][-1]  # one seed has logged less
+    assert 2 not in (_mean_curve(cells) or Curve([], [])).steps
+
+
+def test_finished_runs_are_kept_and_changed_ones_made_anew(compared: tuple[Path, list]) -> None:
+    folder, command = compared
+    results = folder / "runs/toys/small-0/results.json"
+    before = results.stat().st_mtime_ns
+    assert compare(*command).returncode == 0
+    assert results.stat().st_mtime_ns == before
+    changed = [*command, "--methods", "small", "--seeds", "0", "learning_rate=0.03"]
+    done = compare(*changed)
+    assert done.returncode == 2
+    assert "small-0 holds a finished run of other settings (learning_rate)" in done.stderr
+    assert "--force" in done.stderr
+    assert results.stat().st_mtime_ns == before
+    done = compare(*changed, "--force")
+    assert done.returncode == 0, done.stderr
+    assert results.stat().st_mtime_ns > before
+    assert "learning_rate=0.03" in json.loads((folder / "out" / "toys.json").read_text())["command"]
+
+
+def test_a_studys_settings_stand_between_the_configurations_and_a_methods(tmp_path: Path) -> None:
+    methods = {"layer-norm": {}, "lora": {"max_steps": 5}}
+    study = read_study(write_study(tmp_path, methods, seeds=[0], settings={"max_steps": 7, "warmup_steps": 3}))
+
+    def found(*overrides: str) -> list[tuple[int, int]]:
+        return [(c.resolved["max_steps"], c.resolved["warmup_steps"]) for c in cells(study, tmp_path, overrides)]
+
+    assert found() == [(7, 3), (5, 3)]
+    assert found("max_steps=2") == [(2, 3), (2, 3)]
+
+
+def test_a_finished_cell_is_known_by_the_run_configuration_too(tmp_path: Path) -> None:
+    path = write_study(tmp_path, METHODS)
+    (cell, *_) = cells(read_study(path), tmp_path / "runs", ())
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "results.json").write_text("{}")
+    marker = cell.folder / "compare.json"
+    marker.write_text(json.dumps({"settings": list(cell.settings), "resolved": cell.resolved}))
+    assert cell.finished
+    run = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    for change, differing in (({"data_root": "elsewhere"}, []), ({"max_steps": 9}, ["max_steps"])):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({**run, **change}))
+        (again, *_) = cells(read_study(path), tmp_path / "runs", ())
+        assert again.settings == cell.settings
+        assert again.differing() == differing
+    marker.write_text(json.dumps(list(cell.settings)))  # as it was written before: run.yaml tells
+    assert not again.finished
+    (cell.folder / "run.yaml").write_text(to_yaml(load_run(tmp_path / "run.yaml", [*cell.settings, "output_dir=x"])))
+    assert again.finished
+
+
+def test_a_value_of_null_stays_null(tmp_path: Path) -> None:
+    path = write_study(tmp_path, {"lora": {"max_grad_norm": None}})
+    (cell, *_) = cells(read_study(path), tmp_path / "runs", ())
+    assert "max_grad_norm=null" in cell.settings
+    assert cell.resolved["max_grad_norm"] is None
+
+
+def test_tables_do_not_go_where_pages_are_written_by_hand() -> None:
+    assert "runs/tables" in compare("--help").stdout
+    assert "docs/results" not in compare("--help").stdout
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"lorra": {}, "layer-norm": {}}, seeds=[3])
+    done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", "max_steps=1")
+    assert done.returncode == 1
+    assert "lorra-3 ended with status 2" in done.stderr
+    assert "Did you mean" in (tmp_path / "runs/toys/lorra-3/train.log").read_text(encoding="utf8")
+    assert "| layer-norm |" in (tmp_path / "out" / "toys.md").read_text(encoding="utf8")
+
+
+def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"layer-norm": {}}, seeds=[0])
+    steps = "max_steps=100000"
+    command = [sys.executable, SCRIPT, study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", steps]
+    process = subprocess.Popen([str(word) for word in command])
+    log, saved = tmp_path / "runs/toys/layer-norm-0/train.log", tmp_path / "runs/toys/layer-norm-0/checkpoints"
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and "\nstep " in log.read_text(encoding="utf8")):
+        assert process.poll() is None, log.read_text(encoding="utf8")
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    assert process.wait(timeout=60) != 0
+    assert "stopped by SIGTERM" in log.read_text(encoding="utf8"), "the run itself was not told, or not waited for"
+    assert list(saved.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sedes": 1}, "Did you mean 'seeds'"),
+        ({"seeds": None}, "expected the keys"),
+        ({"seeds": 3}, "seeds: a list of whole numbers"),
+        ({"methods": ["lora"]}, "methods: a mapping"),
+        ({"methods": {"lora": 3}}, "methods: a mapping"),
+        ({"settings": ["max_steps=3"]}, "settings: a mapping"),
+        ({"settings": {"seed": 3}}, "settings holds a seed"),
+        ({"settings": {"method": "lora"}}, "settings holds a method"),
+        ({"methods": {"lora": {"seed": 3}}}, "lora holds a seed"),
+    ],
+)
+def test_a_study_with_a_mistake_is_refused(tmp_path: Path, changes: dict, expected: str) -> None:
+    study = write_study(tmp_path, {"lora": {}})
+    study.write_text(yaml.safe_dump({**yaml.safe_load(study.read_text()), **changes}), encoding="utf8")
+    done = compare(study, "--runs", tmp_path / "runs")
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--methods", "lorra"], "Did you mean 'lora'"),
+        (["--seeds", "a"], "Unknown seed of the study 'a'"),
+        (["--parallel", "0"], "--parallel"),
+        (["learning_rat=1"], "learning_rate"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path: Path, arguments: list, expected: str) -> None:
+    study = write_study(tmp_path, {"lora": {}})
+    done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_study_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "compare_broken.yaml").write_text("title: [\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_study(tmp_path / "compare_broken.yaml")
+
+
+def test_the_study_of_seeing_compares_equal_trainable_counts_with_the_blind_one_the_same() -> None:
+    folder = Path(__file__).parents[2]
+    study = yaml.safe_load((folder / "scripts" / "compare_vl.yaml").read_text(encoding="utf8"))
+    run = load_run(folder / "scripts" / study["run"])
+    spec = load_image_encoder(run.image_encoder, grid=run.image_grid).spec
+    with torch.device("meta"):
+        backbone = BartForConditionalGeneration(BartConfig.from_pretrained(folder / "hyperpelt/assets/mini-bart"))
+    counts = {}
+    for name, settings in study["methods"].items():
+        made = for_features(methods.get(settings["method"]), spec)
+        counts[name] = count_trainable(made, backbone, list_operations(backbone), len(run.task_rates))
+    assert max(counts.values()) < 1.01 * min(counts.values()), counts
+    seeing, blind = study["methods"]["vl-hyperpelt"], study["methods"]["blind"]
+    assert blind == {**seeing, "blind": True}
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPT.parent.glob("compare_*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_own_studies_are_read_and_every_run_of_theirs_has_settings_that_are_known(path: Path) -> None:
+    study = read_study(path)
+    runs = list(cells(study, Path("runs"), ()))
+    assert len({run.folder for run in runs}) == len(runs) == len(study.seeds) * len(study.methods)
+    assert all(methods.get(run.resolved["method"]).name for run in runs)
