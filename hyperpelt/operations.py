@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
@@ -173,7 +174,8 @@ class _Lister:
     """Lists the operations of one stack; a class only because every step needs the same five things."""
 
     def __init__(self, backbone: nn.Module, family: Family, stack: str) -> None:
-        self.backbone, self.family, self.stack = backbone, family, stack
+        self.backbone: Any = backbone  # every family has attributes of its own
+        self.family, self.stack = family, stack
         self.root = family.stacks[stack]
 
     @cached_property
@@ -190,10 +192,9 @@ class _Lister:
     def at(self, *parts: str) -> str:
         return ".".join(part for part in (self.root, *parts) if part)
 
-    def make(self, name: str, layer: int, kind: str, site: str, path: str, **extra: object) -> Operation:
-        where = {"name": f"{self.stack}.{name}", "stack": self.stack, "layer": layer, "kind": kind, "site": site}
-        values = {"d_in": self.width, "d_out": self.width, "path": path, "exit_path": path}
-        return Operation(**where, **(values | extra))
+    def make(self, name: str, layer: int, kind: str, site: str, path: str, **extra: Any) -> Operation:
+        values: dict[str, Any] = {"d_in": self.width, "d_out": self.width, "path": path, "exit_path": path, **extra}
+        return Operation(name=f"{self.stack}.{name}", stack=self.stack, layer=layer, kind=kind, site=site, **values)
 
     def linear(self, name: str, layer: int, kind: str, site: str, path: str) -> Iterator[Operation]:
         module = submodule(self.backbone, path)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import (
         BartConfig,
-        PreTrainedConfig,
         PreTrainedModel,
         PreTrainedTokenizerBase,
+        T5Config,
         T5ForConditionalGeneration,
     )
 
@@ -81,6 +81,8 @@ def mini_bart_config(*, decoder_layers: int = 2, decoder_ffn_dim: int = 1536) ->
     """MiniLM's shape as a BART; the decoder has MiniLM's width and heads."""
     from transformers import BartConfig
 
+    # Keys that BartConfig keeps without declaring them: MiniBart reads the one, nothing is forced by the other.
+    undeclared: dict[str, Any] = {"forced_bos_token_id": None, "layer_norm_eps": LAYER_NORM_EPS}
     return BartConfig(
         vocab_size=30522,
         d_model=384,
@@ -98,9 +100,8 @@ def mini_bart_config(*, decoder_layers: int = 2, decoder_ffn_dim: int = 1536) ->
         bos_token_id=CLS,
         eos_token_id=SEP,
         decoder_start_token_id=CLS,
-        forced_bos_token_id=None,
         forced_eos_token_id=None,
-        layer_norm_eps=LAYER_NORM_EPS,
+        **undeclared,
     )
 
 
@@ -171,13 +172,14 @@ def load(name: str) -> PreTrainedModel:
     return assemble_mini_bart(config, state) if name == "mini-bart" else assemble_mini_t5(config, state)
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
+def read_config(folder: Path) -> Any:
+    """The BartConfig or T5Config that lies in an embedded backbone's folder."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(**json.loads((folder / "config.json").read_text(encoding="utf8")))
 
 
-def assemble_mini_t5(config: PreTrainedConfig, state: dict[str, Tensor]) -> T5ForConditionalGeneration:
+def assemble_mini_t5(config: T5Config, state: dict[str, Tensor]) -> T5ForConditionalGeneration:
     """A T5 from the tensors that ship (the tied ones once), in float32."""
     import torch
     from transformers import T5ForConditionalGeneration

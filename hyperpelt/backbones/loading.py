@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.backbones import embedded
+from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,13 +88,13 @@ def load_backbone(
     config = load_config(name_or_path)
     if from_config:
         with torch.device("meta"):
-            return _empty(config).to(dtype).eval()
+            return moved(_empty(config), dtype).eval()
     if name_or_path in embedded.NAMES:
         model = embedded.load(str(name_or_path))
     else:
         model = _pretrained(name_or_path, config, dtype)
     _complete(model)
-    return model.to(dtype).eval()
+    return moved(model, dtype).eval()
 
 
 def load_config(name_or_path: str | Path) -> PreTrainedConfig:
@@ -126,11 +127,13 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         return embedded.load_tokenizer(str(name_or_path))
     _check_name(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"No tokenizer could be read from {str(name_or_path)!r}: expected {_expected()}. {_first_line(error)}"
         ) from error
+    assert tokenizer is not None  # None is only of models that have no text
+    return tokenizer
 
 
 def encode_targets(
@@ -181,8 +184,8 @@ def resolve_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
             "fp16 is refused: activations of T5's feed-forward layers exceed its largest number (65504) and become "
             "NaN. Use bf16 (same size, float32's range) or fp32."
         )
-    resolved = names.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if resolved not in (torch.bfloat16, torch.float32):
+    resolved = names.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved is None or resolved not in names.values():
         raise UserError(f"Expected dtype bf16 or fp32, got {dtype!r}.")
     return resolved
 

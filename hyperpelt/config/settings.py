@@ -95,7 +95,7 @@ class RunConfig(_Strict):
         "mean", description="where added tasks start: mean, nearest, described or like:TASK; see docs/transfer.md"
     )
     plugins: Annotated[list[str], AfterValidator(_absolute_unless_module), BeforeValidator(split_names)] = Field(
-        [], description="files, modules or YAML tasks that register further tasks"
+        default_factory=list, description="files, modules or YAML tasks that register further tasks"
     )
     data_root: Annotated[str | None, AfterValidator(_absolute)] = Field(
         None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub"
@@ -223,9 +223,11 @@ class RunConfig(_Strict):
         # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
         backbone = full(self.backbone) if "/" in self.backbone else self.backbone
         encoder = full(self.image_encoder) if "/" in self.image_encoder else self.image_encoder
-        changes = {"backbone": backbone, "image_encoder": encoder, "plugins": _absolute_unless_module(self.plugins)}
+        changes: dict[str, Any] = {"backbone": backbone, "image_encoder": encoder}
+        changes["plugins"] = _absolute_unless_module(self.plugins)
         changes["from_run"] = self.from_run and full(self.from_run)
-        return self.model_copy(update={**changes, "data_root": self.data_root and full(self.data_root)})
+        changes["data_root"] = self.data_root and full(self.data_root)
+        return self.model_copy(update=changes)
 
 
 def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str, int] | None = None) -> RunConfig:

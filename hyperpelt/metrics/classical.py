@@ -16,7 +16,7 @@ from hyperpelt.metrics.registry import Values, register
 
 
 def _right(prediction: Any, label: Any) -> bool:
-    return prediction in label if isinstance(label, tuple | list | set) else prediction == label
+    return prediction in label if isinstance(label, (tuple, list, set)) else prediction == label
 
 
 @register("accuracy", kinds=("classification",), description="share of right answers")
@@ -34,7 +34,7 @@ def f1(predictions: Values, labels: Values, groups: Values | None = None) -> flo
     guess = [
         not gold if prediction is None else prediction == 1 for prediction, gold in zip(predictions, truth, strict=True)
     ]
-    return 100.0 * f1_score(truth, guess, zero_division=0)
+    return 100.0 * float(f1_score(truth, guess, zero_division=0))
 
 
 @register("macro_f1", kinds=("classification",), description="mean over the classes of each class's F1")
@@ -43,7 +43,7 @@ def macro_f1(predictions: Values, labels: Values, groups: Values | None = None) 
     from sklearn.metrics import f1_score
 
     classes = sorted({*labels, *(prediction for prediction in predictions if prediction is not None)})
-    return 100.0 * f1_score(labels, _numbered(predictions), labels=classes, average="macro", zero_division=0)
+    return 100.0 * float(f1_score(labels, _numbered(predictions), labels=classes, average="macro", zero_division=0))
 
 
 @register("matthews", kinds=("classification",), description="Matthews correlation (CoLA)")
@@ -94,7 +94,7 @@ def spearman(predictions: Values, labels: Values, groups: Values | None = None) 
     return _correlation(spearmanr, predictions, labels)
 
 
-def _correlation(function: Callable, predictions: Values, labels: Values) -> float:
+def _correlation(function: Callable[..., Any], predictions: Values, labels: Values) -> float:
     guess = _without_nan([float(prediction) for prediction in predictions])
     if len(labels) < 2 or len(set(guess)) < 2 or len(set(labels)) < 2:
         return 0.0

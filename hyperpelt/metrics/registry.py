@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hyperpelt.errors import UserError, unknown
 
 Values = Sequence[Any]
 Function = Callable[[Values, Values, Values | None], float]
+Registered = TypeVar("Registered", bound=Function)
 
 
 def _nothing() -> str | None:
@@ -35,10 +36,10 @@ _METRICS: dict[str, Metric] = {}
 
 def register(
     name: str, *, kinds: Sequence[str], description: str, lacking: Callable[[], str | None] = _nothing
-) -> Callable:
+) -> Callable[[Registered], Registered]:
     """Decorator: make `function(predictions, labels, groups) -> points` known as `name`."""
 
-    def add(function: Function) -> Function:
+    def add(function: Registered) -> Registered:
         if name in _METRICS:
             raise UserError(f"The metric {name!r} exists already ({_METRICS[name].description}); choose another name.")
         _METRICS[name] = Metric(

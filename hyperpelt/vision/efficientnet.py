@@ -55,13 +55,13 @@ STAGES = (
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: ceil(size / stride) outputs, an odd pixel on the right and below."""
 
-    def forward(self, maps: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D H W"]:
+    def forward(self, input: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D H W"]:
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         sides: list[int] = []
-        for size in (maps.shape[3], maps.shape[2]):
+        for size in (input.shape[3], input.shape[2]):
             lacking = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             sides += [lacking // 2, lacking - lacking // 2]
-        return super().forward(pad(maps, sides))
+        return super().forward(pad(input, sides))
 
 
 class Block(nn.Module):
@@ -87,7 +87,8 @@ class EfficientNetLite0(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, STEM, 3, 2)
-        blocks, narrow = [], STEM
+        blocks: list[Block] = []
+        narrow = STEM
         for count, kernel, stride, expansion, out in STAGES:
             for number in range(count):
                 blocks.append(Block(narrow, out, kernel=kernel, stride=1 if number else stride, expansion=expansion))
@@ -137,6 +138,7 @@ class EfficientNetEncoder(ImageEncoder):
         self.grid, self.dim = wanted_grid(grid, GRID, pooled, NAME), STAGES[-1][-1]
         self.network = EfficientNetLite0().eval().requires_grad_(False)
         self.network.load_published(torch.load(PACKAGE.file(WEIGHTS_FILE), map_location="cpu", weights_only=True))
+        # pyrefly: ignore[no-matching-overload]  (torch documents memory_format, its overloads leave it out)
         self.network.to(self.device, memory_format=torch.channels_last)
         how = [NAME, VERSION, SIDE, self.grid, str(self.dtype)]
         self.fingerprint = fingerprint([how, PACKAGE.sha256], {})

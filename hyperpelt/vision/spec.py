@@ -37,7 +37,8 @@ class VisualSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VisualSpec:
-        return cls(**{**data, "grid": tuple(data["grid"])})
+        values: dict[str, Any] = {**data, "grid": tuple(data["grid"])}
+        return cls(**values)
 
     def require(self, other: VisualSpec) -> None:
         """Raises:

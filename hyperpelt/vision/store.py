@@ -248,7 +248,9 @@ class FeatureStore:
         """
         if self.encoder is None:
             raise UserError(f"Filling the feature store {self.folder} needs its image encoder, not a description.")
-        built, waiting, made = Built(), {}, {}
+        built = Built()
+        waiting: dict[str, Any] = {}
+        made: dict[str, Tensor] = {}
         full = max(1, self.shard_bytes // (self.spec.cells * self.spec.dim * DTYPES[self.dtype].itemsize))
         for image in images:
             key = content_hash(image)

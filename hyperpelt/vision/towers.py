@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
 from hyperpelt.vision.base import ImageEncoder, fingerprint, pair, to_grid, wanted_grid
 
@@ -45,7 +46,7 @@ class TowerEncoder(ImageEncoder):
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.tower = tower.eval().requires_grad_(False).to(device or "cpu")
+        self.tower = moved(tower.eval().requires_grad_(False), device or "cpu")
         self.processor, self.name, self.pooled, self.dtype = processor, name, pooled, dtype or torch.float32
         self.own_pool = pooled and tower.config.model_type in _TRAINED_POOL
         self.native, self.dim = self._probe()
@@ -125,7 +126,7 @@ def load_tower(name: str) -> tuple[PreTrainedModel, Any]:
         ) from None
 
 
-def _tower_class(config: PretrainedConfig) -> type[nn.Module]:
+def _tower_class(config: PretrainedConfig) -> Any:
     """The class that loads the vision tower alone, also out of a two-tower checkpoint."""
     import transformers
 
