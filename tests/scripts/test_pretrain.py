@@ -369,7 +369,8 @@ def half(batch: objectives.Batch, rank: int) -> objectives.Batch:
 def test_two_processes_train_as_one(tmp_path: Path, corpus: Corpus) -> None:
     make_trainer(tmp_path / "one", corpus).run()
     script = tmp_path / "two.py"
-    script.write_text(TWO_PROCESSES.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1]), str(SCRIPTS)]), encoding="utf8")
+    here = Path(__file__).parent
+    script.write_text(TWO_PROCESSES.format(paths=[str(here), str(here.parent), str(SCRIPTS)]), encoding="utf8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, str(script), str(tmp_path / "two")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
