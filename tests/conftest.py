@@ -11,7 +11,7 @@ import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
-install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment.passes"], "beartype.beartype")
+install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment"], "beartype.beartype")
 
 sys.path.append(str(Path(__file__).parent / "promises"))  # `support` serves tests in other rooms too
 

@@ -83,5 +83,7 @@ def _modules(operations: Iterable[Operation], wanted: set[tuple[str, str]]) -> d
 
 
 def _random_words(backbone: PreTrainedModel, length: int, generator: torch.Generator) -> Tensor:
-    size = backbone.get_input_embeddings().weight.shape[0]
+    words = backbone.get_input_embeddings().weight
+    assert isinstance(words, Tensor)
+    size = words.shape[0]
     return torch.randint(0, size, (ROWS, length), generator=generator).to(backbone.device)

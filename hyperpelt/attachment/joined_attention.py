@@ -91,6 +91,7 @@ class _DroppingAttention(torch.autograd.Function):
     """
 
     @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def forward(
         ctx: Any,
         query: Float[Tensor, "B H Q k"],
@@ -110,6 +111,7 @@ class _DroppingAttention(torch.autograd.Function):
         return (kept.mul_(weights) @ value).mul_(ctx.factor)
 
     @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
         query, key, value, weights, kept = ctx.saved_tensors
         grad, kept = grad * ctx.factor, kept.to(weights.dtype)
@@ -167,7 +169,8 @@ class _Joined:
         rows = self.running.prefix(self.operation, num_rows, choice)
         mask, bias = self.attention_mask, self.position_bias
         if choice is not None:
-            query, key, value, mask, bias = (choice.of(t, num_rows) for t in (query, key, value, mask, bias))
+            query, key, value = (choice.of(t, num_rows) for t in (query, key, value))
+            mask, bias = (choice.of_any(t, num_rows) for t in (mask, bias))
         if rows is None:
             # As it was called, so that a row without prefixes is what the backbone makes of it.
             return self._sdpa(query, key, value, mask, is_causal=self.is_causal, position_bias=bias)
@@ -207,7 +210,7 @@ class _Joined:
         return wanted and not torch.compiler.is_compiling() and (mask is None or not mask.requires_grad)
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
-        options = {"is_causal": False, **self.kwargs, **more}
+        options: dict[str, Any] = {"is_causal": False, **self.kwargs, **more}
         return sdpa_attention_forward(self.module, query, key, value, mask, **options)[0]
 
 

@@ -190,7 +190,8 @@ class Pass:
             found = [placed for placed in found if not placed.visual or choice.num_images]
         if not found:
             return None
-        site, parts = self._site(operation, self.inputs[operation.name], None), []
+        site = self._site(operation, self.inputs[operation.name], None)
+        parts: list[PrefixRows] = []
         for placed in found:
             if choice is None:
                 parts.append(placed.tuner(site, self.tensors(placed, num_rows)))
@@ -228,7 +229,9 @@ class Pass:
         if not found or self.images is None:
             return None
         num_rows = embedded.shape[0]
-        site, rows, real = Site(operation=operation, input=embedded), [], []
+        site = Site(operation=operation, input=embedded)
+        rows: list[Tensor] = []
+        real: list[Tensor] = []
         for placed in found:
             for choice in self._row_images(num_rows).by_order:
                 tokens = placed.tuner(chosen(site, choice), self._of_images(placed, choice)).to(embedded.dtype)
@@ -283,9 +286,15 @@ class Pass:
 
 def chosen(site: Site, choice: Choice) -> Site:
     """The site as the chosen rows see it."""
-    values = {name: getattr(site, name) for name in ("input", "output", "residual", "mask", "special")}
     num_rows = site.input.shape[0]
-    return replace(site, **{name: choice.of(value, num_rows) for name, value in values.items()})
+    return replace(
+        site,
+        input=choice.of(site.input, num_rows),
+        output=choice.of_any(site.output, num_rows),
+        residual=choice.of_any(site.residual, num_rows),
+        mask=choice.of_any(site.mask, num_rows),
+        special=choice.of_any(site.special, num_rows),
+    )
 
 
 def _join(parts: list[Tensor]) -> Tensor:

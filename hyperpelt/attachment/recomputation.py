@@ -25,7 +25,7 @@ def start_recomputing(backbone: PreTrainedModel, function: Callable[..., Any]) -
     backbone._set_gradient_checkpointing(enable=True, gradient_checkpointing_func=function)
     for operation in list_operations(backbone):
         if operation.kind in ATTENTIONS:
-            backbone.get_submodule(operation.path).gradient_checkpointing = False
+            vars(backbone.get_submodule(operation.path))["gradient_checkpointing"] = False
     return marks
 
 

@@ -31,11 +31,15 @@ class Choice:
     def num_images(self) -> int:
         return len(self.images)
 
-    def of(self, values: Tensor | None, num_rows: int) -> Tensor | None:
+    def of(self, values: Tensor, num_rows: int) -> Tensor:
         """The rows of a [B, ...] tensor; what all rows share ([1, ...]) as it is."""
-        if values is None or self.rows is None or values.shape[0] != num_rows:
+        if self.rows is None or values.shape[0] != num_rows:
             return values
         return values.index_select(0, self.rows)
+
+    def of_any(self, values: Tensor | None, num_rows: int) -> Tensor | None:
+        """`of`, where there may be none."""
+        return None if values is None else self.of(values, num_rows)
 
     def add(self, values: Tensor, delta: Tensor) -> Tensor:
         """`values` [B, ...] with `delta` [b, ...] added to these rows, no bit of the others touched."""

@@ -112,7 +112,8 @@ def _is_attention(name: str) -> bool:
 
 class _Running:
     def __init__(self, switch: Switch, running: Pass) -> None:
-        self.switch, self.running, self.outer = switch, running, None
+        self.switch, self.running = switch, running
+        self.outer: Pass | None = None
 
     def __enter__(self) -> Pass:
         self.outer, self.switch.running = self.switch.running, self.running

@@ -67,13 +67,13 @@ def collate(
     )
 
 
-def see(rows: Sequence[TokenRow], features: FeatureStore) -> dict[str, Tensor]:
-    """`visual` and `visual_rows` of a batch; nothing where no row has an image."""
+def see(rows: Sequence[TokenRow], features: FeatureStore) -> tuple[Float[Tensor, "N G Dv"], Int[Tensor, " N"]] | None:
+    """`visual` and `visual_rows` of a batch; None where no row has an image."""
     keys = [key for row in rows for key in row.images]
     if not keys:
-        return {}
+        return None
     owners = [number for number, row in enumerate(rows) for _ in row.images]
-    return {"visual": features.read(keys), "visual_rows": torch.tensor(owners)}
+    return features.read(keys), torch.tensor(owners)
 
 
 def pad(
@@ -122,7 +122,9 @@ class MicroBatches(Dataset[Batch]):
             multiple=self.multiple,
         )
         if self.features is not None:
-            batch |= see(rows, self.features)
+            seen = see(rows, self.features)
+            if seen is not None:
+                batch["visual"], batch["visual_rows"] = seen
         return batch if self.choices is None else self._with_wrong_choices(batch, part, whole)
 
     def _with_wrong_choices(self, batch: Batch, part: RowBatch, whole: RowBatch) -> Batch:
@@ -185,5 +187,5 @@ def batches(
             step = []
 
 
-def _unchanged(batch: Batch) -> Batch:
+def _unchanged(batch: Any) -> Any:
     return batch

@@ -71,12 +71,14 @@ def _trees(entries: Mapping[str, Any], removed: set[str], inside: tuple[str, ...
     from hyperpelt import tasks as registry
 
     mixtures = {mixture.name: mixture for mixture in registry.mixtures()}
-    trees = []
+    trees: list[RateTree] = []
     for name, rate in _expand_wildcards(entries, lambda pattern: [t.name for t in registry.select([pattern])]).items():
         if name in inside:
             raise UserError(f"Mixture {name!r} contains itself: {' -> '.join([*inside, name])}.")
         if name in mixtures:
-            children = _trees(mixtures[name].rates, removed, inside=(*inside, name))
+            rates = mixtures[name].rates
+            assert isinstance(rates, Mapping), "__post_init__ made it one"
+            children = _trees(rates, removed, inside=(*inside, name))
             trees += [RateTree(name, _by_name(rate), tuple(children))] if children else []
         elif name not in removed:
             trees.append(RateTree(registry.get(name).name, _by_name(rate)))

@@ -66,7 +66,7 @@ class MixtureSampler:
     total: int | None = None
     step: int = 0
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
-    _window: tuple[int, list[RowBatch]] = field(default=(-1, []), repr=False)
+    _window: tuple[int, list[RowBatch]] = field(default_factory=lambda: (-1, list[RowBatch]()), repr=False)
     _counted: tuple[int, Any] = field(default=(0, 0), repr=False)
 
     def __post_init__(self) -> None:

@@ -134,7 +134,8 @@ class Eye:
             new |= sources.keys()
             if len(window) == WINDOW_ROWS or len(new) >= WINDOW_IMAGES:
                 yield window
-                window, new = [], set()
+                window = []
+                new = set()
         yield window
 
     def _key(self, image: Any, sources: dict[str, Any], where: str) -> str | None:

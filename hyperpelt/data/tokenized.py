@@ -98,7 +98,7 @@ class TokenizedSet:
         The draw is a function of seed, step, task and row: not of processes, workers, or other rows.
         """
         row = self[index]
-        scores = self._of("target_scores", index) if self.has_targets else ()
+        scores = self._of("target_scores", index) if self.has_targets else np.zeros(0)
         if not len(scores):
             return row
         generator = np.random.default_rng([seed, 4, step, crc32(self.task.encode()), row.number])

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,8 +23,10 @@ from hyperpelt.weights import (
     Group,
     HyperNetwork,
     PerTask,
+    ProjectorConfig,
     Reparametrised,
     Shared,
+    VisualHyperConfig,
     VisualHyperNetwork,
     VisualProjector,
     VisualSource,
@@ -110,12 +113,13 @@ def build_source(
     width: int | None = None,
 ) -> WeightSource | VisualSource:
     """The weight source that a method's `Source` describes. **width**: of the encoder's states."""
-    options = {"samples": samples, "generator": generator}
+    options: dict[str, Any] = {"samples": samples, "generator": generator}
     if source.type == "hypernetwork":
         return HyperNetwork(groups, num_tasks, config=source.hypernetwork, width=width, **options)
-    if source.visual is not None:
-        kinds = {kind.type_name: kind for kind in (VisualHyperNetwork, VisualProjector)}
-        return kinds[source.type](groups, config=source.visual, **options)
+    if isinstance(source.visual, VisualHyperConfig):
+        return VisualHyperNetwork(groups, config=source.visual, **options)
+    if isinstance(source.visual, ProjectorConfig):
+        return VisualProjector(groups, config=source.visual, **options)
     if source.type == "shared":
         return Shared(groups, num_tasks, **options)
     if source.hidden:

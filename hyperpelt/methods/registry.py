@@ -114,8 +114,9 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
     if not isinstance(sources, Mapping):
         raise UserError(f"`sources` of a method maps names to weight sources, got {sources!r}.")
     rest = {key: value for key, value in data.items() if key not in ("parts", "sources")}
+    settings: dict[str, Any] = {"name": "composition", **check_settings("a method's composition", rest, Method)}
     return Method(
-        **{"name": "composition", **check_settings("a method's composition", rest, Method)},
+        **settings,
         parts=tuple(_part(index, entry) for index, entry in enumerate(parts)),
         sources={name: Source.from_dict(value) for name, value in sources.items()},
     )

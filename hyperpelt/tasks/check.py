@@ -135,7 +135,7 @@ def _render(
         report.findings.append(Finding(level="error", about="rows", split=split, message=str(error)))
         return
     failures: list[str] = []
-    shown = report.rendered[split] = []
+    report.rendered[split] = shown = list[dict[str, Any]]()
     for number, row in examples.raw():
         try:
             example = task.example(row, split=split, number=number)

@@ -55,7 +55,7 @@ def _confusions(
         if len(rows) >= FEWEST:
             answers = model.predict(counter.transform([row.input for _, row in rows]))
             counts = np.zeros((len(names), len(names)))
-            np.add.at(counts, ([names.index(row.target) for _, row in rows], answers), 1)
+            np.add.at(counts, (np.array([names.index(row.target) for _, row in rows]), answers), 1)
             found[split] = counts
     return found
 

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial, partialmethod
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -38,15 +39,15 @@ def _describe(value: Any, seen: frozenset[int]) -> str:
         return f"{type(value).__name__}({held})" + ("" if call is None else _describe(call, seen))
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{_describe(k, seen)}:{_describe(v, seen)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return "[" + ",".join(_describe(item, seen) for item in value) + "]"
     if isinstance(value, re.Pattern):
         return repr((value.pattern, value.flags))
-    if isinstance(value, set | frozenset):
+    if isinstance(value, (set, frozenset)):
         return "{" + ",".join(sorted(_describe(item, seen) for item in value)) + "}"
     if isinstance(value, str | bytes | int | float | complex | Path | None):
         return repr(value)
-    if hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
+    if isinstance(value, (partial, partialmethod)):
         return _describe((value.func, value.args, value.keywords), seen)
     return f"{type(value).__module__}.{type(value).__qualname__}:{getattr(value, '__qualname__', '')}"
 

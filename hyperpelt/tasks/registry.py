@@ -15,7 +15,7 @@ from typing import TypeVar
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.types import Mixture, Task
 
-Entry = TypeVar("Entry", Task, Mixture)
+Entry = TypeVar("Entry", bound=Task | Mixture)
 _ENTRIES: dict[str, Task | Mixture] = {}
 
 

@@ -67,6 +67,7 @@ def _choose(source: Source, splits: Splits, split: str, root: Path | None, state
         return kept
     pool = rows if kept is None else _pick(rows, kept)
     chosen = splits.indices(split, keys_of(pool, splits.by))
+    assert chosen is not None, "only a whole split takes every row"
     return chosen if kept is None else [kept[i] for i in chosen]
 
 

@@ -66,7 +66,8 @@ def _data() -> dict[str, list[dict[str, str]]]:
         for word in words
     ]
     rows = rows[:: len(rows) // sum(_COUNTS.values())]
-    splits, start = {}, 0
+    splits: dict[str, list[dict[str, str]]] = {}
+    start = 0
     for split, count in _COUNTS.items():
         splits[split] = rows[start : start + count]
         start += count

@@ -190,6 +190,7 @@ class Files:
         return tuple(file for path in paths[split] for file in self._find(path, data_root))
 
     def _find(self, path: str, data_root: Path | None) -> list[Path]:
+        assert isinstance(self.base, Path), "__post_init__ made it one"
         for folder in [self.base, *([data_root] if data_root else [])]:
             full = folder / Path(path).expanduser()
             if full.is_file():

@@ -194,7 +194,8 @@ def cut(keys: Sequence[Hashable] | range, edges: Sequence[int], *, seed: int) ->
         groups.setdefault(key, []).append(row)
     members = list(groups.values())
     waiting = deque(members[i] for i in shuffle(len(members)))
-    segments, dealt = [], 0
+    segments: list[list[int]] = []
+    dealt = 0
     for edge in edges:
         segment, waiting = _fill(waiting, edge - dealt)
         dealt += len(segment)

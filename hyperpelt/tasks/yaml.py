@@ -35,7 +35,7 @@ CHOICE_KEYS = ("names_of", "columns", "column")
 
 def load_yaml(path: Path, *, data_root: str | Path | None = None) -> list[Task | Mixture]:
     """The tasks and mixtures of a file. data_root: only for `choices: {names_of: ...}`, which reads label names."""
-    entries = []
+    entries: list[Task | Mixture] = []
     for line, content in _documents(path):
         with _Place(f"{path}:{line}"):
             if "mixture" in content:
@@ -278,7 +278,7 @@ def _text(content: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any
 def _texts(content: Mapping[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
     value = content.get(key, default)
     value = (value,) if isinstance(value, str) else value
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise UserError(f"{key}: expected a text or a list of texts, got {value!r}")
     return tuple(value)
 

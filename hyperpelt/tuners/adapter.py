@@ -17,6 +17,7 @@ Reference: float64 transcription and `adapters` counts; T5-base, b=24, Houlsby: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,7 +30,7 @@ from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
 
 READS = ("input", "output", "residual", "output+residual")
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": torch.nn.functional.gelu,
     "gelu_new": lambda z: torch.nn.functional.gelu(z, approximate="tanh"),

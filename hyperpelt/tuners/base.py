@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -124,11 +124,9 @@ class Tuner:
         return False
 
     def with_rows(self, count: int) -> Tuner:
-        """The same tuner whose row-wise tensors have `count` rows, also inside a gate."""
-        names = {f.name for f in fields(self)}
-        if "length" in names:
-            return replace(self, length=count)
-        return replace(self, tuner=self.tuner.with_rows(count)) if "tuner" in names else self
+        """The same tuner whose row-wise tensors have `count` rows."""
+        changes: dict[str, Any] = {"length": count} if any(f.name == "length" for f in fields(self)) else {}
+        return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data from which `from_dict` makes an equal tuner."""
@@ -143,10 +141,11 @@ class Tuner:
         )
 
 
+Made = TypeVar("Made", bound=Tuner)
 _TYPES: dict[str, type[Tuner]] = {}
 
 
-def tuner_type(cls: type[Tuner]) -> type[Tuner]:
+def tuner_type(cls: type[Made]) -> type[Made]:
     """Class decorator: makes a tuner known by its `type_name`, in YAML as in `Tuner` dicts."""
     if cls.type_name in _TYPES:
         raise UserError(f"Tuner type {cls.type_name!r} is defined twice: {_TYPES[cls.type_name]!r} and {cls!r}.")

@@ -101,13 +101,17 @@ class Gate(Tuner):
             raise UserError("A gate needs an operation that reads hidden states; a prompt stands before all of them.")
 
     @property
-    def point(self) -> str:
+    def point(self) -> str:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
         """A gate goes where its tuner goes."""
         return self.tuner.point
 
     @property
     def needs_residual(self) -> bool:
         return self.tuner.needs_residual
+
+    def with_rows(self, count: int) -> Gate:
+        """The same gate around the same tuner with `count` rows."""
+        return replace(self, tuner=self.tuner.with_rows(count))
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         inner = self.tuner.tensors(operation)

@@ -124,12 +124,14 @@ class _RMSNorm(torch.autograd.Function):
     """w (.) x / rms(x) as T5 computes it, bit for bit; kept for backward is x alone, which the backbone has anyway."""
 
     @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def forward(ctx: Any, x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float) -> Tensor:
         rsqrt = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, rsqrt, weight)
         return weight * (x * rsqrt).to(x.dtype)
 
     @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S d"]) -> tuple[Tensor | None, Tensor, None]:
         x, rsqrt, weight = ctx.saved_tensors
         x_hat = (x * rsqrt).to(x.dtype)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.operations import Operation
 
-SHARING = {
+SHARING: dict[str, Callable[[Operation], str]] = {
     "all": lambda op: "all",
     "stack": lambda op: op.stack,
     "kind": lambda op: f"{op.stack}_{op.site}",

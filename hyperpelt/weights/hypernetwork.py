@@ -118,7 +118,7 @@ class HeadSet(nn.Module):
         self.row_wise, self.shape = row_wise, group.spec.shape
         out = prod(self.shape[1:]) if row_wise else prod(self.shape)
         count = len(names)
-        self.hidden = None
+        self.hidden: nn.Parameter | None = None
         if head.hidden:
             # tanh of a unit normal keeps about 0.63 of the deviation.
             self.hidden = nn.Parameter(draw((count, e, head.hidden), Init("normal", e**-0.5 / spread), generator))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -62,7 +63,7 @@ class Shared(PerTask):
 
     type_name = "shared"
 
-    def __init__(self, groups: Sequence[Group], num_tasks: int, **options: object) -> None:
+    def __init__(self, groups: Sequence[Group], num_tasks: int, **options: Any) -> None:
         super().__init__(groups, 1, **options)
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
@@ -166,6 +167,7 @@ class Reparametrised(WeightSource):
         pieces: dict[str, list[Tensor]] = defaultdict(list)
         order: dict[str, list[int]] = defaultdict(list)
         for bundle in self.bundles.values():
+            assert isinstance(bundle, Bundle)
             for (group, indices), made in zip(bundle.pieces, bundle(tasks), strict=True):
                 pieces[group.key].append(made)
                 order[group.key] += indices

@@ -109,7 +109,7 @@ class VisualHyperNetwork(VisualSource):
         self.network = HyperNetwork(
             groups, STAND_INS, config=config.network, samples=samples, generator=generator, num_rows=config.cells
         )
-        self.network.task_embeddings = None
+        self.network.register_parameter("task_embeddings", None)  # images stand in their place
 
     def matrices(self) -> dict[str, int]:
         """Names of the matrices of this module and the width of what each reads."""
