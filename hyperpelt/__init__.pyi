@@ -20,6 +20,7 @@ from . import (
     weights,
 )
 from .backbones import load_backbone
+from .data import Collator, MixedRows
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import Method, Part

@@ -7,7 +7,8 @@
     for micro_batches in batches(rows, start=0, stop=1000): ...
 
 The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), making (how they come
-about), fingerprints (what they are made of), choices (wrong ones, for losses that compare), batches.
+about), fingerprints (what they are made of), choices (wrong ones, for losses that compare), batches, rows (the same for
+anybody's loop).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from hyperpelt.data.batches import IGNORED, MULTIPLE, Batch, MicroBatches, batches, collate, lengths_of, pad
 from hyperpelt.data.choices import Choices
 from hyperpelt.data.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
+from hyperpelt.data.rows import Collator, MixedRows
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow, encode_inputs
 
@@ -23,7 +25,9 @@ __all__ = [
     "MULTIPLE",
     "Batch",
     "Choices",
+    "Collator",
     "MicroBatches",
+    "MixedRows",
     "MixtureSampler",
     "RateTree",
     "RowBatch",

@@ -13,9 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
 
 from hyperpelt.errors import UserError
 from hyperpelt.model.scoring import group, normalise
+
+TRAINED_ON = ("labels", "row_weights")  # what a batch holds for training alone
 
 
 class Inference:
@@ -45,8 +48,9 @@ class Inference:
     @torch.no_grad()
     def generate(
         self,
-        inputs: Sequence[str] | Int[Tensor, "B S"],
+        inputs: Sequence[str] | Int[Tensor, "B S"] | None = None,
         *,
+        input_ids: Int[Tensor, "B S"] | None = None,
         task: str | None = None,
         task_ids: Int[Tensor, " B"] | None = None,
         attention_mask: Int[Tensor, "B S"] | None = None,
@@ -54,15 +58,21 @@ class Inference:
         visual: Float[Tensor, "M G Dv"] | None = None,
         visual_rows: Int[Tensor, " M"] | None = None,
         **options: Any,
-    ) -> list[str] | Int[Tensor, "B T"]:
+    ) -> list[str] | Int[Tensor, "B T"] | ModelOutput:
         """Answers, written token by token; the tensors of each task are made once for the whole call.
 
-        - **inputs**: texts, or ids with their `attention_mask`
+        - **inputs**: texts, or ids with their `attention_mask`; **input_ids**: another name for the latter
         - **task**, or **task_ids** for a batch that mixes tasks
         - **visual**, **visual_rows**: features of images and the row of each, as `forward` takes them
-        - **options**: as `generate` of transformers takes them (`num_beams`, `max_new_tokens`, ...)
-        - returns texts for texts, ids for ids
+        - **options**: as `generate` of transformers takes them (`num_beams`, `max_new_tokens`, ...); a batch's `labels`
+          and `row_weights`, which training needs, play no part
+        - returns texts for texts, ids for ids; under `return_dict_in_generate=True` the output of transformers
+          (`sequences`, `scores` if `output_scores=True`, ...), for texts with the answers as its `texts`
         """
+        inputs = input_ids if inputs is None else inputs
+        if inputs is None:
+            raise UserError("generate needs inputs: a list of texts, or ids.")
+        options = {name: value for name, value in options.items() if name not in TRAINED_ON}
         texts = not isinstance(inputs, Tensor)
         _check_list("generate", "texts", inputs)
         if texts and not len(inputs):
@@ -76,7 +86,14 @@ class Inference:
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
                 answers = self.backbone.generate(**embedded, attention_mask=mask, **options)
-        return self.tokenizer.batch_decode(answers, skip_special_tokens=True) if texts else answers
+        if not texts:
+            return answers
+        written = answers if isinstance(answers, Tensor) else answers["sequences"]
+        decoded = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        if isinstance(answers, Tensor):
+            return decoded
+        answers["texts"] = decoded
+        return answers
 
     @torch.no_grad()
     def token_log_probs(
@@ -124,7 +141,8 @@ class Inference:
         inputs: Sequence[str],
         choices: Sequence[str] | Sequence[Sequence[str]],
         *,
-        task: str,
+        task: str | None = None,
+        task_ids: Int[Tensor, " B"] | None = None,
         normalisation: str = "sum",
         max_source_length: int | None = None,
         visual: Float[Tensor, "M G Dv"] | None = None,
@@ -133,6 +151,7 @@ class Inference:
         """The score of each choice for each input, in nats: log-likelihood under a named length rule.
 
         - **choices**: the same for all inputs, or a list for each input
+        - **task**, or **task_ids** for inputs of several tasks
         - **normalisation**: `sum`, `token` or `character`; see `hyperpelt.model.scoring`
         - **visual**, **visual_rows**: features of images and which input each belongs to
         """
@@ -153,7 +172,7 @@ class Inference:
         targets = encode_targets(self.tokenizer, texts)
         width = max(map(len, targets))
         labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets], device=self.device)
-        task_ids = torch.full((len(inputs),), self.task_id(task))
+        task_ids = self._rows_of(task, task_ids, len(inputs))
         seen = {"visual": visual, "visual_rows": visual_rows}
         with self.evaluating():
             log_probs = self.token_log_probs(ids, mask, task_ids, labels, rows, **seen)

@@ -13,21 +13,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers.utils import ModelOutput
 
 
 @dataclass
-class TunedOutput:
-    """What `TunedModel.forward` returns.
+class TunedOutput(ModelOutput):
+    """What `TunedModel.forward` returns: by attribute, by name or by number (what is None is not counted), or as a
+    tuple (`to_tuple`).
 
+    - **loss**: mean over the batch's target tokens; None without labels
     - **logits**: None where they were not to be kept
-    - **loss**: mean over the batch's target tokens; **row_loss** [B] and **row_tokens** [B]: sums of a row
+    - **row_loss** [B] and **row_tokens** [B]: sums of a row
 
     With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
     share of its two further terms; see `hyperpelt.model.choice_losses`.
     """
 
-    logits: Float[Tensor, "B T V"] | None
     loss: Tensor | None = None
+    logits: Float[Tensor, "B T V"] | None = None
     row_loss: Float[Tensor, " B"] | None = None
     row_tokens: Int[Tensor, " B"] | None = None
     row_length_normalised: Float[Tensor, " B"] | None = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt import methods
@@ -30,6 +30,7 @@ from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.model.choice_losses import ChoiceLosses, WrongChoices
 from hyperpelt.model.growth import Growth
+from hyperpelt.model.habits import Habits
 from hyperpelt.model.inference import Inference
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
 from hyperpelt.model.persistence import Persistence, copy_of, in_dtype
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from hyperpelt.vision import ImageEncoder, VisualSpec
 
 
-class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, nn.Module):
+class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, Habits):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
@@ -82,6 +83,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         self.switch = switch_of(self.backbone)
         self._made: dict[Any, dict[str, Sequence[Tensor]]] = {}
         self.attached = False
+        self.save_trained_only()
         self.attach()
         if calibrate:
             self.check_reached()
@@ -196,12 +198,13 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         task_ids: Int[Tensor, " B"] | None = None,
         *,
         decoder_input_ids: Int[Tensor, "B T"] | None = None,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         row_weights: Float[Tensor, " B"] | None = None,
         wrong: WrongChoices | None = None,
         visual: Float[Tensor, "N G Dv"] | None = None,
         visual_rows: Int[Tensor, " N"] | None = None,
         keep_logits: bool = True,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> TunedOutput:
         """Logits and losses of a batch whose rows may belong to different tasks.
 
@@ -211,7 +214,10 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         - **wrong**: the rows' wrong choices, for T-Few's losses
         - **visual**: features of N images; **visual_rows**: the row of each (several of a row in their order; rows
           without images are not named); left out: one image a row. No images at all: the model is blind
+        - **smoothing**: of the labels (a name without `label`, from which `Trainer` takes parameters for labels)
         - **keep_logits**: False, as in training: the losses alone, which costs less where targets are padded
+        - **num_items_in_batch**: what `loss` divides by, if not by this batch's target tokens: those of the whole
+          accumulated batch, so that its parts add up
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(task_ids, input_ids.shape[0])
@@ -227,16 +233,16 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
             return TunedOutput(logits=output.logits)
-        losses = token_losses(output.logits, labels, label_smoothing, where=where)
+        losses = token_losses(output.logits, labels, smoothing, where=where)
         row_loss, row_tokens = self.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
         if row_weights is not None:
             row_loss = row_loss * row_weights
-        loss = row_loss.sum() / row_tokens.sum().clamp(min=1)
+        loss = row_loss.sum() / (row_tokens.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         logits = output.logits if where is None else None
         result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
         if wrong is not None:
             states = output.encoder_last_hidden_state
-            right = -token_losses(output.logits, labels, where=where) if label_smoothing else -losses
+            right = -token_losses(output.logits, labels, where=where) if smoothing else -losses
             terms = self.choice_losses(right, labels, wrong, states, mask, task_ids, images=images)
             return self.with_choices(result, terms, row_weights, wrong)
         return result
@@ -262,8 +268,9 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, n
         start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
         return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
 
-    def gradient_checkpointing_enable(self) -> None:
-        """Recompute each layer's activations in backward instead of keeping them."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+        """Recompute each layer's activations in backward instead of keeping them. The settings that transformers
+        passes play no part: recomputation is the same for every layer."""
         self.switch.recompute(True)
 
     def gradient_checkpointing_disable(self) -> None:

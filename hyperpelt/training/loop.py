@@ -122,7 +122,7 @@ class Loop:
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
         inputs = inputs_of(batch, self.processes.device)
-        output = self.forward(**inputs, label_smoothing=self.config.label_smoothing)
+        output = self.forward(**inputs, smoothing=self.config.label_smoothing)
         loss = total_loss(output, batch)
         self.processes.accelerator.backward(loss * self.processes.loss_scale)
         return output.row_loss.detach()

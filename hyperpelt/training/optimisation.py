@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.errors import UserError
+from hyperpelt.model.habits import is_decayed
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
@@ -61,7 +62,7 @@ def make_optimizer(
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
         scale = scales.get(name, 1.0) if config.scale_learning_rate else 1.0
-        decay = config.weight_decay if _decayed(name, parameter) else 0.0
+        decay = config.weight_decay if is_decayed(name, parameter) else 0.0
         members.setdefault((scale, decay), []).append(parameter)
     groups = [
         {"params": found, "weight_decay": d, "scale": s} for (s, d), found in sorted(members.items(), reverse=True)
@@ -74,10 +75,6 @@ def make_optimizer(
         return Adafactor(groups, lr=config.learning_rate, **fixed)
     betas = (config.adam_beta1, config.adam_beta2)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
-
-
-def _decayed(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and "bias" not in name and "norm" not in name
 
 
 # ------------------------------------------------------------------------------------------------------------- state

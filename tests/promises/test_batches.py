@@ -38,7 +38,7 @@ def test_losses_alone_are_those_that_come_with_logits(backbone):
     model = tuned(backbone, small("hyperpelt")).train()
     gradients = []
     for keep in (True, False):
-        output = model(**rows, label_smoothing=0.1, keep_logits=keep)
+        output = model(**rows, smoothing=0.1, keep_logits=keep)
         output.loss.backward()
         gradients.append({name: p.grad.clone() for name, p in model.trainable_parameters()})
         gradients[-1] |= {"loss": output.loss.detach(), "rows": output.row_loss.detach()}

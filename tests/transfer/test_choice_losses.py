@@ -74,7 +74,7 @@ def test_without_logits_the_losses_and_gradients_are_the_same(smoothing):
     batch["row_weights"] = torch.tensor([1.0, 2.0, 0.5])
     found = []
     for keep in (True, False):
-        output = model(**batch, wrong=WRONG, label_smoothing=smoothing, keep_logits=keep)
+        output = model(**batch, wrong=WRONG, smoothing=smoothing, keep_logits=keep)
         output.loss.backward()
         assert (output.logits is not None) == keep
         terms = (output.row_loss, output.row_length_normalised, output.row_unlikelihood)
