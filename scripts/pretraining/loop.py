@@ -95,7 +95,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     """`auto` is bf16 where the hardware multiplies it, else fp32.
 
     On a processor without AVX512-BF16 or AMX, bf16 is emulated: measured 8 times slower than fp32 on an EPYC of the
-    Milan generation (docs/backbones.md).
+    Milan generation (docs/results/mini-bart.md).
     """
     if name == "fp16":
         raise UserError("precision fp16 is refused: its range overflows in T5's feed-forward layers; use bf16 or fp32.")
