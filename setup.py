@@ -45,6 +45,7 @@ EXTRAS = {
         "ruff>=0.9",
         "import-linter>=2",
         "pyrefly>=1",
+        "pdoc>=15",
         "build>=1",
     ],
 }

@@ -154,6 +154,7 @@ def tuner_type(cls: type[Made]) -> type[Made]:
 
 
 def tuner_types() -> dict[str, type[Tuner]]:
+    """Every tuner's class by its `type` name."""
     return dict(_TYPES)
 
 
