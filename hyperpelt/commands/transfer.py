@@ -38,6 +38,7 @@ class Loss(StrEnum):
     """What the shots are trained on."""
 
     lm = "lm"
+    ranking = "ranking"
     t_few = "t-few"
 
 
@@ -72,7 +73,7 @@ def transfer(
         Choose | None,
         typer.Option("--choose", help="Weights of the last step (default), or best on a held-out quarter of shots."),
     ] = None,
-    loss: Annotated[Loss | None, typer.Option("--loss", help="lm (default), or t-few's.")] = None,
+    loss: Annotated[Loss | None, typer.Option("--loss", help="lm (default), ranking, or t-few's.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Optimiser steps; default 300.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows a step; default 8.")] = None,
     learning_rate: Annotated[

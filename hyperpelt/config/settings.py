@@ -161,9 +161,13 @@ class RunConfig(_Strict):
         0.05, ge=0, description="steps, or below 1 a share of all steps"
     )
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
-    loss: Literal["lm", "t-few"] = Field(
+    loss: Literal["lm", "ranking", "t-few"] = Field(
         "lm",
-        description="of the target's tokens, or T-Few's, which adds unlikelihood and length-normalised ranking",
+        description="of the target's tokens; of ranking a row's choices by the rule they are judged by (`scoring`), "
+        "open answers by likelihood; or T-Few's, which adds unlikelihood and length-normalised ranking to the first",
+    )
+    ranked_choices: Whole = Field(
+        32, ge=1, description="ranking: wrong choices of a row at most; of more, so many are drawn in each step"
     )
     precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_known_precision)] = Field(
         "fp32", description="of the frozen backbone; trained tensors stay fp32"
@@ -199,6 +203,8 @@ class RunConfig(_Strict):
             raise ValueError("tasks is empty: name at least one task, for example tasks=glue/rte.")
         if self.early_stopping_patience is not None and self.eval_steps is None:
             raise ValueError("early_stopping_patience needs evaluations to compare: set eval_steps.")
+        if self.loss == "ranking" and self.label_smoothing:
+            raise ValueError("label_smoothing must be 0 with loss=ranking, which compares choices and smooths nothing.")
         if self.from_run is not None and self.weight_decay:
             raise ValueError("weight_decay must be 0 with from_run: it would move the tasks that are there already.")
         if self.from_run is not None and Path(self.from_run).absolute() == Path(self.output_dir).absolute():

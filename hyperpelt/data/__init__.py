@@ -7,13 +7,14 @@
     for micro_batches in batches(rows, start=0, stop=1000): ...
 
 The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), making (how they come
-about), fingerprints (what they are made of), choices (wrong ones, for losses that compare), batches, rows (the same for
-anybody's loop).
+about), fingerprints (what they are made of), choices and candidates (for losses that compare), batches, rows (the same
+for anybody's loop).
 """
 
 from __future__ import annotations
 
 from hyperpelt.data.batches import IGNORED, MULTIPLE, Batch, MicroBatches, batches, collate, lengths_of, pad
+from hyperpelt.data.candidates import Candidates, Ranking
 from hyperpelt.data.choices import Choices
 from hyperpelt.data.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
 from hyperpelt.data.rows import Collator, MixedRows
@@ -24,11 +25,13 @@ __all__ = [
     "IGNORED",
     "MULTIPLE",
     "Batch",
+    "Candidates",
     "Choices",
     "Collator",
     "MicroBatches",
     "MixedRows",
     "MixtureSampler",
+    "Ranking",
     "RateTree",
     "RowBatch",
     "TokenRow",

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hyperpelt.data.candidates import Candidates, Ranking
 from hyperpelt.data.choices import Choices
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
@@ -36,6 +37,7 @@ class Batch(TypedDict):
     num_read_tokens: int  # source and label tokens of the whole global batch
     wrong_labels: NotRequired[Int[Tensor, "W T"]]  # of wrong choices, for T-Few's losses
     wrong_rows: NotRequired[Int[Tensor, " W"]]  # the row of each
+    candidates: NotRequired[Candidates]  # of all rows, for ranking
     num_global_rows: NotRequired[int]
     num_global_wrong_tokens: NotRequired[int]
     visual: NotRequired[Float[Tensor, "N G Dv"]]  # features of the rows' images
@@ -104,6 +106,7 @@ class MicroBatches(Dataset[Batch]):
     rank: int = 0
     world: int = 1
     choices: Choices | None = None  # where wrong choices are wanted
+    ranking: Ranking | None = None  # where candidates are wanted
     features: FeatureStore | None = None  # of the rows' images; without it they are not looked at
     multiple: int = MULTIPLE  # of padded lengths
 
@@ -125,6 +128,10 @@ class MicroBatches(Dataset[Batch]):
             seen = see(rows, self.features)
             if seen is not None:
                 batch["visual"], batch["visual_rows"] = seen
+        if self.ranking is not None:
+            found = zip(map(self._set, part.tasks), map(int, part.rows), rows, strict=True)
+            batch["candidates"] = self.ranking.candidates(found, seed=self.sampler.seed, step=step)
+            batch["num_global_rows"] = len(whole.rows)
         return batch if self.choices is None else self._with_wrong_choices(batch, part, whole)
 
     def _with_wrong_choices(self, batch: Batch, part: RowBatch, whole: RowBatch) -> Batch:

@@ -1,4 +1,4 @@
-"""The wrong choices of training rows, as tokens: what T-Few's losses compare the right one with."""
+"""The choices of training rows, as tokens: what ranking and T-Few's losses compare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEPT = 10_000  # rows and texts that are remembered: few-shot sets whole, of lar
 
 @dataclass
 class Choices:
-    """Finds the wrong choices of a row of a tokenised split.
+    """Finds the choices of a row of a tokenised split.
 
     Where a task's choices are fixed, the row's own target tells which is right; where each row brings its own, the row
     is rendered again. The first `KEPT` rows are remembered, the rest are found anew each time.
@@ -30,22 +30,26 @@ class Choices:
     max_target_length: int
     data_root: str | Path | None = None
     _tokens: dict[str, list[int]] = field(default_factory=dict)
-    _found: dict[tuple[str, int], list[list[int]]] = field(default_factory=dict)
+    _found: dict[tuple[str, int], list[tuple[str, list[int]]]] = field(default_factory=dict)
     _examples: dict[str, Examples] = field(default_factory=dict)
 
     def wrong(self, tokens: TokenizedSet, row: int) -> list[list[int]]:
         """Target ids of each wrong choice, with EOS; empty for an open answer."""
+        right = tokens[row].labels.tolist()
+        return [ids for _, ids in self.of(tokens, row) if ids != right]
+
+    def of(self, tokens: TokenizedSet, row: int) -> list[tuple[str, list[int]]]:
+        """Text and target ids (with EOS) of each choice; empty for an open answer."""
         number = int(tokens.numbers[row])
         key = (tokens.task, number)
         if key in self._found:
             return self._found[key]
         task = self.tasks[tokens.task]
-        choices = task.choices if task.choices is not None else self._own(task, tokens.split, number)
-        right = tokens[row].labels.tolist()
-        wrong = [ids for ids in self._encoded(choices or ()) if ids != right]
+        texts = (task.choices if task.choices is not None else self._own(task, tokens.split, number)) or ()
+        found = list(zip(texts, self._encoded(texts), strict=True))
         if len(self._found) < KEPT:
-            self._found[key] = wrong
-        return wrong
+            self._found[key] = found
+        return found
 
     def _own(self, task: Task, split: str, number: int) -> Sequence[str] | None:
         if task.kind == "generation":

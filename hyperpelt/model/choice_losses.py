@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
+from hyperpelt.model.ranking import log_partition
 
 EPSILON = 1e-2
 
@@ -96,10 +97,7 @@ def length_normalised(
     own = _mean(right, labels)
     beta = torch.cat([own, _mean(log_probs, wrong.labels)])
     rows = torch.cat([torch.arange(len(own), device=own.device), wrong.rows])
-    # A constant a row keeps exp() in range; it cancels.
-    highest = torch.full_like(own, -torch.inf).scatter_reduce(0, rows, beta.detach(), "amax")
-    total = torch.zeros_like(own).index_add(0, rows, (beta - highest[rows]).exp())
-    return highest + total.log() - own
+    return log_partition(beta, rows, len(own)) - own
 
 
 def unlikelihood(log_probs: Float[Tensor, "W T"], wrong: WrongChoices, num_rows: int) -> Float[Tensor, " B"]:

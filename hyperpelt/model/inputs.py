@@ -1,4 +1,4 @@
-"""From a batch to what `TunedModel.forward` takes."""
+"""From a batch to what `TunedModel.forward` takes, and what of a model the making of batches has to know."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hyperpelt.data.candidates import Ranking
 from hyperpelt.model.choice_losses import WrongChoices
+from hyperpelt.model.scoring import check_normalisation
 
 if TYPE_CHECKING:
-    from hyperpelt.data import Batch
+    from hyperpelt.data import Batch, Choices
+    from hyperpelt.model.tuned import TunedModel
 
 NAMES = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
 
@@ -21,7 +24,25 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
     if "wrong_labels" in batch:
         pair = (batch[name].to(device, non_blocking=True) for name in ("wrong_labels", "wrong_rows"))
         inputs["wrong"] = WrongChoices(*pair)
+    if "candidates" in batch:
+        inputs["candidates"] = batch["candidates"].to(device)
     if "visual" in batch:
         # Which rows they belong to is asked for on the host.
         inputs |= {"visual": batch["visual"].to(device, non_blocking=True), "visual_rows": batch["visual_rows"]}
     return inputs
+
+
+def ranking_of(
+    model: TunedModel, choices: Choices, normalisation: str, *, most: int = 32, multiple: int = 1
+) -> Ranking:
+    """What lays out the candidates of batches for this model, under a length rule of `hyperpelt.model.scoring`."""
+    config = model.backbone.config
+    return Ranking(
+        choices=choices,
+        normalisation=check_normalisation(normalisation),
+        eos_token_id=choices.tokenizer.eos_token_id,
+        start_token_id=config.decoder_start_token_id,
+        pad_token_id=config.pad_token_id,
+        most=most,
+        multiple=multiple,
+    )

@@ -25,6 +25,9 @@ class TunedOutput(ModelOutput):
     - **logits**: None where they were not to be kept
     - **row_loss** [B] and **row_tokens** [B]: sums of a row
 
+    With candidates given, **row_loss** is how a row ranks them, **row_tokens** is 1, and **loss** the mean over rows;
+    see `hyperpelt.model.ranking`.
+
     With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
     share of its two further terms; see `hyperpelt.model.choice_losses`.
     """

@@ -5,7 +5,7 @@ Legend: B rows, S source length, U distinct tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,8 +68,12 @@ class Running:
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
         images: RowImages | None = None,
+        *,
+        made: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> Any:
         """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
+
+        - **made**: the tensors of another pass over the same distinct tasks, which are then not made again
 
         Raises:
             UserError: the model is detached, so that the backbone would answer alone.
@@ -88,7 +92,7 @@ class Running:
             distinct, rows = torch.unique(task_ids, return_inverse=True)
         made = Pass(
             plan=self.assembly.plan,
-            made=self._weights(distinct),
+            made=self._weights(distinct) if made is None else made,
             rows=None if distinct.shape[0] == 1 else rows,
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hyperpelt.data.candidates import scored as scored
 from hyperpelt.errors import unknown
 
 NORMALISATIONS = ("sum", "token", "character")
@@ -33,11 +34,6 @@ def check_normalisation(name: str) -> str:
     if name not in NORMALISATIONS:
         raise unknown("normalisation", name, NORMALISATIONS)
     return name
-
-
-def scored(candidate: Sequence[int], eos_token_id: int | None, normalisation: str) -> list[int]:
-    """The candidate's tokens without those that the rule leaves out (EOS), which then need not be computed."""
-    return list(candidate) if normalisation == "token" else [token for token in candidate if token != eos_token_id]
 
 
 def normalise(

@@ -34,15 +34,17 @@ from hyperpelt.model.habits import Habits
 from hyperpelt.model.inference import Inference
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
 from hyperpelt.model.persistence import Persistence, copy_of, in_dtype
+from hyperpelt.model.ranking import RankingLoss
 from hyperpelt.model.running import Running
 from hyperpelt.model.sight import Sight, for_features, spec_of
 from hyperpelt.operations import list_operations
 
 if TYPE_CHECKING:
+    from hyperpelt.data.candidates import Candidates
     from hyperpelt.vision import ImageEncoder, VisualSpec
 
 
-class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, Habits):
+class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingLoss, Sight, Habits):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
@@ -201,6 +203,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, H
         smoothing: float = 0.0,
         row_weights: Float[Tensor, " B"] | None = None,
         wrong: WrongChoices | None = None,
+        candidates: Candidates | None = None,
         visual: Float[Tensor, "N G Dv"] | None = None,
         visual_rows: Int[Tensor, " N"] | None = None,
         keep_logits: bool = True,
@@ -212,6 +215,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, H
         - **task_ids**: index into `tasks` for each row; may be left out if there is one task
         - **row_weights**: weight of each row's loss (1 if left out)
         - **wrong**: the rows' wrong choices, for T-Few's losses
+        - **candidates**: the rows' candidates: the loss is how they are ranked, and there are no logits
         - **visual**: features of N images; **visual_rows**: the row of each (several of a row in their order; rows
           without images are not named); left out: one image a row. No images at all: the model is blind
         - **smoothing**: of the labels (a name without `label`, from which `Trainer` takes parameters for labels)
@@ -221,6 +225,9 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, Sight, H
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(task_ids, input_ids.shape[0])
+        if candidates is not None:
+            images = self.row_images(visual, visual_rows, input_ids.shape[0])
+            return self.ranked(input_ids, attention_mask, task_ids, candidates, images, row_weights)
         if decoder_input_ids is None:
             if labels is None:
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")

@@ -1,4 +1,5 @@
-"""The loss of a batch: the language-model loss, and T-Few's losses over choices where the batch carries wrong ones."""
+"""The loss of a batch: the language-model loss, with T-Few's losses where the batch carries wrong choices; or, where it
+carries candidates, how its rows rank them."""
 
 from __future__ import annotations
 
@@ -18,6 +19,8 @@ def total_loss(output: TunedOutput, batch: Batch) -> Tensor:
     Each term is a sum over rows divided by what the *global* batch holds of it, so that micro-batches and processes add
     up to the loss of one large batch.
     """
+    if "candidates" in batch:
+        return output.row_loss.sum() / batch["num_global_rows"]
     loss = output.row_loss.sum() / batch["num_global_tokens"]
     if output.row_length_normalised is not None:
         loss = loss + output.row_length_normalised.sum() / batch["num_global_rows"]

@@ -45,7 +45,8 @@ def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
             f"Cannot resume: the training rows of {', '.join(other)} are not those of the stopped run (its definition, "
             "data or tokenizer changed). Restore them, or start a new run."
         )
-    changed = [key for key in mine if key not in IRRELEVANT and mine[key] != saved.get(key)]
+    irrelevant = IRRELEVANT - {"scoring"} if setup.config.loss == "ranking" else IRRELEVANT
+    changed = [key for key in mine if key not in irrelevant and mine[key] != saved.get(key)]
     if not changed:
         return []
     listed = ", ".join(f"{key} {saved.get(key)!r} -> {mine[key]!r}" for key in changed)

@@ -18,6 +18,7 @@ from hyperpelt.data import (
     Choices,
     MicroBatches,
     MixtureSampler,
+    Ranking,
     TokenizedSet,
     batches,
     lengths_of,
@@ -30,6 +31,7 @@ from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
 from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.inputs import ranking_of
 from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.model.starts import start_task
 from hyperpelt.model.tuned import TunedModel
@@ -74,6 +76,8 @@ class Setup:
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """This process's micro-batches of every step from `start` on."""
         device = self.processes.device.type
+        # An eager step on a CPU gains nothing from round lengths, and pays for every padded token.
+        multiple = 1 if device == "cpu" and not self.config.torch_compile else MULTIPLE
         rows = MicroBatches(
             self.sampler,
             self.sets,
@@ -83,9 +87,9 @@ class Setup:
             rank=self.processes.rank,
             world=self.processes.world,
             choices=self._choices() if self.config.loss == "t-few" else None,
+            ranking=self._ranking(multiple) if self.config.loss == "ranking" else None,
             features=self.features,
-            # An eager step on a CPU gains nothing from round lengths, and pays for every padded token.
-            multiple=1 if device == "cpu" and not self.config.torch_compile else MULTIPLE,
+            multiple=multiple,
         )
         workers = self.config.dataloader_num_workers
         return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=device == "cuda")
@@ -94,6 +98,10 @@ class Setup:
         named = {task.name: task for task in self.tasks}
         length, root = self.config.max_target_length, self.config.data_root
         return Choices(named, self.model.tokenizer, length, data_root=root)
+
+    def _ranking(self, multiple: int) -> Ranking:
+        config = self.config
+        return ranking_of(self.model, self._choices(), config.scoring, most=config.ranked_choices, multiple=multiple)
 
     def mixture(self) -> list[dict[str, Any]]:
         """Per task: rows, rate, expected epochs, how many inputs and targets were cut, and images skipped."""

@@ -31,7 +31,7 @@ class StepRecord:
     step: int
     names: list[str]
     tasks: Int[np.ndarray, " B"]
-    tokens: Int[np.ndarray, " B"]  # that carry loss
+    terms: Int[np.ndarray, " B"]  # that its loss is a sum of: target tokens, or, where rows are ranked, one
     row_losses: list[Tensor] = field(default_factory=list)  # one [b] a micro-batch, weighted, on the device
     gradient_norm: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros(()))
 
@@ -40,8 +40,14 @@ class StepRecord:
         """A record without losses yet."""
         names = [name for batch in batches for name in batch["row_names"]]
         tasks = torch.cat([batch["task_ids"] for batch in batches]).numpy()
-        tokens = torch.cat([(batch["labels"] >= 0).sum(dim=1) for batch in batches]).numpy()
-        return cls(step, names, tasks, tokens)
+        return cls(step, names, tasks, torch.cat([row_terms(batch) for batch in batches]).numpy())
+
+
+def row_terms(batch: Batch) -> Int[Tensor, " B"]:
+    """What each row's loss is a sum of: its target tokens, or 1 where it is a mean already."""
+    if "candidates" in batch:
+        return torch.ones_like(batch["task_ids"])
+    return (batch["labels"] >= 0).sum(dim=1)
 
 
 def all_finite(records: Sequence[StepRecord]) -> bool:
@@ -60,11 +66,11 @@ def first_bad(records: Sequence[StepRecord]) -> Bad:
 
 
 def task_sums(records: Sequence[StepRecord], num_tasks: int) -> Float[Tensor, "tasks 2"]:
-    """Summed loss and number of target tokens of every task."""
+    """Summed loss of every task, and the number of terms in it."""
     losses = torch.cat([loss for record in records for loss in record.row_losses]).cpu().numpy()
-    tasks, tokens = (np.concatenate([getattr(record, name) for record in records]) for name in ("tasks", "tokens"))
+    tasks, terms = (np.concatenate([getattr(record, name) for record in records]) for name in ("tasks", "terms"))
     sums = np.zeros((num_tasks, 2))
-    np.add.at(sums, tasks, np.stack([losses, tokens], axis=1))
+    np.add.at(sums, tasks, np.stack([losses, terms], axis=1))
     return torch.from_numpy(sums)
 
 

@@ -156,6 +156,10 @@ class Bench:
         given = {"normalisation": self.config.scoring, "batch_size": self.config.eval_batch_size}
         return {name: value for name, value in given.items() if value is not None}
 
+    def _rule(self) -> str:
+        """The length rule that answers are found by."""
+        return self.config.scoring or (self.settings.scoring if self.settings is not None else "sum")
+
     def _reading(self) -> dict[str, Any]:
         return {"max_source_length": lengths(self.settings)["max_source_length"], "data_root": self.config.data_root}
 
@@ -167,8 +171,9 @@ class Bench:
             how = {"data_root": root, "eye": eye, "blind": eye is None}
             tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how, **lengths(self.settings))
             length = lengths(self.settings)["max_target_length"]
-            wrong = Choices(self.tasks, tokenizer, length, root) if self.config.loss == "t-few" else None
-            self._data[task.name] = ShotData(task, tokens, wrong, None if eye is None else eye.store)
+            choices = Choices(self.tasks, tokenizer, length, root) if self.config.loss != "lm" else None
+            ranked_by = self._rule() if self.config.loss == "ranking" else None
+            self._data[task.name] = ShotData(task, tokens, choices, None if eye is None else eye.store, ranked_by)
         return self._data[task.name]
 
     def _fresh(self, method: Method, cell: Cell) -> TunedModel:

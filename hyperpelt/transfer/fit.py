@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperpelt.config import RunConfig, build_run
 from hyperpelt.data import MULTIPLE, Batch, Choices, MicroBatches, TokenizedSet
-from hyperpelt.model.inputs import inputs_of
+from hyperpelt.model.inputs import inputs_of, ranking_of
 from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
@@ -44,19 +44,24 @@ class ShotData:
 
     task: Task
     tokens: TokenizedSet
-    choices: Choices | None
+    choices: Choices | None  # where the loss compares them
     features: FeatureStore | None = None  # of its images, for models that read them
+    ranked_by: str | None = None  # the length rule, where the loss ranks the choices
 
     def batches(self, model: TunedModel, sampler: ShotSampler) -> MicroBatches:
         """Batches by optimiser step."""
+        multiple, ranking = 1 if model.device.type == "cpu" else MULTIPLE, None
+        if self.ranked_by is not None and self.choices is not None:
+            ranking = ranking_of(model, self.choices, self.ranked_by, multiple=multiple)
         return MicroBatches(
             sampler,  # type: ignore[arg-type]
             {self.task.name: self.tokens},
             task_ids={self.task.name: model.task_id(self.task.name)},
             pad_token_id=model.backbone.config.pad_token_id,
-            choices=self.choices,
+            choices=self.choices if ranking is None else None,
+            ranking=ranking,
             features=None if model.visual is None else self.features,
-            multiple=1 if model.device.type == "cpu" else MULTIPLE,
+            multiple=multiple,
         )
 
     def in_order(self, model: TunedModel, rows: Sequence[int], batch_size: int) -> list[Batch]:

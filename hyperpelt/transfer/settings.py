@@ -97,7 +97,7 @@ class TransferConfig(BaseModel):
     choose: Literal["last", "held-out"] = Field(
         "last", description="the weights after the last step, or the best on a quarter of the shots held out"
     )
-    loss: Literal["lm", "t-few"] = "lm"
+    loss: Literal["lm", "ranking", "t-few"] = "lm"
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     steps: int = Field(300, ge=2)
     batch_size: int = Field(8, ge=1)

@@ -1,0 +1,105 @@
+"""Training by the rule that a model is judged by: cross-entropy over the scores of a row's choices.
+
+    s(y) = log p(y | x) under the run's length rule (`hyperpelt.model.scoring`)
+    L    = -log softmax(s)[right]                  a row with choices
+    L    = -log p(y | x) / number of y's tokens    a row with an open answer
+
+The likelihood of the right choice alone (`lm`) also pays for knowing which words are answers at all, which a short run
+on a frozen backbone spends most of its steps on; here only what parts the choices counts.
+
+The encoder runs once a row, and the decoder once for all candidates of a row that begin alike
+(`hyperpelt.data.candidates`).
+
+Legend: B rows, S source length, C candidates, Q sequences that the decoder reads, p places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from hyperpelt.model.outputs import TunedOutput, read_only_at
+
+if TYPE_CHECKING:
+    from hyperpelt.attachment.row_images import RowImages
+    from hyperpelt.data.candidates import Candidates
+
+
+class RankingLoss:
+    """Mixin of `TunedModel`: the loss of a batch whose candidates are given."""
+
+    def ranked(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        candidates: Candidates,
+        images: RowImages | None,
+        row_weights: Float[Tensor, " B"] | None,
+    ) -> TunedOutput:
+        """How each row ranks its candidates: `row_loss`, and `loss`, its mean over rows."""
+        scores = self._candidate_scores(input_ids, attention_mask, task_ids, candidates, images)
+        row_loss = self.tied(ranking_loss(scores, candidates), images)
+        if row_weights is not None:
+            row_loss = row_loss * row_weights
+        ones = torch.ones_like(row_loss, dtype=torch.long)
+        return TunedOutput(logits=None, loss=row_loss.mean(), row_loss=row_loss, row_tokens=ones)
+
+    def _candidate_scores(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        candidates: Candidates,
+        images: RowImages | None,
+    ) -> Float[Tensor, " C"]:
+        """The score of every candidate, in nats, float32."""
+        with self.running(task_ids, input_ids, attention_mask, images) as running:
+            inputs, mask = self.embedded(running, input_ids, attention_mask)
+            states = self.backbone.get_encoder()(**inputs, attention_mask=mask).last_hidden_state
+        # Every row has a sequence, so both passes are over the same distinct tasks: their tensors are made once.
+        compiling = torch.compiler.is_compiling()  # then shapes are fixed, and no hook comes or goes
+        made = None if compiling else running.made
+        which = candidates.sequence_rows
+        images = None if images is None else images[which]
+        which, task_ids = which.to(states.device, non_blocking=True), task_ids.to(states.device, non_blocking=True)
+        states, mask = states.index_select(0, which), mask.index_select(0, which)
+        head, places = self.backbone.get_output_embeddings(), candidates.places
+        only = None if compiling else places
+        with self.running(task_ids[which], None, mask, images, made=made), read_only_at(head, only):
+            logits = self.backbone(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                attention_mask=mask,
+                decoder_input_ids=candidates.decoder_input_ids,
+                use_cache=False,
+            ).logits.float()
+        logits = logits.flatten(0, 1).index_select(0, places) if only is None else logits
+        at = candidates.at
+        log_probs = logits[at, candidates.tokens] - logits.logsumexp(-1).index_select(0, at)
+        totals = torch.zeros_like(candidates.lengths).index_add(0, candidates.owners, log_probs)
+        return totals / candidates.lengths
+
+    if TYPE_CHECKING:
+        running: Any
+        embedded: Any
+        backbone: Any
+        tied: Any
+
+
+def ranking_loss(scores: Float[Tensor, " C"], candidates: Candidates) -> Float[Tensor, " B"]:
+    """L of every row from its candidates' scores."""
+    own = scores.index_select(0, candidates.right)
+    total = log_partition(scores, candidates.rows, len(own))
+    return torch.where(candidates.open, -own, total - own)
+
+
+def log_partition(scores: Float[Tensor, " C"], rows: Int[Tensor, " C"], num_rows: int) -> Float[Tensor, " B"]:
+    """log of the sum of exp(score) over each row's candidates."""
+    # A constant a row keeps exp() in range; it cancels.
+    highest = scores.new_full((num_rows,), -torch.inf).scatter_reduce(0, rows, scores.detach(), "amax")
+    total = scores.new_zeros(num_rows).index_add(0, rows, (scores - highest[rows]).exp())
+    return highest + total.log()
