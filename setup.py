@@ -30,6 +30,7 @@ REQUIRES = [
     "pyyaml>=6",
     "jaxtyping>=0.3",
     "lazy-loader>=0.5",
+    "xxhash>=3",
 ]
 EXTRAS = {
     # Weights that travel in packages of their own: of mini-bart's encoder, and of an image encoder.

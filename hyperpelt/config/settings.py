@@ -207,7 +207,7 @@ class RunConfig(_Strict):
             raise ValueError("label_smoothing must be 0 with loss=ranking, which compares choices and smooths nothing.")
         if self.from_run is not None and self.weight_decay:
             raise ValueError("weight_decay must be 0 with from_run: it would move the tasks that are there already.")
-        if self.from_run is not None and Path(self.from_run).absolute() == Path(self.output_dir).absolute():
+        if self.from_run is not None and Path(self.from_run).resolve() == Path(self.output_dir).resolve():
             raise ValueError("output_dir must be another folder than from_run, whose run stays as it is.")
         if isinstance(self.tasks, dict):
             for name, rate in self.tasks.items():
@@ -248,13 +248,25 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
     """Read RUN.yaml (or a run folder's run.yaml), apply overrides in order, and check the result.
 
     An override is a text `key=value`, whose value is YAML, or a pair (key, value), taken as it is. Without a path,
-    everything comes from the overrides. Raises UserError for a file that is absent or no YAML, an unknown key, a value
+    everything comes from the overrides. A run that lies elsewhere than its settings say (it was copied or moved) is
+    the run in the folder that is given. Raises UserError for a file that is absent or no YAML, an unknown key, a value
     of a wrong type.
     """
     values, lines = read_yaml(Path(path)) if path is not None else ({}, {})
+    folder = _run_folder(Path(path)) if path is not None else None
+    if folder is not None:
+        values["output_dir"] = str(folder)
     changed = parse_overrides(values, overrides)
     kept = {key: line for key, line in lines.items() if key.split(".")[0] not in changed}
     return build_run(values, where=str(path) if path is not None else "", lines=kept)
+
+
+def _run_folder(path: Path) -> Path | None:
+    """The run folder that a path means: itself, or the one of the run.yaml that it is; None for settings alone."""
+    if path.is_dir():
+        return path
+    trained = any((path.parent / name).exists() for name in ("checkpoints", "results.json"))
+    return path.parent if path.name == "run.yaml" and trained else None
 
 
 def to_yaml(config: RunConfig) -> str:

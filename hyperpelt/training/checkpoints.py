@@ -5,22 +5,21 @@
         optimizer.safetensors   what the optimiser remembers, by parameter name
         rng.json                random states of python, numpy, torch and the accelerator, one entry a process
         trainer.json            step, sampler, history of evaluations, settings
-        manifest.json           size and SHA-256 of every file above; written last
+        manifest.json           size and checksum of every file above, and its own; written last
 
-A checkpoint is written into a hidden folder, flushed, and renamed: a killed process leaves none that looks whole.
+A checkpoint is written into a hidden folder, flushed, and renamed: a killed process leaves none that looks whole, and
+at no moment does one vanish because it is saved again. Who writes here holds the lock of the run folder.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import random
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,14 @@ import torch
 from torch import Tensor
 
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders, manifests
+from hyperpelt.files.atomic import flush, write_json
+from hyperpelt.files.manifests import MANIFEST
+from hyperpelt.files.reading import Damaged, read_json, read_object
+from hyperpelt.files.tensors import read_tensors, write_tensors
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+REQUIRED = (*TENSORS, "rng.json", "trainer.json")
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -52,72 +56,35 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write `folder`/step-N, atomically; an earlier one of this step is replaced."""
-    from safetensors.torch import save_file
-
     target = folder / f"step-{checkpoint.step}"
-    temporary = folder / f".tmp-step-{checkpoint.step}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, tensors in (("model", checkpoint.model), ("optimizer", checkpoint.optimizer)):
-        save_file(_owned(tensors), temporary / f"{name}.safetensors")
-    write_json(temporary / "rng.json", checkpoint.rng)
-    write_json(temporary / "trainer.json", checkpoint.trainer)
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _hash(path)} for path in sorted(temporary.iterdir())}
-    write_json(temporary / MANIFEST, {"format": FORMAT, "step": checkpoint.step, "files": files})
-    for path in temporary.iterdir():
-        path.chmod((temporary / MANIFEST).stat().st_mode)  # safetensors writes for its owner alone
-        _flush(path)
-    _flush(temporary)
-    if target.exists():
-        remove_checkpoint(target)
-    os.rename(temporary, target)
-    _flush(folder)
+    with folders.building(target) as new:
+        for name, tensors in zip(TENSORS, (checkpoint.model, checkpoint.optimizer), strict=True):
+            write_tensors(new / name, tensors)
+        write_json(new / "rng.json", checkpoint.rng)
+        write_json(new / "trainer.json", checkpoint.trainer)
+        manifests.write(new, step=checkpoint.step)
     return target
-
-
-def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that the file is either the old one or the new one, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    os.replace(temporary, path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        state = sha256()
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint; at no moment does a half-deleted one look whole."""
-    doomed = path.with_name(f".old-{path.name}-{os.getpid()}")
-    os.rename(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def adopt(source: Path, folder: Path) -> None:
     """Copy a checkpoint of another run into `folder`, atomically; nothing happens if it is there already."""
     target = folder / source.name
-    if target.exists():
-        return
-    temporary = folder / f".tmp-{source.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    os.rename(temporary, target)
+    if not target.exists():
+        with folders.building(target) as new:
+            shutil.copytree(source, new, dirs_exist_ok=True)
+
+
+def recover(folder: Path) -> None:
+    """Put back a whole checkpoint that a killed process was about to replace, and clear away what else it left."""
+    folders.recover(folder, _NAME.pattern, everyone=True, whole=_is_whole)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        manifests.check(path, REQUIRED)
+        return True
+    except (UserError, OSError):
+        return False
 
 
 def set_aside(folder: Path, *, after: int) -> list[str]:
@@ -131,6 +98,8 @@ def set_aside(folder: Path, *, after: int) -> list[str]:
             number = next(n for n in count(1) if not (folder / f"aside-{n}-{path.name}").exists())
             renamed.append(f"aside-{number}-{path.name}")
             os.rename(path, folder / renamed[-1])
+    if renamed:
+        flush(folder)
     return renamed
 
 
@@ -139,9 +108,8 @@ def prune(folder: Path, *, keep: int, best: int | None) -> None:
     steps = list_checkpoints(folder)
     for step in sorted(steps)[:-keep]:
         if step != best:
-            remove_checkpoint(steps[step])
-    for leftover in (*folder.glob(".tmp-*"), *folder.glob(".old-*")):
-        shutil.rmtree(leftover, ignore_errors=True)
+            folders.remove(steps[step])
+    recover(folder)
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -157,41 +125,35 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint after checking every file against the manifest; UserError says which file is wrong."""
-    from safetensors.torch import load_file
-
-    manifest = _check(path)
-    trainer, rng = (json.loads((path / name).read_text(encoding="utf8")) for name in ("trainer.json", "rng.json"))
-    tensors = {name: load_file(path / f"{name}.safetensors") for name in ("model", "optimizer")}
-    return Checkpoint(step=manifest["step"], rng=rng, trainer=trainer, **tensors)
+    step = _check(path)
+    try:
+        rng, trainer = read_json(path / "rng.json"), read_object(path / "trainer.json")
+        model, optimizer = (read_tensors(path / name) for name in TENSORS)
+        if trainer["state"]["step"] != step:
+            raise Damaged(f"trainer.json is of step {trainer['state']['step']}, {MANIFEST} of step {step}")
+    except (Damaged, KeyError, TypeError) as problem:
+        raise _damaged(path, str(problem)) from None
+    return Checkpoint(step, model, optimizer, rng, trainer)
 
 
 def load_trained(path: Path) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint alone, checked as in `load_checkpoint`."""
-    from safetensors.torch import load_file
-
     _check(path)
-    return load_file(path / "model.safetensors")
+    return read_tensors(path / "model.safetensors")
 
 
-def _check(path: Path) -> dict[str, Any]:
+def _check(path: Path) -> int:
+    """The step of a checkpoint whose files are as they were written."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf8"))
-        files, form = manifest["files"], manifest["format"]
+        step = manifests.check(path, REQUIRED).get("step")
+        match = _NAME.fullmatch(path.name)
+        if not isinstance(step, int) or (match is not None and int(match[1]) != step):
+            raise Damaged(f"its {MANIFEST} is of step {step!r}, its name of another one")
+        return step
     except FileNotFoundError:
         raise UserError(f"{path} is no checkpoint: it has no {MANIFEST}.{_others(path)}") from None
-    except (ValueError, KeyError, TypeError):
-        raise _damaged(path, f"its {MANIFEST} is not readable") from None
-    if form != FORMAT:
-        raise UserError(f"Checkpoint {path} has format {form}, this version reads format {FORMAT}.")
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise _damaged(path, f"{name} is missing")
-        if file.stat().st_size != expected["bytes"]:
-            raise _damaged(path, f"{name} has {file.stat().st_size} bytes, {expected['bytes']} were written")
-        if _hash(file) != expected["sha256"]:
-            raise _damaged(path, f"{name} was changed after it was written (its SHA-256 differs)")
-    return manifest
+    except Damaged as problem:
+        raise _damaged(path, str(problem)) from None
 
 
 def _damaged(path: Path, reason: str) -> UserError:

@@ -12,10 +12,10 @@ Every process holds all trained tensors (they are small) and computes its slice 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from hyperpelt.model.tuned import TunedModel
+
+Value = TypeVar("Value")
 
 
 def _flag(name: str) -> bool:
@@ -110,6 +112,21 @@ class Processes:
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value, group=self._control)
         return found
+
+    def on_main(self, work: Callable[[], Value]) -> Value:
+        """What the main process's `work` returns, to all of them; a UserError that it raises, all of them raise."""
+        if self.world == 1:
+            return work()
+        value, problem = None, None
+        if self.is_main:
+            try:
+                value = work()
+            except UserError as error:
+                problem = str(error)
+        value, problem = self.gather((value, problem))[0]
+        if problem is not None:
+            raise UserError(problem)
+        return value
 
     def wait(self) -> None:
         """Until every process is here."""

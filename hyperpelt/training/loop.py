@@ -18,7 +18,6 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hyperpelt.data import Batch
@@ -250,7 +249,7 @@ class Loop:
         checkpoint = Checkpoint(self.state.step, self.model.method_state(), tensors, rng, {**trainer, **self.about})
         try:
             checkpoints.save_checkpoint(self.folder, checkpoint)
-        except (OSError, SafetensorError) as error:  # a full disk is the latter
+        except (OSError, UserError) as error:
             return str(error)
         checkpoints.prune(self.folder, keep=self.config.save_total_limit, best=self.state.best_step)
         self.reporter.flush()

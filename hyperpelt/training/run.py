@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from hyperpelt.config import RunConfig, build_run, to_yaml
+from hyperpelt.files.atomic import write_json
 from hyperpelt.training import checkpoints
 from hyperpelt.training.distributed import start_processes
+from hyperpelt.training.folder import RunFolder
 from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
 from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
@@ -37,8 +39,8 @@ def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> di
     config = taken_over(config)
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
-    with noticing_signals() as stop:
-        results = _Run(prepare(config, processes, show=show), stop, show=show).train()
+    with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop:
+        results = _Run(prepare(config, processes, show=show), folder, stop, show=show).train()
     processes.close()
     return results
 
@@ -46,9 +48,9 @@ def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> di
 class _Run:
     """One call of `train`, from a set-up to its results."""
 
-    def __init__(self, setup: Setup, stop: Stop, *, show: bool) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, stop: Stop, *, show: bool) -> None:
         self.setup, self.config, self.processes = setup, setup.config, setup.processes
-        self.model, self.folder = setup.model, setup.folder
+        self.model, self.folder = setup.model, folder
         self.stop, self.show = stop, show
 
     def train(self) -> dict[str, Any]:
@@ -90,9 +92,8 @@ class _Run:
     @contextmanager
     def _reporting(self, start: int) -> Iterator[Reporter]:
         """From here on the run folder is ours: cleared of what it may replace, and written to."""
-        if self.processes.is_main:
-            self.folder.prepare(to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False})))
-        self.processes.wait()
+        run_yaml = to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False}))
+        self.processes.on_main(partial(self.folder.prepare, run_yaml))
         folder, main = self.folder.tensorboard, self.processes.is_main
         with Reporter(folder, total=self.setup.total, start=start, show=self.show, write=main) as reporter:
             yield reporter
@@ -173,7 +174,8 @@ class _Run:
             loop.interrupt(self.stop.signum)
         content = _plain({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
-            checkpoints.write_json(self.folder.results, content)
+            write_json(self.folder.results, content)
+            self.folder.finish()
         self.processes.wait()
         return content
 

@@ -37,7 +37,6 @@ from hyperpelt.model.starts import start_task
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import checks, images
 from hyperpelt.training.distributed import Processes
-from hyperpelt.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from hyperpelt.data.seeing import Eye
@@ -55,7 +54,6 @@ class Setup:
 
     config: RunConfig
     processes: Processes
-    folder: RunFolder
     tasks: list[Task]
     model: TunedModel
     sets: dict[str, TokenizedSet]
@@ -112,13 +110,12 @@ class Setup:
 
 
 def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> Setup:
-    """Find the tasks, claim the run folder, build the model, tokenise, and fix the order of rows.
+    """Find the tasks, build the model, tokenise, and fix the order of rows.
 
     Raises UserError for whatever of it is not as the configuration says; nothing is written to the run folder.
     """
     trees = _find_tasks(config)
     tasks = _registered(task_names(trees))
-    folder = RunFolder.claim(config)
     checks.splits_are_there(config, tasks)
     checks.answers_are_there(config, tasks)
     sight = images.choose_encoder(config, processes.device)
@@ -132,7 +129,7 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     sampler = _make_sampler(config, processes, trees, sets)
     sampler.total = num_steps(config, sampler)
     about_images = images.told(sets, eye)
-    return Setup(config, processes, folder, tasks, model, sets, sampler, sampler.total, features, about_images)
+    return Setup(config, processes, tasks, model, sets, sampler, sampler.total, features, about_images)
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:

@@ -25,7 +25,8 @@ def test_settings_survive_being_written_and_read(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(to_yaml(config), encoding="utf8")
     assert load_run(file) == config
-    assert load_run(tmp_path) == config, "a run folder stands for its run.yaml"
+    moved = config.model_copy(update={"output_dir": str(tmp_path)})
+    assert load_run(tmp_path) == moved, "a run folder stands for its run.yaml, and for itself"
     assert all(f"\n{name}:" in "\n" + to_yaml(config) for name in RunConfig.model_fields), "every default is filled in"
 
 

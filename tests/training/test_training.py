@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -60,7 +59,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_run_leaves_a_model_results_settings_curves_and_checkpoints(start, run, settings):
     results = start("eval_steps=2", "save_steps=2", "frozen_row=true")
     assert set(os.listdir(run)) == {
-        "config.json", "model.safetensors", "results.json", "run.yaml", "tensorboard", "checkpoints",
+        "config.json", "model.safetensors", "results.json", "run.yaml", "tensorboard", "checkpoints", ".lock",
     }  # fmt: skip
     assert json.loads((run / "results.json").read_text()) == results
     assert set(results["tasks"]) == {"toy/mood", "toy/truth"}
@@ -297,7 +296,7 @@ def test_more_tokens_than_the_backbone_has_positions_are_refused(tiny_tokenizer,
 def test_a_full_disk_is_said_and_earlier_checkpoints_are_kept(start, run, monkeypatch):
     def full(_folder, checkpoint):
         if checkpoint.step == 2:
-            raise SafetensorError("I/O error: No space left on device (os error 28)")
+            raise UserError("Cannot write (I/O error: No space left on device (os error 28)).")
         return save_checkpoint(_folder, checkpoint)
 
     monkeypatch.setattr("hyperpelt.training.checkpoints.save_checkpoint", full)

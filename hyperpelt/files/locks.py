@@ -1,0 +1,59 @@
+"""One writer a folder: a lock that the operating system takes back when its process ends, however it ends.
+
+`.lock` in the folder is locked, and stays there unlocked; `.lock.owner` says who holds it, for others to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from hyperpelt.errors import UserError
+from hyperpelt.files.names import host, is_alive
+
+LOCK, OWNER = ".lock", ".lock.owner"
+
+
+class FolderLock:
+    """The right to write to a folder, which must exist. `advice` says what somebody else can do meanwhile."""
+
+    def __init__(self, folder: Path, *, advice: str) -> None:
+        self.folder, self.advice = folder, advice
+        self._lock = FileLock(folder / LOCK)
+
+    def acquire(self) -> None:
+        """Take the lock, at once or not at all.
+
+        Raises:
+            UserError: another process has it; or nothing can be written there.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.folder} is in use by {self._owner()}. {self.advice}") from None
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.folder} ({error.strerror}); choose another folder.") from None
+        about = {"pid": os.getpid(), "host": host(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        with suppress(OSError):  # a full disk: it is a courtesy
+            (self.folder / OWNER).write_text(json.dumps(about), encoding="utf8")
+
+    def release(self) -> None:
+        """Give it back; nothing happens if it is not held."""
+        if self._lock.is_locked:
+            (self.folder / OWNER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _owner(self) -> str:
+        try:
+            about = json.loads((self.folder / OWNER).read_text(encoding="utf8"))
+            here = about["host"] == host()
+            if here and not is_alive(about["pid"]):  # of an earlier one, which was killed
+                return "another process"
+            return f"process {about['pid']} on {'this machine' if here else about['host']} since {about['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"

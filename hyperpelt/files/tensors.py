@@ -1,0 +1,47 @@
+"""Tensors in safetensors files; what that library throws becomes a sentence with the path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperpelt.errors import UserError
+from hyperpelt.files.reading import Damaged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, wherever they are, to `path` itself: go through `atomic.replacing` or `folders.building`.
+
+    Raises:
+        UserError: the disk is full, or nothing can be written there.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, str(path), metadata=dict(metadata) if metadata else None)
+    except SafetensorError as error:  # a full disk is one, too
+        raise UserError(f"Cannot write below {path.parent} ({error}).") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU.
+
+    Raises:
+        Damaged: it is no safetensors file, or cut short.
+        FileNotFoundError: there is none.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Damaged(f"{path} cannot be read as safetensors ({error}): truncated or changed.") from None
