@@ -1,4 +1,4 @@
-"""`scripts/pretrain`: tokenizer, train, export, loss, evaluate, random. Under `torchrun` `train` uses every process."""
+"""`scripts/pretrain`: train, export, loss, evaluate, random. Under `torchrun` `train` uses every process."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hyperpelt.config.caching import user_cache
 from hyperpelt.errors import UserError
 from pretraining import runs
 from pretraining.loop import Schedule, Settings
+from pretraining.rows import Noise
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 CACHE = user_cache() / "pretrain"
@@ -27,7 +28,7 @@ def main() -> None:
 @app.command()
 def train(
     output: Annotated[Path, typer.Argument(help="Run folder; an existing one is resumed exactly.")],
-    model: Annotated[str, typer.Option(help="mini-bart or mini-t5.")],
+    model: Annotated[str, typer.Option(help="mini-bart, mini-t5-encoder or mini-t5.")],
     text: Annotated[list[Path], typer.Option(help="Training text (.txt or .txt.xz); repeat for several.")],
     validation: Annotated[Path, typer.Option(help="Held-out text.")],
     steps: Annotated[int, typer.Option(help="Length of the schedule; a larger one on resume prolongs the plateau.")],
@@ -39,7 +40,7 @@ def train(
     objectives: Annotated[str, typer.Option(help="Shares of rows, e.g. infill=0.75,judge=0.25.")] = "",
     draws: Annotated[int, typer.Option(help="mini-bart: words drawn for a sampled softmax, e.g. 4096; 0: all.")] = 0,
     announce_first: Annotated[bool, typer.Option(help="infill: a mask before the first span too.")] = False,
-    tokenizer: Annotated[Path | None, typer.Option(help="mini-t5: folder of `scripts/pretrain tokenizer`.")] = None,
+    encoder: Annotated[Path | None, typer.Option(help="mini-t5: checkpoint of a mini-t5-encoder run.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint of an earlier run to take the weights from.")] = None,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
@@ -67,15 +68,15 @@ def train(
         model=model,
         text=tuple(map(str, text)),
         validation=str(validation),
-        tokenizer=str(tokenizer) if tokenizer else None,
         objectives=parse_shares(objectives) if objectives else runs.default_objectives(model),
         lengths=parse_numbers(lengths, "--lengths"),
         tokens=tokens,
-        noise=runs.default_noise(model, announce_first=announce_first),
+        noise=Noise(announce_first=announce_first),
         seed=seed,
         precision=precision,
         draws=draws,
         init=str(init) if init else None,
+        encoder=str(encoder) if encoder else None,
     )
     device = start_processes()
     runs.train(plan, settings, output, cache=cache, device=device)
@@ -111,21 +112,6 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
     if not parts or not all(part.isdecimal() for part in parts):
         raise UserError(f"{option} takes whole numbers such as 32,48, got {text!r}.")
     return tuple(map(int, parts))
-
-
-@app.command()
-def tokenizer(
-    output: Annotated[Path, typer.Argument(help="Folder for tokenizer.json.")],
-    text: Annotated[list[Path], typer.Option(help="Training text (.txt or .txt.xz); repeat for several.")],
-    vocab_size: Annotated[int, typer.Option(help="Pieces, bytes and control tokens; sentinels come on top.")] = 8000,
-    sentences: Annotated[int, typer.Option(help="Lines to learn from.")] = 200_000,
-) -> None:
-    """Train mini-t5's sentencepiece unigram tokenizer (byte fallback)."""
-    from pretraining.corpus import read_articles
-    from pretraining.tokenizer import as_tokenizer, save_tokenizer, train_unigram
-
-    model = train_unigram(read_articles(text), vocab_size=vocab_size, sentences=sentences)
-    print(save_tokenizer(as_tokenizer(model), output))
 
 
 @app.command()

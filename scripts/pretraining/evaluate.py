@@ -27,12 +27,14 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from hyperpelt import TunedModel, metrics, tasks
 from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_config, load_tokenizer
+from hyperpelt.backbones.mini_bart import assemble_mini_bart
 from hyperpelt.backbones.packaged import sha256
 from hyperpelt.errors import unknown
 from hyperpelt.evaluation.run import majority_answer
-from pretraining.models import MiniBart, MiniT5, random_decoder
-from pretraining.objectives import Batch
+from pretraining.batches import Batch
+from pretraining.models import MiniBart, MiniT5
 from pretraining.runs import Material, Plan, held_out_loss, unigram
+from pretraining.starts import random_decoder
 
 Report = Callable[[str], None]
 SHIPPED, WRONG_SOURCE = "shipped", "shipped, wrong source"
@@ -52,7 +54,7 @@ class Tuning:
 
 
 def pretrainable(name: str, model: PreTrainedModel) -> MiniBart | MiniT5:
-    return MiniBart(model.config, model) if name == "mini-bart" else MiniT5(model.config, model)
+    return MiniBart(model.config, model) if name == "mini-bart" else MiniT5.over(model.config, model)
 
 
 def random_backbone(name: str, *, seed: int) -> PreTrainedModel:
@@ -68,7 +70,7 @@ def random_backbone(name: str, *, seed: int) -> PreTrainedModel:
 
 def random_decoder_backbone(*, seed: int) -> PreTrainedModel:
     config = load_config("mini-bart")
-    return embedded.assemble_mini_bart(config, random_decoder(config, seed=seed, warm=False))
+    return assemble_mini_bart(config, random_decoder(config, seed=seed, warm=False))
 
 
 def backbones(name: str, *, seed: int) -> dict[str, Callable[[], PreTrainedModel]]:

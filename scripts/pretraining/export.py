@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hyperpelt.backbones import embedded
+from hyperpelt.backbones.mini_bart import mini_bart_config
+from hyperpelt.backbones.mini_t5 import mini_t5_config
 from hyperpelt.errors import UserError
 from pretraining.loop import checkpoints
-from pretraining.models import mini_t5_config
 
 # Beside the weights, once per backbone and kept when weights are replaced.
 _CARD = "README.md"
@@ -58,12 +58,8 @@ def choose(run: Path, step: int | None) -> Path:
 
 
 def _write_config(plan: Mapping[str, Any], folder: Path) -> None:
-    if plan["model"] == "mini-bart":
-        embedded.mini_bart_config().save_pretrained(folder)
-        return
-    for file in Path(plan["tokenizer"]).iterdir():
-        shutil.copy(file, folder / file.name)
-    mini_t5_config(vocab_size=len(embedded.t5_tokenizer(folder))).save_pretrained(folder)
+    config = mini_bart_config() if plan["model"] == "mini-bart" else mini_t5_config()
+    config.save_pretrained(folder)
 
 
 def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
@@ -71,9 +67,7 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
     plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
     state = json.loads((checkpoint / "state.json").read_text(encoding="utf8"))
     plan["text"] = [Path(path).name for path in plan["text"]]
-    plan.setdefault("init", None)
     plan["validation"] = Path(plan["validation"]).name
-    plan["tokenizer"] = None if plan["tokenizer"] is None else Path(plan["tokenizer"]).name
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf8").splitlines()]
     # A resumed run repeats the steps after its checkpoint; the later record of a step is the one that counts.
     curve = {line["step"]: line["loss"] for line in lines if "loss" in line and line["step"] <= state["step"]}
@@ -83,10 +77,14 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
         if any(name.startswith("held_out_") for name in line) and line["step"] <= state["step"]
     }
     points = sorted(curve)[:: max(len(curve) // 40, 1)]
-    earlier = Path(plan["init"]) if plan["init"] else None
-    plan["init"] = earlier.name if earlier else None
+    before = {}
+    for key, name in (("init", "earlier"), ("encoder", "encoder")):
+        checkpoint = Path(plan[key]) if plan.get(key) else None
+        plan[key] = checkpoint.name if checkpoint else None
+        if checkpoint:
+            before[name] = training_record(checkpoint.parent.parent, checkpoint)
     return {
-        **({"earlier": training_record(earlier.parent.parent, earlier)} if earlier else {}),
+        **before,
         "plan": plan,
         "schedule": state["settings"]["schedule"],
         "precision": state["settings"]["precision"],

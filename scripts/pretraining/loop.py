@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.errors import UserError
 from hyperpelt.training.interrupts import Stop, noticing_signals
-from pretraining.objectives import Batch
+from pretraining.batches import Batch
 
 MakeBatch = Callable[[int], Batch]
 

@@ -15,17 +15,20 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from hyperpelt.backbones import embedded
-from hyperpelt.backbones.packaged import sha256
+from hyperpelt.backbones.mini_t5 import mini_t5_config
+from hyperpelt.backbones.minilm import minilm_tokenizer
 from hyperpelt.errors import UserError, unknown
+from pretraining.batches import IGNORED, Batch, make_batch
 from pretraining.corpus import Corpus, load_corpus
+from pretraining.distillation import MiniT5Encoder
 from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision
-from pretraining.models import MiniBart, MiniT5, bart_vocabulary, mini_t5_config, t5_vocabulary
-from pretraining.objectives import IGNORED, OBJECTIVES, Batch, Noise, Vocabulary, make_batch
+from pretraining.models import MiniBart, MiniT5, minilm_vocabulary
+from pretraining.objectives import OBJECTIVES
+from pretraining.rows import Noise, Vocabulary
 
-MODELS = ("mini-bart", "mini-t5")
+MODELS = ("mini-bart", "mini-t5-encoder", "mini-t5")
 _HELD_OUT_SEED = 1_000_003
 _UNIGRAM_SEED = 2_000_003
 
@@ -37,7 +40,6 @@ class Plan:
     model: str
     text: tuple[str, ...]
     validation: str
-    tokenizer: str | None
     objectives: Mapping[str, float]
     lengths: tuple[int, ...]
     tokens: int
@@ -47,6 +49,7 @@ class Plan:
     processes: int = 1
     draws: int = 0  # words drawn for a sampled softmax (mini-bart); 0: the whole vocabulary
     init: str | None = None  # a checkpoint of an earlier run whose weights this one starts from
+    encoder: str | None = None  # mini-t5: the checkpoint of a mini-t5-encoder run that the decoder learns to read
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -54,24 +57,26 @@ class Plan:
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise unknown("objective", name, OBJECTIVES)
+            if (name == "read") != (self.model == "mini-t5-encoder"):
+                raise UserError(f"{self.model} cannot learn {name!r}: mini-t5-encoder reads, the others write.")
+        if (self.encoder is None) == (self.model == "mini-t5"):
+            raise UserError(
+                "mini-t5 needs --encoder, a checkpoint of a mini-t5-encoder run, and no other model takes it; got "
+                f"{self.encoder!r} for {self.model}."
+            )
 
 
 def shipped_plan(name: str, *, text: Sequence[Path], validation: Path) -> Plan:
     """The plan of a shipped backbone, with its texts where they lie now."""
     folder = embedded.asset_folder(name)
     values = json.loads((folder / "training.json").read_text(encoding="utf8"))["plan"]
-    values |= {"text": tuple(map(str, text)), "validation": str(validation), "tokenizer": str(folder)}
+    values |= {"text": tuple(map(str, text)), "validation": str(validation)}
     values |= {"lengths": tuple(values["lengths"]), "noise": Noise(**values["noise"])}
-    return Plan(**values)
+    return Plan(**{name: value for name, value in values.items() if name in Plan.__dataclass_fields__})
 
 
 def default_objectives(model: str) -> dict[str, float]:
-    return {"corruption": 1.0} if model == "mini-t5" else {"infill": 0.75, "judge": 0.25}
-
-
-def default_noise(model: str, *, announce_first: bool = False) -> Noise:
-    """T5's 15 % for mini-t5; twice as much for mini-bart, whose encoder costs the same however much is masked."""
-    return Noise(density=0.15 if model == "mini-t5" else 0.3, announce_first=announce_first)
+    return {"read": 1.0} if model == "mini-t5-encoder" else {"rewrite": 0.6, "infill": 0.4}
 
 
 @dataclass(frozen=True)
@@ -97,30 +102,18 @@ class Material:
 
 
 def load_material(plan: Plan, cache: Path) -> Material:
-    tokenizer, key = load_tokenizer(plan)
-    vocabulary = bart_vocabulary() if plan.model == "mini-bart" else t5_vocabulary(tokenizer)
+    """All models speak MiniLM's WordPiece."""
+    tokenizer = minilm_tokenizer()
+    vocabulary = minilm_vocabulary()
     backend = tokenizer.backend_tokenizer
 
     def encode(texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in backend.encode_batch(texts, add_special_tokens=False)]
 
     def corpus(paths: tuple[str, ...]) -> Corpus:
-        return load_corpus(list(map(Path, paths)), encode=encode, end=vocabulary.end, key=key, cache=cache)
+        return load_corpus(list(map(Path, paths)), encode=encode, end=vocabulary.end, key="minilm", cache=cache)
 
     return Material(corpus(plan.text), corpus((plan.validation,)), vocabulary, len(tokenizer))
-
-
-def load_tokenizer(plan: Plan) -> tuple[PreTrainedTokenizerBase, str]:
-    """The plan's tokenizer, and what identifies it in the cache of tokenised text."""
-    if plan.model == "mini-bart":
-        return embedded.mini_bart_tokenizer(), "minilm"
-    if plan.tokenizer is None or not (Path(plan.tokenizer) / "tokenizer.json").is_file():
-        raise UserError(
-            f"mini-t5 needs --tokenizer FOLDER with a tokenizer.json, got {plan.tokenizer!r}: make it with "
-            "scripts/pretrain tokenizer."
-        )
-    folder = Path(plan.tokenizer)
-    return embedded.t5_tokenizer(folder), sha256(folder / "tokenizer.json")
 
 
 def unigram(plan: Plan, material: Material, *, batches: int = 100) -> Tensor:
@@ -136,15 +129,23 @@ def unigram(plan: Plan, material: Material, *, batches: int = 100) -> Tensor:
 
 
 def fresh_model(plan: Plan, material: Material) -> Pretrainable:
-    """The model at step 0: MiniLM's layers for mini-bart's decoder, random weights for mini-t5, or `plan.init`."""
-    if plan.model == "mini-t5":
-        task: Pretrainable = MiniT5.fresh(mini_t5_config(vocab_size=material.vocab_size), seed=plan.seed)
+    """The model at step 0: what its kind starts as, or `plan.init`."""
+    if plan.model == "mini-t5-encoder":
+        task: Pretrainable = MiniT5Encoder.fresh(mini_t5_config())
     else:
-        task = MiniBart.fresh(seed=plan.seed)
-        task.set_unigram(unigram(plan, material))
+        writer = MiniBart.fresh(seed=plan.seed) if plan.encoder is None else MiniT5.fresh(read_weights(plan.encoder))
+        writer.set_unigram(unigram(plan, material))
+        task = writer
     if plan.init is not None:
-        task.load(load_file(Path(plan.init) / "model.safetensors"))
+        task.load(read_weights(plan.init))
     return task
+
+
+def read_weights(checkpoint: str) -> dict[str, Tensor]:
+    path = Path(checkpoint) / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"Expected a checkpoint of scripts/pretrain (RUN/checkpoints/step-N), found no {path}.")
+    return load_file(path)
 
 
 @torch.no_grad()
@@ -162,6 +163,17 @@ def held_out_loss(
             count += len(losses)
         result[f"held_out_{objective}"] = total / count
     return result
+
+
+@torch.no_grad()
+def held_out_likeness(task: MiniT5Encoder, plan: Plan, material: Material, *, batches: int = 8) -> dict[str, float]:
+    """Mean cosine and relative squared error of the encoder's last states to MiniLM's, in float32."""
+    cosines, errors = [], []
+    for index in range(batches):
+        error, cosine = task.compare(material.batch(plan, (_HELD_OUT_SEED, index), held_out=True))
+        errors.append(error[-1].flatten())
+        cosines.append(cosine[-1].flatten())
+    return {"held_out_cosine": float(torch.cat(cosines).mean()), "held_out_error": float(torch.cat(errors).mean())}
 
 
 def train(plan: Plan, settings: Settings, output: Path, *, cache: Path, device: torch.device) -> Pretrainable:
@@ -185,7 +197,8 @@ def train(plan: Plan, settings: Settings, output: Path, *, cache: Path, device: 
             with autocast(device, settings.precision):
                 return task.token_losses(batch.to(device))[0]
 
-        return held_out_loss(score, plan, material)
+        found = held_out_loss(score, plan, material)
+        return found | (held_out_likeness(task, plan, material) if isinstance(task, MiniT5Encoder) else {})
 
     log = RunLog(output, settings) if rank == 0 else _silent
     trainer = Trainer(
@@ -222,7 +235,7 @@ def bind(plan: Plan, output: Path) -> None:
         os.replace(partial, path)
         return
     old = json.loads(path.read_text(encoding="utf8"))
-    old = {"draws": 0, **old}
+    old = {"draws": 0, "encoder": None, **old}
     changed = [f"{name}: {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
     if changed:
         raise UserError(
