@@ -10,7 +10,7 @@ The tokenizer is MiniLM's: `[CLS] text [SEP]`. Under T5's conventions `[PAD]` st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperpelt.backbones.minilm import LAYER_NORM_EPS, PAD, SEP, filled, minilm_state
 
@@ -27,6 +27,7 @@ def mini_t5_config(*, decoder_layers: int = 2) -> T5Config:
     """MiniLM's shape as a T5 v1.0: 22.3M parameters with two decoder layers, 4.7M of them the decoder's."""
     from transformers import T5Config
 
+    undeclared: dict[str, Any] = {"decoder_start_token_id": PAD}
     return T5Config(
         vocab_size=30522,
         d_model=384,
@@ -39,7 +40,7 @@ def mini_t5_config(*, decoder_layers: int = 2) -> T5Config:
         feed_forward_proj="gelu",
         pad_token_id=PAD,
         eos_token_id=SEP,
-        decoder_start_token_id=PAD,
+        **undeclared,
     )
 
 
