@@ -19,6 +19,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from hyperpelt.tasks.neighbours import without_prefix
+
 PLAIN = (str, int, float, tuple, list, dict, frozenset, re.Pattern)
 
 
@@ -49,7 +51,7 @@ def _describe(value: Any, seen: frozenset[int]) -> str:
         return repr(value)
     if isinstance(value, (partial, partialmethod)):
         return _describe((value.func, value.args, value.keywords), seen)
-    return f"{type(value).__module__}.{type(value).__qualname__}:{getattr(value, '__qualname__', '')}"
+    return f"{without_prefix(type(value).__module__)}.{type(value).__qualname__}:{getattr(value, '__qualname__', '')}"
 
 
 def _describe_function(function: FunctionType, seen: frozenset[int]) -> str:

@@ -8,20 +8,20 @@ its traceback and harms nobody else; one that the user named is an error.
 
 from __future__ import annotations
 
-import sys
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from hyperpelt.config.modules import importable
 from hyperpelt.errors import UserError
-from hyperpelt.tasks import registry
+from hyperpelt.tasks import neighbours, registry
+from hyperpelt.tasks.neighbours import PREFIX, import_beside
 from hyperpelt.tasks.yaml import load_yaml
 
 GROUP = "hyperpelt.tasks"
@@ -29,6 +29,7 @@ _STATE: dict[str, bool] = {"loaded": False}
 _BROKEN: list[tuple[str, str]] = []
 _NAMED: dict[str, list[str]] = {}  # what a plugin that the user named registered
 _INSTALLED: dict[str, list[str]] = {}  # what the entry points of a module registered
+_IMPORTERS = (neighbours.__file__, *(f"<frozen importlib.{name}>" for name in ("_bootstrap", "_bootstrap_external")))
 _CALLED: list[Callable[[], object]] = []
 
 
@@ -71,32 +72,20 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
         raise UserError(f"No plugin file {path.absolute()}.")
     key = str(path.resolve()) if is_file else _module_name(str(plugin))
     if key not in _NAMED:
-        load = _file_loader(Path(key), data_root) if is_file else lambda: _run(import_module(key))
-        _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load)})
+        load = _file_loader(Path(key), data_root) if is_file else lambda: _run(_import_module(key))
+        _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load), *_defined_in(key)})
     return list(_NAMED[key])
 
 
 def _module_name(plugin: str) -> str:
-    """The name to import: `plugin` itself, or that of the package whose folder it is."""
+    """The name to import, or the package's folder where Python does not find it by its name."""
     folder = Path(plugin).expanduser().resolve()
     if importable(plugin) or not folder.exists():
         return plugin
     if not (folder / "__init__.py").is_file() or not folder.name.isidentifier():
         raise UserError(f"Plugin {plugin} is not a .py or .yaml file, nor a package: a folder with an __init__.py.")
-    _reach(folder.parent)
     spec = find_spec(folder.name)
-    if spec is None or spec.origin != str(folder / "__init__.py"):
-        raise UserError(
-            f"Plugin {plugin}: expected the module {folder.name!r} to be this folder, but Python finds "
-            f"{spec and spec.origin} under that name. Give the folder another name."
-        )
-    return folder.name
-
-
-def _reach(folder: Path) -> None:
-    """Let modules of a folder be imported. It goes last on the path, so that it shadows nothing."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+    return folder.name if spec is not None and spec.origin == str(folder / "__init__.py") else str(folder)
 
 
 def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
@@ -116,31 +105,24 @@ def _new(before: Mapping[str, object]) -> list[str]:
     return sorted(set(registry.snapshot()) - set(before))
 
 
+def _defined_in(file: str) -> list[str]:
+    """Names that a file registered, also if another plugin imported it before."""
+    return [name for name, entry in registry.snapshot().items() if entry.origin.rpartition(":")[0] == file]
+
+
+def _import_module(plugin: str) -> ModuleType:
+    return import_beside(Path(plugin)) if Path(plugin).is_absolute() else import_module(plugin)
+
+
 def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]:
     if path.suffix == ".py":
-        return lambda: _run(_import_file(path))
+        return lambda: _run(import_beside(path))
 
     def load() -> None:
         for entry in load_yaml(path, data_root=data_root):
             registry.register(entry)
 
     return load
-
-
-def _import_file(path: Path) -> ModuleType:
-    _reach(path.parent)  # it may import its neighbours
-    name = f"hyperpelt_plugin_{sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
-    spec = spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # pickling and dataclasses look it up there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _run(module: ModuleType) -> None:
@@ -180,6 +162,7 @@ def _origin(entry: EntryPoint) -> str:
 
 
 def _last_line(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    """What went wrong, and the last line of the plugin's own (or of what it called) that was reached."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in _IMPORTERS]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+    return f"{type(error).__name__}: {re.sub(rf'{PREFIX}[0-9a-f]+[.]', '', str(error))}{place}"

@@ -22,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.columns import undecoded
+from hyperpelt.tasks.neighbours import without_prefix
 from hyperpelt.tasks.origin import caller
 
 Row = Mapping[str, Any]
@@ -218,7 +219,7 @@ class Generator:
             object.__setattr__(self, "options", tuple(self.options.items()))
 
     def describe(self) -> str:
-        return f"generator {getattr(self.fn, '__module__', '?')}.{getattr(self.fn, '__qualname__', repr(self.fn))}"
+        return f"generator {without_prefix(getattr(self.fn, '__module__', '?'))}.{getattr(self.fn, '__qualname__', repr(self.fn))}"
 
     def splits(self, data_root: Path | None) -> tuple[str, ...]:
         return self.split_names
