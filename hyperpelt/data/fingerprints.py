@@ -18,9 +18,15 @@ def digest(*values: Any) -> str:
 
 def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """A hash of the rows' content, whatever file or machine they come from."""
+    state = blake2b(digest_size=16)
+    for part, _ in getattr(rows, "parts", ((rows, None),)):  # of rows from several files
+        _add_rows(state, part)
+    return state.hexdigest()
+
+
+def _add_rows(state: blake2b, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
 
-    state = blake2b(digest_size=16)
     if hasattr(rows, "with_format"):  # a datasets.Dataset: hash its columns, without making Python objects
         for table in rows.with_format("arrow").iter(batch_size=_batch_size(rows)):
             sink = pa.BufferOutputStream()
@@ -30,7 +36,6 @@ def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     else:
         for row in rows:
             state.update(json.dumps(dict(row), sort_keys=True, default=_described).encode() + b"\n")
-    return state.hexdigest()
 
 
 def _batch_size(rows: Any) -> int:

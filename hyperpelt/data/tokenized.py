@@ -171,7 +171,7 @@ class TokenizedSet:
         rows = task.rows(split, data_root=data_root)
         made_of = [VERSION, task.name, split, task.fingerprint(), fingerprint_rows(rows), limit, lengths]
         made_of.append(_as_rendered(examples))
-        key = digest([*made_of, *_how_seen(task, eye)], fingerprint_tokenizer(tokenizer))
+        key = digest([*made_of, *_how_seen(task, eye, rows)], fingerprint_tokenizer(tokenizer))
         folder = cache_folder(cache_dir)
         path = folder / f"{re.sub('[^a-z0-9_.-]+', '-', task.name)}-{split}-{key}.arrow"
         with FileLock(path.with_suffix(".lock")):
@@ -195,11 +195,12 @@ def _as_rendered(examples: Examples) -> str:
     return digest([(e.input, e.target, e.weight, e.targets) for e in (examples[place] for place in places)])
 
 
-def _how_seen(task: Task, eye: Eye | None) -> list[str]:
+def _how_seen(task: Task, eye: Eye | None, rows: Any) -> list[str]:
     """What decides which rows and keys come out of images; nothing for text, whose files stay what they were."""
     if "image" not in task.modalities:
         return []
-    return ["blind" if eye is None else f"images, {eye.on_bad_image}"]
+    folders = [str(folder) for _, folder in getattr(rows, "parts", ())]  # where the rows' relative paths start
+    return ["blind" if eye is None else f"images, {eye.on_bad_image}", *folders]
 
 
 # -------------------------------------------------------------------------------------------------------------- disk

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperpelt.tasks.check import CheckReport, check_task
+from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.findings import Finding
 from hyperpelt.tasks.listing import list_tasks, show_task
 from hyperpelt.tasks.plugins import broken_plugins, load_plugin, load_plugins
@@ -27,7 +28,7 @@ from hyperpelt.tasks.registry import get, mixtures, names, register, remove, sel
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.shots import sample_shots
 from hyperpelt.tasks.skeleton import new_plugin
-from hyperpelt.tasks.sources import Files, Generator, Hub, Row, Rows, Source, resolve_root
+from hyperpelt.tasks.sources import Generator, Hub, Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Part, Splits
 from hyperpelt.tasks.types import Examples, Mixture, Rate, Task
 

@@ -27,28 +27,29 @@ PREFIX = "hyperpelt_plugin_"
 OURS = ("hyperpelt", "hyperpelt_tasks")  # never from a plugin's folder, which may be a copy of this project
 
 
-def import_beside(path: Path) -> ModuleType:
+def import_beside(path: Path, *, anew: bool = False) -> ModuleType:
     """Import a Python file, or a package by its folder, as a module of its folder.
 
-    What fails leaves no module behind, so that it can be tried again once it is mended.
+    anew: run a file also where a neighbour has imported it. What fails leaves no module behind, so that it can be tried
+    again once it is mended.
     """
     root = _root_of(path.parent)
     before = set(sys.modules)
     invalidate_caches()  # the file may be younger than the last look into its folder
     try:
-        return import_module(f"{root}.{path.name}") if path.is_dir() else _import_file(path, root)
+        return import_module(f"{root}.{path.name}") if path.is_dir() else _import_file(path, root, anew)
     except BaseException:
         for name in [name for name in sys.modules if name.startswith(f"{root}.") and name not in before]:
             del sys.modules[name]
         raise
 
 
-def _import_file(path: Path, root: str) -> ModuleType:
-    """By its place, since Python would look for `tasks.py` in the package `tasks/` beside it, and for `v1.2.py` nowhere."""
+def _import_file(path: Path, root: str, anew: bool) -> ModuleType:
+    """By its place: Python would look for `tasks.py` in a package `tasks/` beside it, and for `v1.2.py` nowhere."""
     stem = path.stem.replace(".", "_")
     found = PathFinder.find_spec(stem, [str(path.parent)])
     name = f"{root}.{stem}" if found is None or found.origin == str(path) else f"{root}.{stem}__file"
-    if name in sys.modules:  # a neighbour has imported it
+    if name in sys.modules and not anew:
         return sys.modules[name]
     spec = spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     assert spec is not None

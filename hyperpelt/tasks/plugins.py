@@ -116,7 +116,7 @@ def _import_module(plugin: str) -> ModuleType:
 
 def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]:
     if path.suffix == ".py":
-        return lambda: _run(import_beside(path))
+        return lambda: _run(import_beside(path, anew=not _defined_in(str(path))))
 
     def load() -> None:
         for entry in load_yaml(path, data_root=data_root):

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
@@ -69,8 +71,21 @@ def reach(row: Row, path: str) -> Any:
     for name in path.split("."):
         if not isinstance(value, Mapping):
             raise UserError(f"{path!r} reaches into a column that is no struct but {value!r}")
-        value = Columns(value)[name]
+        value = (value if isinstance(value, Columns) else Columns(value))[name]
     return value
+
+
+def beside(images: Iterable[Any], folder: Path) -> tuple[Any, ...]:
+    """Images whose relative paths start from the folder of the file that names them; addresses stay what they are."""
+    return tuple(map(partial(_beside, folder=folder), images))
+
+
+def _beside(image: Any, folder: Path) -> Any:
+    if isinstance(image, Mapping) and image.get("bytes") is None and isinstance(image.get("path"), str):
+        return {**image, "path": _beside(image["path"], folder)}
+    if isinstance(image, str | Path) and str(image) and "://" not in str(image):
+        return str(folder / Path(image).expanduser())
+    return image
 
 
 class Naming:
@@ -109,6 +124,8 @@ def _complete_classification(example: Example, choices: tuple[str, ...] | None) 
     label = example.target if example.label is None else example.label
     if isinstance(label, str):
         if label not in choices:
+            if label.strip().isdecimal():  # the cell of a CSV, which holds text
+                return _complete_classification(replace(example, label=int(label), target=""), choices)
             raise UserError(f"the answer {label!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
         label = choices.index(label)
     try:

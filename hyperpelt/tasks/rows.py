@@ -77,9 +77,16 @@ def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
         return None
     narrow = _narrow(rows, list(dropped))
     kept = [
-        i for i, row in enumerate(iterate(narrow)) if all(reach(row, column) != bad for column, bad in dropped.items())
+        i
+        for i, row in enumerate(iterate(narrow))
+        if not any(_is(reach(row, name), bad) for name, bad in dropped.items())
     ]
     return None if len(kept) == len(rows) else kept
+
+
+def _is(value: Any, dropped: Any) -> bool:
+    """Whether a cell holds a value that `drop` names; the cell of a CSV, which is text, if it spells it."""
+    return value == dropped or (isinstance(value, str) and not isinstance(dropped, str) and value == str(dropped))
 
 
 def _pick(rows: Rows, numbers: Sequence[int]) -> Rows:

@@ -1,4 +1,4 @@
-"""Where a task's raw rows come from: the hub or its local mirror, files, or a Python generator.
+"""Where a task's raw rows come from: the hub or its local mirror, or a Python generator (`files` has the third kind).
 
 A source is a frozen, hashable value with three verbs: `splits` (what it offers), `state` (what decides whether a cached
 read is still good) and `read` (the rows of one split). `read_rows` is the cached way to call it: one (source, split) is
@@ -23,13 +23,11 @@ from typing import Any, Protocol, runtime_checkable
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.columns import undecoded
 from hyperpelt.tasks.neighbours import without_prefix
-from hyperpelt.tasks.origin import caller
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 DATA_VARIABLE = "HYPERPELT_DATA"
 _PARQUET = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.parquet")
-_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
 
 
 @runtime_checkable
@@ -95,12 +93,12 @@ class Hub:
         return tuple(sorted(self._mirror(data_root)))
 
     def state(self, split: str, data_root: Path | None) -> Hashable:
-        return None if data_root is None else _stats(self._files(split, data_root))
+        return None if data_root is None else stats(self._files(split, data_root))
 
     def read(self, split: str, data_root: Path | None) -> Rows:
         if data_root is None:
             return undecoded(self._ask_hub("load_dataset", split=split, revision=self.revision))
-        return _load("parquet", self._files(split, data_root))
+        return load_rows("parquet", self._files(split, data_root))
 
     def _files(self, split: str, data_root: Path) -> tuple[Path, ...]:
         found = self._mirror(data_root)
@@ -143,67 +141,6 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Files:
-    """Local files, by split: {'train': 'train.csv', 'validation': ['a.jsonl', 'b.jsonl']}; patterns like '*.csv' work.
-
-    CSV, TSV (never quoted), JSON, JSONL, Parquet and text (one row a line, column 'text'), each also compressed (.gz).
-    Relative paths start from `base`, by default the folder of the file that says `Files(...)`; what is not there is
-    looked for below the data root. options: passed to the reader of `datasets`, such as (('sep', ';'),).
-    """
-
-    paths: Any
-    base: Path | str | None = field(default=None, kw_only=True)
-    options: Any = field(default=(), kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.paths, Mapping) or not self.paths:
-            raise UserError(f"Files expects {{split: path or list of paths}}, got {self.paths!r}.")
-        paths = {split: (p,) if isinstance(p, str | Path) else tuple(p) for split, p in self.paths.items()}
-        object.__setattr__(self, "paths", tuple((k, tuple(map(str, v))) for k, v in paths.items()))
-        if isinstance(self.options, Mapping):
-            object.__setattr__(self, "options", tuple(self.options.items()))
-        base = caller().folder if self.base is None else Path(self.base)
-        object.__setattr__(self, "base", base.absolute())
-
-    def describe(self) -> str:
-        return "files " + ", ".join(path for _, paths in self.paths for path in paths)
-
-    def splits(self, data_root: Path | None) -> tuple[str, ...]:
-        return tuple(split for split, _ in self.paths)
-
-    def state(self, split: str, data_root: Path | None) -> Hashable:
-        return _stats(self._files(split, data_root))
-
-    def read(self, split: str, data_root: Path | None) -> Rows:
-        files = self._files(split, data_root)
-        kinds = {_suffix(file) for file in files}
-        if len(kinds) > 1 or not kinds <= set(_BUILDERS):
-            raise UserError(
-                f"Cannot read {', '.join(map(str, files))}: expected files of one kind among {', '.join(_BUILDERS)}."
-            )
-        (kind,) = kinds
-        return _load(_BUILDERS[kind], files, **{**_reader_defaults(kind), **dict(self.options)})
-
-    def _files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
-        paths = dict(self.paths)
-        if split not in paths:
-            raise unknown("source split", split, paths)
-        return tuple(file for path in paths[split] for file in self._find(path, data_root))
-
-    def _find(self, path: str, data_root: Path | None) -> list[Path]:
-        assert isinstance(self.base, Path), "__post_init__ made it one"
-        for folder in [self.base, *([data_root] if data_root else [])]:
-            full = folder / Path(path).expanduser()
-            if full.is_file():
-                return [full]
-            pattern = full.relative_to(full.anchor)
-            if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
-                return found
-        places = f"{self.base}" + (f" or in the data root {data_root}" if data_root else "")
-        raise UserError(f"No file {path!r} in {places}. Paths are relative to the file that defines the task.")
-
-
-@dataclass(frozen=True)
 class Generator:
     """Rows made by a Python function: fn(split, **options) returns or yields mappings; same arguments, same rows."""
 
@@ -219,7 +156,8 @@ class Generator:
             object.__setattr__(self, "options", tuple(self.options.items()))
 
     def describe(self) -> str:
-        return f"generator {without_prefix(getattr(self.fn, '__module__', '?'))}.{getattr(self.fn, '__qualname__', repr(self.fn))}"
+        module = without_prefix(getattr(self.fn, "__module__", "?"))
+        return f"generator {module}.{getattr(self.fn, '__qualname__', repr(self.fn))}"
 
     def splits(self, data_root: Path | None) -> tuple[str, ...]:
         return self.split_names
@@ -247,7 +185,8 @@ def quiet() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _load(builder: str, files: Sequence[Path], **options: Any) -> Rows:
+def load_rows(builder: str, files: Sequence[Path], **options: Any) -> Rows:
+    """The rows of Parquet or text files, by the reader of `datasets` of that name."""
     import datasets
 
     # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
@@ -259,14 +198,6 @@ def _load(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
         cause = error.__cause__ or error
         raise UserError(f"Could not read {', '.join(map(str, files))}: {_first_line(cause)}") from error
-
-
-def _reader_defaults(kind: str) -> dict[str, Any]:
-    # Without these, pandas turns the texts "NA" and "null" into missing values, and a lone quote in a TSV file
-    # swallows all lines up to the next one.
-    if kind == ".csv":
-        return {"keep_default_na": False}
-    return {"keep_default_na": False, "sep": "\t", "quoting": 3} if kind == ".tsv" else {}
 
 
 def _parquet_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
@@ -281,14 +212,9 @@ def _listing(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
 
 
-def _stats(files: Sequence[Path]) -> Hashable:
+def stats(files: Sequence[Path]) -> Hashable:
+    """What changes when one of the files does."""
     return tuple((str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
-
-
-def _suffix(file: Path) -> str:
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    packed = len(suffixes) > 1 and suffixes[-1] in (".gz", ".xz", ".bz2", ".zst")
-    return (suffixes[-2] if packed else suffixes[-1]) if suffixes else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -80,5 +80,17 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
             value = reach(row, name)
             if value is None:
                 raise UserError(f"column {name!r} of the template {template!r} is null in this row")
-            parts.append(format(value, spec or ""))
+            parts.append(_formatted(value, spec or "", name, template))
     return "".join(parts)
+
+
+def _formatted(value: Any, spec: str, name: str, template: str) -> str:
+    """A format of numbers ({price:.2f}) says that a text, such as a cell of a CSV, means the number it spells."""
+    try:
+        if isinstance(value, str) and spec and spec[-1] in "bcdeEfFgGnoxX%":
+            value = int(value) if spec[-1] in "bcdoxX" else float(value)
+        return format(value, spec)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"column {name!r} of the template {template!r} is {value!r}, which :{spec} cannot format"
+        ) from None

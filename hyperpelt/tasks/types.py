@@ -18,7 +18,8 @@ from typing import Literal, overload
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.fingerprint import fingerprint
 from hyperpelt.tasks.origin import caller
-from hyperpelt.tasks.rendering import Columns, Example, Naming, complete
+from hyperpelt.tasks.readers import FileRow, typed
+from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
 from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut
@@ -139,12 +140,17 @@ class Task:
         """Render one row and complete it.
 
         answered False: a row to predict on: the columns of `answer` may be missing, and target and label stay empty.
-        split, number: where the row stands, for messages.
+        split, number: where the row stands, for messages. Columns are converted where the source says so (`types`),
+        and relative paths of images start from the folder of the row's file, if it comes from one.
 
         Raises UserError that names the task, split and row.
         """
         with Naming(self.name, split, number):
-            example = self.render(Columns(row, () if answered else self.answer))
+            example = self.render(
+                Columns(typed(row, getattr(self.source, "types", ())), () if answered else self.answer)
+            )
+            if isinstance(row, FileRow) and isinstance(example, Example) and example.images:
+                example = replace(example, images=beside(example.images, row.folder))
             if answered or not isinstance(example, Example):
                 return complete(self.kind, example, self.choices)
             return replace(example, choices=example.choices or self.choices, target="", label=None, targets=())

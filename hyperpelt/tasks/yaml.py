@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.tasks.sources import Files, Hub, Source, read_rows, resolve_root
+from hyperpelt.tasks.files import Files
+from hyperpelt.tasks.sources import Hub, Source, read_rows, resolve_root
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
 from hyperpelt.tasks.template import Template
 from hyperpelt.tasks.types import Mixture, Task
@@ -28,7 +29,7 @@ TASK_KEYS = (
     "name", "description", "source", "input", "target", "label", "labels", "choices", "group", "images", "kind",
     "metrics", "splits", "answer",
 )  # fmt: skip
-SOURCE_KEYS = ("hub", "config", "revision", "files", "options")
+SOURCE_KEYS = ("hub", "config", "revision", "files", "options", "types")
 SPLIT_KEYS = (*SPLITS, "halved", "held_out", "fractions", "by", "drop", "seed")
 CHOICE_KEYS = ("names_of", "columns", "column")
 
@@ -107,7 +108,8 @@ def _source(content: Any, path: Path) -> Source:
     if "hub" in content:
         return Hub(_text(content, "hub"), _text(content, "config", None), revision=_text(content, "revision", None))
     files = _mapping(content["files"], "source.files")
-    return Files(files, base=path.parent, options=_mapping(content.get("options", {}), "source.options"))
+    options, types = (_mapping(content.get(key, {}), f"source.{key}") for key in ("options", "types"))
+    return Files(files, base=path.parent, options=options, types=types)
 
 
 def _splits(content: Any) -> Splits:

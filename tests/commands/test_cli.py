@@ -83,6 +83,8 @@ SURFACE = {
         "--plugin",
         "--num-beams",
         "--allow-urls",
+        "--format",
+        "--id",
     },
     "export": LISTS | {"run", "--task", "--to", "--output"},
     "report": LISTS | {"runs", "--output"},
@@ -311,34 +313,47 @@ def test_train_keys_and_json(shell, tmp_path):
 # Predicting ----------------------------------------------------------------------------------------------------------
 
 
-def test_predict_reads_rows_and_lines_and_keeps_going_past_a_bad_one(run, shell):
-    lines = '{"text": "good maybe"}\nplain good words\n\n{"txt": "x"}\n{"text": \n{"text": "bad"}\n'
+def test_predict_reads_rows_and_keeps_going_past_a_bad_one(run, shell):
+    lines = '{"text": "good maybe", "id": "x7"}\nplain words\n\n{"txt": "x"}\n["good"]\n{"text": \n{"text": "bad"}\n'
     status, out, err = shell("predict", run, "--task", "toy/mood", stdin=lines)
     assert status == 2
     answers = [json.loads(line) for line in out.splitlines()]
     assert [sorted(answer) for answer in answers] == [
-        ["answer", "probabilities"],
-        ["answer", "probabilities"],
-        ["error", "line"],
-        ["error", "line"],
-        ["answer", "probabilities"],
+        ["answer", "id", "line", "probabilities"],
+        *4 * [["error", "line"]],
+        ["answer", "line", "probabilities"],
     ]
-    assert [answer["line"] for answer in answers if "line" in answer] == [4, 5]
-    assert "line 4: " in err
+    assert [answer["line"] for answer in answers] == [1, 2, 4, 5, 6, 7], "answers stay with their lines"
+    assert answers[0]["id"] == "x7"
+    for number in (2, 4, 5, 6):
+        assert f"line {number}: " in err
     assert "'text'" in err
-    assert "line 5: " in err
     for answer in answers:
         if "answer" in answer:
             assert list(answer["probabilities"]) == ["bad", "good"]
             assert sum(answer["probabilities"].values()) == pytest.approx(1)
 
 
-def test_a_plain_line_is_the_only_text_column(run, shell, tmp_path):
+def test_one_row_has_one_answer_whatever_file_holds_it(run, shell, tmp_path):
     _, from_line, _ = shell("predict", run, "--task", "toy/mood", stdin="good maybe\n")
-    (tmp_path / "rows.jsonl").write_text('{"text": "good maybe"}\n')
-    status, from_file, _ = shell("predict", run, tmp_path / "rows.jsonl", "--task", "toy/mood")
-    assert status == 0
-    assert from_line == from_file
+    expected = {key: value for key, value in json.loads(from_line).items() if key != "line"}
+    files = {
+        "rows.jsonl": '{"text": "good maybe"}\n',
+        "rows.json": '[\n {\n  "text": "good maybe"\n }\n]',
+        "rows.csv": "text,label\ngood maybe,\n",
+        "rows.tsv": "label\ttext\n1\tgood maybe\n",
+        "rows.txt": "good maybe\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+        status, from_file, err = shell("predict", run, tmp_path / name, "--task", "toy/mood")
+        assert status == 0, err
+        found = json.loads(from_file)
+        assert found.pop("line", found.pop("row", None)) in (0, 1)
+        assert found == expected, name
+    _, from_stdin, _ = shell("predict", run, "--task", "toy/mood", "--format", "csv", stdin=files["rows.csv"])
+    assert json.loads(from_stdin) == {"row": 0, **expected}
+    assert "is the header of a table" in shell.fails("predict", run, "--task", "toy/mood", stdin=files["rows.csv"])
 
 
 def test_predict_reports_bytes_that_are_no_text_and_files_that_are_not_there(run, shell, tmp_path):
@@ -355,9 +370,9 @@ def test_a_line_that_no_text_can_hold_is_its_own_error_alone(run, shell):
     status, out, _ = shell("predict", run, "--task", "toy/mood", stdin="\n".join(["good", *odd, "bad"]) + "\n")
     assert status == 2
     answers = [json.loads(line) for line in out.splitlines()]
-    assert [answer.get("line") for answer in answers] == [None, 2, 3, 4, 5, None]
+    assert ["answer" in answer for answer in answers] == [True, *4 * [False], True]
+    assert [answer["line"] for answer in answers] == [1, 2, 3, 4, 5, 6]
     assert "half a character" in answers[1]["error"]
-    assert {"answer", "probabilities"} == set(answers[0]) == set(answers[-1])
 
 
 def test_a_byte_order_mark_is_no_text(run, shell):

@@ -42,30 +42,31 @@ def cleaned_by(who: str) -> str:
     return f"def clean(text): return 'cleaned by {who}: ' + text\n"
 
 
+US = cleaned_by("WHO")
 WAYS = {
-    "at once": ("from utils import clean", "pass", {"utils": cleaned_by("WHO")}),
-    "lazily": ("", "from utils import clean", {"utils": cleaned_by("WHO")}),
-    "as a module": ("import utils\nclean = lambda text: utils.clean(text)", "pass", {"utils": cleaned_by("WHO")}),
-    "lazily, as": ("", "import utils as u; clean = u.clean", {"utils": cleaned_by("WHO")}),
-    "relatively": ("from .utils import clean", "pass", {"utils": cleaned_by("WHO")}),
+    "at once": ("from utils import clean", "pass", {"utils": US}),
+    "lazily": ("", "from utils import clean", {"utils": US}),
+    "as a module": ("import utils\nclean = lambda text: utils.clean(text)", "pass", {"utils": US}),
+    "lazily, as": ("", "import utils as u; clean = u.clean", {"utils": US}),
+    "relatively": ("from .utils import clean", "pass", {"utils": US}),
     "from a package": (
         "from parts.inner import clean",
         "pass",
-        {"parts__in____init__": "", "parts__in__inner": "from .deep import clean", "parts__in__deep": cleaned_by("WHO")},
+        {"parts__in____init__": "", "parts__in__inner": "from .deep import clean", "parts__in__deep": US},
     ),
     "from a package that names itself": (
         "import parts.inner",
         "clean = parts.inner.clean",
-        {"parts__in____init__": "", "parts__in__inner": "from parts.deep import clean", "parts__in__deep": cleaned_by("WHO")},
+        {"parts__in____init__": "", "parts__in__inner": "from parts.deep import clean", "parts__in__deep": US},
     ),
-    "from a folder without __init__": ("from bits.inner import clean", "pass", {"bits__in__inner": cleaned_by("WHO")}),
-    "over a neighbour": ("from middle import clean", "pass", {"middle": "from utils import clean", "utils": cleaned_by("WHO")}),
+    "from a folder without __init__": ("from bits.inner import clean", "pass", {"bits__in__inner": US}),
+    "over a neighbour": ("from middle import clean", "pass", {"middle": "from utils import clean", "utils": US}),
     "over a lazy neighbour": (
         "from middle import clean",
         "pass",
-        {"middle": "def clean(text):\n    from utils import clean\n    return clean(text)\n", "utils": cleaned_by("WHO")},
+        {"middle": "def clean(text):\n    from utils import clean\n    return clean(text)\n", "utils": US},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -117,7 +118,9 @@ def test_a_plugin_that_another_imports_is_loaded_once(tmp_path: Path) -> None:
 
 def test_a_file_beside_a_package_of_its_name_and_one_with_dots(tmp_path: Path) -> None:
     code = TASK.replace("LAZY", "from parts.inner import clean")
-    write(tmp_path, parts=code.replace("NAME", "file/t"), parts__in____init__="", parts__in__inner=cleaned_by("package"))
+    write(
+        tmp_path, parts=code.replace("NAME", "file/t"), parts__in____init__="", parts__in__inner=cleaned_by("package")
+    )
     (tmp_path / "v1.2.py").write_text(code.replace("NAME", "dots/t"), encoding="utf8")
     assert tasks.load_plugin(tmp_path / "parts.py") == ["file/t"]
     assert tasks.load_plugin(tmp_path / "v1.2.py") == ["dots/t"]

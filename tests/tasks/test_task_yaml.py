@@ -52,7 +52,7 @@ def test_labels_may_be_other_words_than_the_choices(tmp_path: Path) -> None:
     task = load(tmp_path, BASE + "choices: [yes, no]\nlabels: {0: yes, 1: no, 2: no}\n")
     assert [example.label for example in task.examples("train")] == [0, 1, 1]
     task = load(tmp_path, BASE + "choices: [yes, no]\nlabels: {0: yes, 1: no}\n")
-    with pytest.raises(UserError, match="split train, row 1: unknown label 2, expected one of '0', '1'"):
+    with pytest.raises(UserError, match="split train, row 1: unknown label '2', expected one of '0', '1'"):
         list(task.examples("train"))
 
 

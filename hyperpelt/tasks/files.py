@@ -1,0 +1,88 @@
+"""Local files as a source of rows: CSV, TSV, JSON, JSONL, Parquet, text."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.origin import caller
+from hyperpelt.tasks.readers import FORMATS, TYPES, FileRows, format_of, read_file
+from hyperpelt.tasks.sources import Rows, stats
+
+
+@dataclass(frozen=True)
+class Files:
+    """Local files, by split: {'train': 'train.csv', 'validation': ['a.jsonl', 'b.jsonl']}; patterns like '*.csv' work.
+
+    CSV, TSV (never quoted), JSON, JSONL, Parquet and text (one row a line, column 'text'), each also compressed (.gz).
+    Relative paths start from `base`, by default the folder of the file that says `Files(...)`; what is not there is
+    looked for below the data root. Text stays text: a CSV's `01232` is read as it stands. types: {column: type} where
+    something else is meant, of `readers.TYPES` (text, int, float, bool, json). options: of the format's reader, such
+    as {'sep': ';'} (see `readers.read_file`).
+    """
+
+    paths: Any
+    base: Path | str | None = field(default=None, kw_only=True)
+    options: Any = field(default=(), kw_only=True)
+    types: Any = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.paths, Mapping) or not self.paths:
+            raise UserError(f"Files expects {{split: path or list of paths}}, got {self.paths!r}.")
+        paths = {split: (p,) if isinstance(p, str | Path) else tuple(p) for split, p in self.paths.items()}
+        object.__setattr__(self, "paths", tuple((k, tuple(map(str, v))) for k, v in paths.items()))
+        for name in ("options", "types"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value.items()) if isinstance(value, Mapping) else tuple(value))
+        for column, kind in self.types:
+            if kind not in TYPES:
+                raise unknown(f"type of column {column!r}", str(kind), TYPES)
+        base = caller().folder if self.base is None else Path(self.base).expanduser()
+        object.__setattr__(self, "base", base.absolute())
+
+    def describe(self) -> str:
+        return "files " + ", ".join(path for _, paths in self.paths for path in paths)
+
+    def splits(self, data_root: Path | None) -> tuple[str, ...]:
+        return tuple(split for split, _ in self.paths)
+
+    def state(self, split: str, data_root: Path | None) -> Hashable:
+        return stats(self._files(split, data_root))
+
+    def read(self, split: str, data_root: Path | None) -> Rows:
+        files = self._files(split, data_root)
+        kinds = {format_of(file) for file in files}
+        if len(kinds) > 1 or None in kinds:
+            raise UserError(
+                f"Cannot read {', '.join(map(str, files))}: expected files of one kind among "
+                f"{', '.join(f'.{name}' for name in FORMATS)}."
+            )
+        (kind,) = kinds
+        assert kind is not None
+        return FileRows([(read_file(file, kind, dict(self.options)), file.parent) for file in files])
+
+    def options_for(self, format: str) -> dict[str, Any]:
+        """The options with which another file of that format is read as these are: their own, if they have it."""
+        ours = {format_of(Path(path)) for _, paths in self.paths for path in paths}
+        return dict(self.options) if format in ours else {}
+
+    def _files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
+        paths = dict(self.paths)
+        if split not in paths:
+            raise unknown("source split", split, paths)
+        return tuple(file for path in paths[split] for file in self._find(path, data_root))
+
+    def _find(self, path: str, data_root: Path | None) -> list[Path]:
+        assert isinstance(self.base, Path), "__post_init__ made it one"
+        for folder in [self.base, *([data_root] if data_root else [])]:
+            full = folder / Path(path).expanduser()
+            if full.is_file():
+                return [full]
+            pattern = full.relative_to(full.anchor)
+            if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
+                return found
+        places = f"{self.base}" + (f" or in the data root {data_root}" if data_root else "")
+        raise UserError(f"No file {path!r} in {places}. Paths are relative to the file that defines the task.")
