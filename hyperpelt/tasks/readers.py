@@ -13,6 +13,7 @@ import json
 import lzma
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
 
@@ -52,7 +53,13 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
 
     if "column_names" in options:  # as `datasets` calls it
         options["names"] = options.pop("column_names")
-    as_text = {"dtype": str, "keep_default_na": False, "na_filter": False, "index_col": False, "encoding": "utf8"}
+    as_text: dict[str, Any] = {
+        "dtype": str,
+        "keep_default_na": False,
+        "na_filter": False,
+        "index_col": False,
+        "encoding": "utf8",
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         try:
@@ -64,7 +71,8 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
     table = pyarrow.concat_tables(
         [pyarrow.Table.from_pandas(chunk, preserve_index=False) for chunk in chunks], promote_options="permissive"
     )
-    return datasets.Dataset(table.replace_schema_metadata(None))
+    rows: Any = datasets.Dataset(table.replace_schema_metadata(None))
+    return rows
 
 
 def _read_tsv(file: Path, options: dict[str, Any]) -> Rows:
@@ -128,10 +136,9 @@ def open_packed(file: Path) -> BinaryIO:
     """A file's bytes, unpacked as its name says. Raises OSError."""
     if file.suffix.lower() == ".zst":
         try:
-            import zstandard
+            return cast(BinaryIO, import_module("zstandard").open(file, "rb"))
         except ImportError:
             raise UserError(f"Reading {file} needs the package zstandard: pip install zstandard.") from None
-        return cast(BinaryIO, zstandard.open(file, "rb"))
     opened = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix.lower(), open)
     return cast(BinaryIO, opened(file, "rb"))
 
