@@ -63,7 +63,8 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         try:
-            chunks = list(pandas.read_csv(file, **{**as_text, **options, "chunksize": CHUNK}))
+            how: Any = {**as_text, **options}
+            chunks = list(pandas.read_csv(file, chunksize=CHUNK, **how))
         except pandas.errors.ParserWarning:
             raise UserError("its first row has more fields than the header names (a comma too many?)") from None
         except TypeError as problem:
