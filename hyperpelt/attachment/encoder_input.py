@@ -34,7 +34,8 @@ def joined_input(
         embedded, mask = torch.cat([embedded, rows], dim=1), torch.cat([mask, real.to(mask.dtype)], dim=1)
         special = {stack: pad(ordinals, (0, rows.shape[1])) for stack, ordinals in special.items()}
         order = torch.argsort((mask == 0).to(torch.int8), dim=1, stable=True)
-        if not torch.compiler.is_compiling():  # shapes may not depend on data there
+        # Compiled shapes may not depend on data, and an accelerator would be waited for: there, padding stays.
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
             order = order[:, : int(mask.sum(dim=1).max())]
         embedded = embedded.gather(1, order.unsqueeze(-1).expand(-1, -1, embedded.shape[2]))
         mask = mask.gather(1, order)

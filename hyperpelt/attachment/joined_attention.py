@@ -214,6 +214,27 @@ class _Joined:
         return sdpa_attention_forward(self.module, query, key, value, mask, **options)[0]
 
 
+def unread_mask(
+    *args: Any,
+    device: torch.device | str = "cpu",
+    allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    **kwargs: Any,
+) -> Tensor | None:
+    """SDPA's mask, made without a look at the data where an accelerator would be waited for.
+
+    transformers looks into the padding to see whether it may leave a mask out.
+    """
+    look = torch.device(device).type == "cpu"
+    return sdpa_mask(
+        *args,
+        device=device,
+        allow_is_causal_skip=allow_is_causal_skip and look,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip and look,
+        **kwargs,
+    )
+
+
 AttentionInterface.register(ATTENTION_NAME, attention_with_prefix)
-# Without a mask function of the same name transformers would pass no mask at all, and padding would be attended to.
-AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+# Without a mask function of the same name transformers passes no mask, and padding is attended to without a word.
+AttentionMaskInterface.register(ATTENTION_NAME, unread_mask)

@@ -28,6 +28,8 @@ from hyperpelt.attachment.passes import NOTHING, Pass
 from hyperpelt.attachment.recomputation import Marks, start_recomputing, stop_recomputing
 from hyperpelt.operations import ATTENTIONS, NORMS, PROJECTIONS, Operation
 
+SDPA = "sdpa"
+
 
 class Switch:
     """What is attached to one backbone, and the pass that is running on it."""
@@ -64,8 +66,10 @@ class Switch:
             self.users[operation.name] += 1
             if self.users[operation.name] == 1:
                 self.handles[operation.name] = list(_install(self, operation))
-        if self.previous_attention is None and any(op.kind in ATTENTIONS for op in operations):
-            self.previous_attention = self.backbone.config._attn_implementation
+        current = self.backbone.config._attn_implementation
+        # Ours is SDPA where nothing joins, with a mask that is made without a look at the data.
+        if self.previous_attention is None and (current == SDPA or any(op.kind in ATTENTIONS for op in operations)):
+            self.previous_attention = current
             self.backbone.set_attn_implementation(ATTENTION_NAME)
 
     def detach(self, operations: Sequence[Operation]) -> None:
@@ -76,10 +80,11 @@ class Switch:
                 del self.users[operation.name]
                 for handle in self.handles.pop(operation.name):
                     handle.remove()
-        if self.previous_attention is not None and not any(_is_attention(name) for name in self.users):
+        self.models -= 1
+        wanted = self.previous_attention == SDPA or any(_is_attention(name) for name in self.users)
+        if self.previous_attention is not None and not (wanted and self.models):
             self.backbone.set_attn_implementation(self.previous_attention)
             self.previous_attention = None
-        self.models -= 1
         if self.models == 0:
             for name, parameter in self.backbone.named_parameters():
                 parameter.requires_grad_(self.required_grad[name])

@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hyperpelt.data.choices import Choices
+from hyperpelt.data.host import OnHost, unwrapped
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 
 Ids = tuple[int, ...]
@@ -47,7 +48,7 @@ class Candidates(NamedTuple):
     """
 
     decoder_input_ids: Int[Tensor, "Q T"]
-    sequence_rows: Int[Tensor, " Q"]
+    sequence_rows: Int[Tensor, " Q"] | OnHost
     places: Int[Tensor, " p"]
     at: Int[Tensor, " n"]
     tokens: Int[Tensor, " n"]
@@ -59,8 +60,9 @@ class Candidates(NamedTuple):
 
     def to(self, device: torch.device) -> Candidates:
         """The same for a pass on `device`; `sequence_rows` stays on the host, where images are picked."""
-        moved = (value.to(device, non_blocking=True) for value in self)
-        return Candidates(*moved)._replace(sequence_rows=self.sequence_rows)
+        rest = {name: value for name, value in self._asdict().items() if name != "sequence_rows"}
+        moved = {name: value.to(device, non_blocking=True) for name, value in rest.items()}
+        return Candidates(sequence_rows=OnHost(unwrapped(self.sequence_rows)), **moved)
 
 
 class Candidate(NamedTuple):

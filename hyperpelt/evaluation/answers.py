@@ -211,7 +211,7 @@ def _answer_batch(
     source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
     lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
     mask = (torch.arange(source.shape[1], device=model.device) < lengths[:, None]).long()
-    task_ids = torch.full((len(batch),), model.task_id(task.name), device=model.device)
+    task_ids = torch.full((len(batch),), model.task_id(task.name))
     seen = _seen(batch, eye)
     if batch[0].candidates is None:
         beams = settings.num_beams or task.num_beams
@@ -242,8 +242,8 @@ def _score(
     """Every row's scores, one a candidate."""
     candidates = [tokens for row in batch for tokens in row.candidates or ()]
     texts = [text for row in batch for text in row.choices or ()]
-    rows = torch.tensor([index for index, row in enumerate(batch) for _ in range(row.width)], device=source.device)
-    labels = _padded(candidates, IGNORED).to(source.device)
+    rows = torch.tensor([index for index, row in enumerate(batch) for _ in range(row.width)])
+    labels = _padded(candidates, IGNORED)
     # One pass, except for a single row with very many candidates.
     log_probs = [
         model.token_log_probs(source, mask, task_ids, part, part_rows, **seen)

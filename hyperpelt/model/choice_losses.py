@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.data.host import OnHost, Targets, unwrapped
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
 from hyperpelt.model.ranking import log_partition
 
@@ -26,10 +27,15 @@ EPSILON = 1e-2
 
 
 class WrongChoices(NamedTuple):
-    """The wrong choices of a batch: target ids (-100 where there is none), and the row that each belongs to."""
+    """The wrong choices of a batch: target ids (-100 where there is none), and the row that each belongs to.
+
+    - **rows_on_host**, **targets**: the rows, and where the labels hold a target, for whoever knows them on the host
+    """
 
     labels: Int[Tensor, "W T"]
     rows: Int[Tensor, " W"]
+    rows_on_host: OnHost | None = None
+    targets: Targets | None = None
 
 
 class ChoiceLosses:
@@ -53,11 +59,12 @@ class ChoiceLosses:
         if not len(wrong.rows):
             return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
         rows = wrong.rows
-        picked = {name: value if value is None else value[rows] for name, value in inputs.items()}
+        asked = unwrapped(wrong.rows_on_host or rows)
+        picked = {name: value if value is None else value[asked] for name, value in inputs.items()}
         states, mask = states.index_select(0, rows), mask.index_select(0, rows)
-        where = target_positions(wrong.labels)
+        where = target_positions(wrong.labels, wrong.targets)
         head = self.backbone.get_output_embeddings()
-        with self.running(task_ids.to(rows.device)[rows], None, mask, **picked), read_only_at(head, where):
+        with self.running(task_ids[asked.to(task_ids.device)], None, mask, **picked), read_only_at(head, where):
             made = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,

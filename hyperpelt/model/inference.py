@@ -112,19 +112,22 @@ class Inference:
         The encoder runs once for the B rows; candidate n reads the encoding of row `rows[n]` and is scored under
         that row's task and images.
 
+        - **task_ids**, **labels**, **rows**: best on the host, where it is found out which candidates begin alike
         - **visual**, **visual_rows**: features of images and which of the B rows each belongs to
         """
-        task_ids, rows = task_ids.to(self.device), rows.to(self.device)
         images = self.row_images(visual, visual_rows, input_ids.shape[0])
         with self.running(task_ids, input_ids, attention_mask, images) as running:
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
         # Candidates that begin alike read the same tokens: one sequence in the decoder serves them all.
-        read = torch.cat([rows[:, None], self.shift_right(labels)], dim=1)
+        read = torch.cat([rows.to(labels.device)[:, None], self.shift_right(labels)], dim=1)
         read, which = torch.unique(read, dim=0, return_inverse=True)
-        chosen, decoder_input_ids = read[:, 0], read[:, 1:]
-        states, mask, task_ids = states.index_select(0, chosen), mask.index_select(0, chosen), task_ids[chosen]
+        chosen, task_ids = read[:, 0], task_ids[read[:, 0].to(task_ids.device)]
         images = None if images is None else images.of_rows(chosen.tolist())
+        chosen, decoder_input_ids, which, labels = (
+            values.to(self.device, non_blocking=True) for values in (chosen, read[:, 1:], which, labels)
+        )
+        states, mask = states.index_select(0, chosen), mask.index_select(0, chosen)
         with self.running(task_ids, None, mask, images):
             logits = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -171,7 +174,7 @@ class Inference:
         rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
         targets = encode_targets(self.tokenizer, texts)
         width = max(map(len, targets))
-        labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets], device=self.device)
+        labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets])
         task_ids = self._rows_of(task, task_ids, len(inputs))
         seen = {"visual": visual, "visual_rows": visual_rows}
         with self.evaluating():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hyperpelt.data.candidates import Ranking
+from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.model.choice_losses import WrongChoices
 from hyperpelt.model.scoring import check_normalisation
 
@@ -14,21 +15,23 @@ if TYPE_CHECKING:
     from hyperpelt.data import Batch, Choices
     from hyperpelt.model.tuned import TunedModel
 
-NAMES = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
+NAMES = ("input_ids", "attention_mask", "labels", "row_weights")
 
 
 def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """A batch as the arguments of `TunedModel.forward`, on the device."""
+    """A batch as the arguments of `TunedModel.forward`: on the device, but for what is asked for on the host."""
     inputs: dict[str, Any] = {name: batch[name].to(device, non_blocking=True) for name in NAMES}
+    inputs |= {"task_ids": OnHost(batch["task_ids"]), "targets": Targets.of(batch["labels"], device)}
     inputs["keep_logits"] = False
     if "wrong_labels" in batch:
-        pair = (batch[name].to(device, non_blocking=True) for name in ("wrong_labels", "wrong_rows"))
-        inputs["wrong"] = WrongChoices(*pair)
+        labels, rows = batch["wrong_labels"], batch["wrong_rows"]
+        moved = (value.to(device, non_blocking=True) for value in (labels, rows))
+        inputs["wrong"] = WrongChoices(*moved, OnHost(rows), Targets.of(labels, device))
     if "candidates" in batch:
         inputs["candidates"] = batch["candidates"].to(device)
     if "visual" in batch:
-        # Which rows they belong to is asked for on the host.
-        inputs |= {"visual": batch["visual"].to(device, non_blocking=True), "visual_rows": batch["visual_rows"]}
+        visual, rows = batch["visual"].to(device, non_blocking=True), OnHost(batch["visual_rows"])
+        inputs |= {"visual": visual, "visual_rows": rows}
     return inputs
 
 

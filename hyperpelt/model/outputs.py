@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
+from hyperpelt.data.host import Targets
+
 
 @dataclass
 class TunedOutput(ModelOutput):
@@ -61,12 +63,14 @@ def token_losses(
     return losses.view_as(labels)
 
 
-def target_positions(labels: Int[Tensor, "B T"]) -> Int[Tensor, " n"] | None:
-    """Where the flattened labels hold a target; None if everywhere, nowhere, or in a compiled step (fixed shapes)."""
+def target_positions(labels: Int[Tensor, "B T"], known: Targets | None = None) -> Int[Tensor, " n"] | None:
+    """Where the flattened labels hold a target; None if everywhere, nowhere, or in a compiled step (fixed shapes).
+
+    - **known**: found on the host before; without it an accelerator is asked, and waited for
+    """
     if torch.compiler.is_compiling():
         return None
-    where = (labels.flatten() != -100).nonzero().squeeze(1)
-    return None if where.shape[0] in (0, labels.numel()) else where
+    return (Targets.of(labels) if known is None else known).where
 
 
 @contextmanager

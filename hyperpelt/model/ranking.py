@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.data.host import unwrapped
 from hyperpelt.model.outputs import TunedOutput, read_only_at
 
 if TYPE_CHECKING:
@@ -64,13 +65,13 @@ class RankingLoss:
         # Every row has a sequence, so both passes are over the same distinct tasks: their tensors are made once.
         compiling = torch.compiler.is_compiling()  # then shapes are fixed, and no hook comes or goes
         made = None if compiling else running.made
-        which = candidates.sequence_rows
-        images = None if images is None else images[which]
-        which, task_ids = which.to(states.device, non_blocking=True), task_ids.to(states.device, non_blocking=True)
+        asked = unwrapped(candidates.sequence_rows)
+        images = None if images is None else images[asked]
+        which, task_ids = asked.to(states.device, non_blocking=True), task_ids[asked.to(task_ids.device)]
         states, mask = states.index_select(0, which), mask.index_select(0, which)
         head, places = self.backbone.get_output_embeddings(), candidates.places
         only = None if compiling else places
-        with self.running(task_ids[which], None, mask, images, made=made), read_only_at(head, only):
+        with self.running(task_ids, None, mask, images, made=made), read_only_at(head, only):
             logits = self.backbone(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,

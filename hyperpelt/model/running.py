@@ -41,19 +41,21 @@ class Running:
             made |= source(tasks)
         return made
 
-    def _weights(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
+    def _weights(self, tasks: Int[Tensor, " U"], on_host: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
         """The same, cast to the backbone's dtype, one tensor an operation; kept while nothing changes and no gradient
         is wanted.
 
         Version counters alone do not tell: a fused optimiser changes parameters behind their back. What was kept
         therefore also ends with every pass that wants gradients, and with `train()`.
+
+        - **on_host**: the same tasks, where they can be looked at
         """
         keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._made = {}
         if keep:
             versions = sum(p._version for p in self.sources.parameters())
-            key = (versions, self.dtype, tasks.device, tuple(tasks.tolist()))
+            key = (versions, self.dtype, tasks.device, tuple(on_host.tolist()))
             if key in self._made:
                 return self._made[key]
         made = {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
@@ -73,6 +75,7 @@ class Running:
     ) -> Any:
         """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
 
+        - **task_ids**: on the host, or an accelerator is asked for its distinct ones, and waited for
         - **made**: the tensors of another pass over the same distinct tasks, which are then not made again
 
         Raises:
@@ -82,17 +85,19 @@ class Running:
             raise UserError("This model was detached, so its backbone would answer without it: call `attach()` first.")
         if self.backbone.training != self.training:  # another model on the same backbone left it in its own mode
             self.backbone.train(self.training)
-        task_ids = task_ids.to(self.device, non_blocking=True)
         if torch.compiler.is_compiling():
             # Shapes may not depend on data: make all tasks if they are few, else one set a row.
+            task_ids = task_ids.to(self.device, non_blocking=True)
             few = len(self.tasks) <= task_ids.shape[0]
             distinct = torch.arange(len(self.tasks), device=task_ids.device) if few else task_ids
             rows = task_ids if few else torch.arange(task_ids.shape[0], device=task_ids.device)
+            known = distinct
         else:
-            distinct, rows = torch.unique(task_ids, return_inverse=True)
+            known, rows = torch.unique(task_ids, return_inverse=True)  # on the host nothing is waited for
+            distinct, rows = (values.to(self.device, non_blocking=True) for values in (known, rows))
         made = Pass(
             plan=self.assembly.plan,
-            made=self._weights(distinct) if made is None else made,
+            made=self._weights(distinct, known) if made is None else made,
             rows=None if distinct.shape[0] == 1 else rows,
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),

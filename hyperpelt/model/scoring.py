@@ -57,6 +57,7 @@ def normalise(
         UserError: for an unknown normalisation.
     """
     check_normalisation(normalisation)
+    labels = labels.to(token_log_probs.device)
     counted = labels != -100
     if normalisation != "token" and eos_token_id is not None:
         counted = counted & (labels != eos_token_id)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hyperpelt.attachment.row_images import RowImages
+from hyperpelt.data.host import OnHost, unwrapped
 from hyperpelt.errors import UserError
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.weights.visual import VisualSource
@@ -83,7 +84,7 @@ class Sight:
         return self.visual
 
     def row_images(
-        self, visual: Float[Tensor, "N G Dv"] | None, visual_rows: Int[Tensor, " N"] | None, num_rows: int
+        self, visual: Float[Tensor, "N G Dv"] | None, visual_rows: Int[Tensor, " N"] | OnHost | None, num_rows: int
     ) -> RowImages | None:
         """The images of a batch of `num_rows` rows with the tensors made of them; None if there are none.
 
@@ -95,7 +96,7 @@ class Sight:
         if visual is None or len(visual) == 0:
             return None
         self._check_features(visual)
-        rows = list(range(len(visual))) if visual_rows is None else visual_rows.tolist()
+        rows = list(range(len(visual))) if visual_rows is None else unwrapped(visual_rows).tolist()
         owned: list[list[int]] = [[] for _ in range(num_rows)]
         if visual_rows is None and len(visual) != num_rows:
             raise UserError(f"Give `visual_rows`: {len(visual)} images for {num_rows} rows are not one each.")

@@ -138,7 +138,7 @@ def losses(model: TunedModel, names: Sequence[str], shots: Sequence[Batch]) -> d
         total, tokens = 0.0, 0
         for batch in shots:
             inputs = inputs_of(batch, model.device)
-            inputs["task_ids"] = torch.full_like(inputs["task_ids"], model.task_id(name))
+            inputs["task_ids"] = torch.full_like(batch["task_ids"], model.task_id(name))
             inputs.pop("wrong", None)
             output = model(**inputs)
             total += float(output.row_loss.sum())

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperpelt import methods
 from hyperpelt.attachment.calibration import collect_samples
 from hyperpelt.attachment.switch import switch_of
+from hyperpelt.data.host import OnHost, Targets, unwrapped
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
@@ -197,7 +198,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
         input_ids: Int[Tensor, "B S"],
         attention_mask: Int[Tensor, "B S"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
-        task_ids: Int[Tensor, " B"] | None = None,
+        task_ids: Int[Tensor, " B"] | OnHost | None = None,
         *,
         decoder_input_ids: Int[Tensor, "B T"] | None = None,
         smoothing: float = 0.0,
@@ -205,26 +206,29 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
         wrong: WrongChoices | None = None,
         candidates: Candidates | None = None,
         visual: Float[Tensor, "N G Dv"] | None = None,
-        visual_rows: Int[Tensor, " N"] | None = None,
+        visual_rows: Int[Tensor, " N"] | OnHost | None = None,
         keep_logits: bool = True,
+        targets: Targets | None = None,
         num_items_in_batch: Tensor | int | None = None,
     ) -> TunedOutput:
         """Logits and losses of a batch whose rows may belong to different tasks.
 
         - **labels**: target ids, -100 where there is none
-        - **task_ids**: index into `tasks` for each row; may be left out if there is one task
+        - **task_ids**: index into `tasks` for each row, on the host rather than on an accelerator; may be left out if
+          there is one task
         - **row_weights**: weight of each row's loss (1 if left out)
         - **wrong**: the rows' wrong choices, for T-Few's losses
         - **candidates**: the rows' candidates: the loss is how they are ranked, and there are no logits
         - **visual**: features of N images; **visual_rows**: the row of each (several of a row in their order; rows
           without images are not named); left out: one image a row. No images at all: the model is blind
         - **smoothing**: of the labels (a name without `label`, from which `Trainer` takes parameters for labels)
-        - **keep_logits**: False, as in training: the losses alone, which costs less where targets are padded
+        - **keep_logits**: False, as in training: the losses alone, which costs less where targets are padded;
+          **targets**: where the labels hold any, found on the host
         - **num_items_in_batch**: what `loss` divides by, if not by this batch's target tokens: those of the whole
           accumulated batch, so that its parts add up
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        task_ids = self._task_ids(task_ids, input_ids.shape[0])
+        task_ids = self._task_ids(None if task_ids is None else unwrapped(task_ids), input_ids.shape[0])
         if candidates is not None:
             images = self.row_images(visual, visual_rows, input_ids.shape[0])
             return self.ranked(input_ids, attention_mask, task_ids, candidates, images, row_weights)
@@ -233,7 +237,7 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
             decoder_input_ids = self.shift_right(labels)
         images = self.row_images(visual, visual_rows, input_ids.shape[0])
-        where = None if labels is None or keep_logits else target_positions(labels)
+        where = None if labels is None or keep_logits else target_positions(labels, targets)
         head = self.backbone.get_output_embeddings()
         with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
