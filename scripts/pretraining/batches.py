@@ -28,8 +28,14 @@ class Batch:
     candidates: Candidates | None = None  # None: the softmax is over the whole vocabulary
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = (tensor.to(device) for tensor in (self.source, self.source_mask, self.labels, self.weights))
-        return Batch(*moved, self.full, self.candidates.to(device) if self.candidates else None)
+        return Batch(
+            source=self.source.to(device),
+            source_mask=self.source_mask.to(device),
+            labels=self.labels.to(device),
+            weights=self.weights.to(device),
+            full=self.full,
+            candidates=self.candidates.to(device) if self.candidates else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

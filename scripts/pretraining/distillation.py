@@ -22,6 +22,7 @@ from transformers.models.bart.modeling_bart import BartEncoder
 from hyperpelt.backbones.mini_bart import mini_bart_config
 from hyperpelt.backbones.mini_t5 import EMBEDDINGS, mean_position_embeddings
 from hyperpelt.backbones.minilm import LAYER_NORM_EPS, minilm_state
+from hyperpelt.backbones.moving import moved
 from pretraining.batches import Batch
 
 _EPS = 1e-6
@@ -89,6 +90,10 @@ class MiniT5Encoder:
         encoder.eval().get_input_embeddings().requires_grad_(False)
         return cls(config, Imitator(config, encoder), teacher, below)
 
+    def to(self, device: torch.device) -> None:
+        moved(self.model, device)
+        moved(self.teacher, device)
+
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
 
@@ -105,7 +110,8 @@ class MiniT5Encoder:
         mask = None if batch.full else batch.source_mask
         with torch.no_grad():
             taught = self.teacher(input_ids=batch.source, attention_mask=mask, output_hidden_states=True)
-        errors, cosines = [], []
+        errors: list[Tensor] = []
+        cosines: list[Tensor] = []
         for learnt, target in zip(self.model(batch.source, mask), taught.hidden_states[1:], strict=True):
             learnt, target = learnt.float(), target.float()
             size = target.pow(2).sum(-1)

@@ -53,23 +53,24 @@ class Tuning:
     seed: int = 0
 
 
-def pretrainable(name: str, model: PreTrainedModel) -> MiniBart | MiniT5:
+def pretrainable(name: str, model: Any) -> MiniBart | MiniT5:
     return MiniBart(model.config, model) if name == "mini-bart" else MiniT5.over(model.config, model)
 
 
 def random_backbone(name: str, *, seed: int) -> PreTrainedModel:
     """The same shape with transformers' own initial weights."""
+    config: Any = load_config(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "mini-bart":
             from hyperpelt.backbones.mini_bart import MiniBart as Shape
 
-            return Shape(load_config(name)).eval()
-        return AutoModelForSeq2SeqLM.from_config(load_config(name)).eval()
+            return Shape(config).eval()
+        return AutoModelForSeq2SeqLM.from_config(config).eval()
 
 
 def random_decoder_backbone(*, seed: int) -> PreTrainedModel:
-    config = load_config("mini-bart")
+    config: Any = load_config("mini-bart")
     return assemble_mini_bart(config, random_decoder(config, seed=seed, warm=False))
 
 
@@ -134,14 +135,16 @@ def _cycle(examples: Sequence[Any], rows: int) -> Iterator[list[Any]]:
 
 
 def _encode(model: TunedModel, rows: Sequence[Any], tuning: Tuning) -> dict[str, Tensor]:
-    inputs = model.tokenizer(
+    tokenizer = model.tokenizer
+    assert tokenizer is not None
+    inputs = tokenizer(
         [row.input for row in rows],
         padding=True,
         truncation=True,
         max_length=tuning.max_source_length,
         return_tensors="pt",
     )
-    targets = encode_targets(model.tokenizer, [row.target for row in rows])
+    targets = encode_targets(tokenizer, [row.target for row in rows])
     width = max(map(len, targets))
     labels = torch.tensor([[*target, *[-100] * (width - len(target))] for target in targets])
     return {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "labels": labels}
@@ -157,7 +160,7 @@ def test(model: TunedModel, task: tasks.Task, tuning: Tuning, data_root: Path) -
         rows = examples[start : start + tuning.rows]
         scores = model.score(
             [row.input for row in rows],
-            [list(row.choices) for row in rows],
+            [list(row.choices or ()) for row in rows],
             task=task.name,
             max_source_length=tuning.max_source_length,
         )
@@ -234,7 +237,7 @@ def evaluate(
 
 def _resumed(output: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     """An earlier file's cells if they were measured alike; those of other weights than the present ones are dropped."""
-    fresh = {**header, "tuned": {}}
+    fresh: dict[str, Any] = {**header, "tuned": {}}
     if not output.is_file():
         return fresh
     old = json.loads(output.read_text(encoding="utf8"))

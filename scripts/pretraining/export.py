@@ -77,12 +77,12 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
         if any(name.startswith("held_out_") for name in line) and line["step"] <= state["step"]
     }
     points = sorted(curve)[:: max(len(curve) // 40, 1)]
-    before = {}
+    before: dict[str, Any] = {}
     for key, name in (("init", "earlier"), ("encoder", "encoder")):
-        checkpoint = Path(plan[key]) if plan.get(key) else None
-        plan[key] = checkpoint.name if checkpoint else None
-        if checkpoint:
-            before[name] = training_record(checkpoint.parent.parent, checkpoint)
+        source = Path(plan[key]) if plan.get(key) else None
+        plan[key] = source.name if source else None
+        if source:
+            before[name] = training_record(source.parent.parent, source)
     return {
         **before,
         "plan": plan,

@@ -19,9 +19,11 @@ class FrozenHeadLoss(torch.autograd.Function):
     CHUNK = 128
 
     @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
         """hidden [N, D], weight [V, D], bias [V], labels [N] -> losses [N] in float32."""
-        losses, gradients = [], []
+        losses: list[Tensor] = []
+        gradients: list[Tensor] = []
         for rows, targets in zip(hidden.split(FrozenHeadLoss.CHUNK), labels.split(FrozenHeadLoss.CHUNK), strict=True):
             logits = F.linear(rows, weight, bias).float()
             gold = logits.gather(1, targets[:, None])

@@ -24,11 +24,11 @@ def judge(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Voc
 
 
 def pairs(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vocabulary, noise: Noise) -> Row:
-    return _ask(_PAIRS, corpus, rng, length, vocabulary, noise)
+    return _ask({**_PAIRS, MISSING: None}, corpus, rng, length, vocabulary, noise)
 
 
 def _ask(
-    kinds: Mapping[str, Callable[..., list[int]]],
+    kinds: Mapping[str, Callable[..., list[int]] | None],
     corpus: Corpus,
     rng: np.random.Generator,
     length: int,
@@ -38,11 +38,12 @@ def _ask(
     questions = [question for question in vocabulary.questions if question.kind in kinds]
     question = questions[int(rng.integers(len(questions)))]
     room = max(length - len(question.text) - 2, 16)
-    if question.kind == MISSING:
+    make = kinds[question.kind]
+    if make is None:
         body, answer = missing_word(corpus, rng, room, vocabulary)
     else:
         truth = bool(rng.integers(2))
-        body = kinds[question.kind](corpus, rng, room, vocabulary, truth)
+        body = make(corpus, rng, room, vocabulary, truth)
         answer = [*(question.yes if truth else question.no)]
     source = [*vocabulary.prefix, *question.text, *body, vocabulary.end]
     return source, [*answer, vocabulary.end], noise.judge_weight
@@ -187,7 +188,6 @@ _PAIRS: Mapping[str, Callable[..., list[int]]] = {
     "edited": _edited_copy,
     "shuffled": _moved_copy,
     "next": _next,
-    MISSING: missing_word,
 }
 
 # Question, right answer, wrong answer: several wordings, so that no word is bound to one meaning.

@@ -36,8 +36,7 @@ MakeBatch = Callable[[int], Batch]
 class Pretrainable(Protocol):
     """What the loop needs of a model."""
 
-    model: nn.Module
-
+    def to(self, device: torch.device) -> None: ...
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]: ...
     def state(self) -> dict[str, Tensor]: ...
     def load(self, state: dict[str, Tensor]) -> None: ...
@@ -78,13 +77,13 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Steps(Dataset):
+class Steps(Dataset[Batch]):
     """The batches of a run, by step."""
 
     make_batch: MakeBatch
 
-    def __getitem__(self, step: int) -> Batch:
-        return self.make_batch(step)
+    def __getitem__(self, index: int) -> Batch:
+        return self.make_batch(index)
 
 
 class Progress(Protocol):
@@ -148,7 +147,8 @@ class Trainer:
     def _run(self) -> None:
         settings, started = self.settings, time.monotonic()
         first = self.step
-        window, window_started, window_tokens = [], time.monotonic(), 0
+        window: list[float] = []
+        window_started, window_tokens = time.monotonic(), 0
         for batch in self._batches():
             loss, norm, count = self._update(batch.to(self.device))
             window.append(loss)
@@ -164,10 +164,12 @@ class Trainer:
                     "eta_minutes": (settings.schedule.steps - self.step) * seconds / len(window) / 60,
                 }
                 self.progress(self.step, values)
-                window, window_started, window_tokens = [], time.monotonic(), 0
+                window.clear()
+                window_started, window_tokens = time.monotonic(), 0
             if self.step % settings.eval_steps == 0 or self.step == settings.schedule.steps:
                 self.progress(self.step, self.evaluate())
-                window_started, window_tokens, window = time.monotonic(), 0, []
+                window.clear()
+                window_started, window_tokens = time.monotonic(), 0
             over = self._time_is_over(started, first)
             if self.step % settings.save_steps == 0 or self.step in settings.keep or over:
                 self.save()
@@ -189,11 +191,13 @@ class Trainer:
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag.item())
 
-    def _batches(self) -> DataLoader:
+    def _batches(self) -> DataLoader[Batch]:
         """From the present step to the schedule's last."""
         steps, workers = range(self.step, self.settings.schedule.steps), self.settings.workers
-        options = {"num_workers": workers, "prefetch_factor": 4} if workers else {}
-        return DataLoader(Steps(self.make_batch), batch_size=None, sampler=steps, **options)
+        ahead = 4 if workers else None
+        return DataLoader(
+            Steps(self.make_batch), batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=ahead
+        )
 
     def _update(self, batch: Batch) -> tuple[float, float, int]:
         """One step: weighted mean loss of the global batch, gradient norm before clipping, target tokens."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ from pretraining.starts import decoder_from_bart, is_decoder_tensor, random_deco
 class Writer:
     """The decoder is trained; of each target token the loss is taken, over all words or a batch's candidates."""
 
-    config: BartConfig | T5Config
-    model: mini_bart.MiniBart | T5ForConditionalGeneration
+    config: Any
+    model: Any
 
     def encode(self, source: Tensor, mask: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -39,6 +40,9 @@ class Writer:
     def output(self) -> tuple[Tensor, Tensor, Tensor]:
         """Output embeddings [V, D] and bias [V], and the unigram log-probabilities [V] that candidates are drawn by."""
         raise NotImplementedError
+
+    def to(self, device: torch.device) -> None:
+        self.model.to(device)
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
@@ -183,7 +187,7 @@ def bart_decoder() -> dict[str, Tensor]:
 
 def minilm_vocabulary() -> Vocabulary:
     tokenizer = minilm.minilm_tokenizer()
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return Vocabulary(
         prefix=(minilm.CLS,),
         end=minilm.SEP,

@@ -31,7 +31,8 @@ def infill(corpus: Corpus, rng: np.random.Generator, length: int, vocabulary: Vo
     assert vocabulary.mask is not None
     tail = noise.tail if rng.integers(2) else 0
     tokens = window(corpus, rng, length + tail)
-    source, target, position = [*vocabulary.prefix], [], 0
+    source, position = [*vocabulary.prefix], 0
+    target: list[int] = []
     for start, end in noise_spans(rng, length, density=noise.density, mean_span=noise.mean_span):
         source += [*tokens[position:start], vocabulary.mask]
         target += [vocabulary.mask, *tokens[start:end]]

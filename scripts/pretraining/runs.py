@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -155,7 +155,8 @@ def held_out_loss(
     """Mean negative log-likelihood of a target token, in nats, an objective at a time."""
     result = {}
     for objective in plan.objectives:
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         for index in range(batches):
             batch = material.batch(plan, (_HELD_OUT_SEED, index), held_out=True, only=objective)
             losses = score(batch)
@@ -165,10 +166,23 @@ def held_out_loss(
     return result
 
 
+def load_in_turn(plan: Plan, cache: Path) -> Material:
+    """The first process tokenises, the others read its cache."""
+    if not dist.is_initialized():
+        return load_material(plan, cache)
+    if dist.get_rank() != 0:
+        dist.barrier()
+    material = load_material(plan, cache)
+    if dist.get_rank() == 0:
+        dist.barrier()
+    return material
+
+
 @torch.no_grad()
 def held_out_likeness(task: MiniT5Encoder, plan: Plan, material: Material, *, batches: int = 8) -> dict[str, float]:
     """Mean cosine and relative squared error of the encoder's last states to MiniLM's, in float32."""
-    cosines, errors = [], []
+    cosines: list[Tensor] = []
+    errors: list[Tensor] = []
     for index in range(batches):
         error, cosine = task.compare(material.batch(plan, (_HELD_OUT_SEED, index), held_out=True))
         errors.append(error[-1].flatten())
@@ -180,17 +194,13 @@ def train(plan: Plan, settings: Settings, output: Path, *, cache: Path, device: 
     """Start or resume the run in `output`."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
-    plan = Plan(**{**_fields(plan), "processes": world})
+    plan = replace(plan, processes=world)
     settings.precision = choose_precision(plan.precision, device)
     if rank == 0:
         bind(plan, output)
-        material = load_material(plan, cache)
-    if world > 1:
-        dist.barrier()  # the first process tokenises, the others read its cache
-    if rank != 0:
-        material = load_material(plan, cache)
+    material = load_in_turn(plan, cache)
     task = fresh_model(plan, material)
-    task.model.to(device)
+    task.to(device)
 
     def evaluate() -> dict[str, float]:
         def score(batch: Batch) -> Tensor:
@@ -214,10 +224,6 @@ def train(plan: Plan, settings: Settings, output: Path, *, cache: Path, device: 
         print(f"resumed at step {trainer.step}", file=sys.stderr)
     trainer.run()
     return task
-
-
-def _fields(plan: Plan) -> dict[str, object]:
-    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
 
 
 def _silent(step: int, values: Mapping[str, float]) -> None:

@@ -55,8 +55,10 @@ def decoder_from_bart(
     makes logits of mini-bart's size: T5 divides them by sqrt(D), and its word embeddings are MiniLM's after their norm,
     which divides each by its deviation and multiplies by the norm's gains.
     """
-    state = {}
-    for block in range(config.num_decoder_layers):
+    layers = config.num_decoder_layers
+    assert layers is not None
+    state: dict[str, Tensor] = {}
+    for block in range(layers):
         ours, theirs = f"decoder.block.{block}", f"model.decoder.layers.{block}"
         for attention, source in _COPIED.items():
             for name, projection in _ATTENTION.items():
@@ -72,6 +74,6 @@ def decoder_from_bart(
     bias = torch.zeros(config.relative_attention_num_buckets, config.num_heads)
     state["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = bias
     deviation = minilm["shared.weight"].std(1).mean() * math.sqrt(config.d_model)
-    last = bart[f"model.decoder.layers.{config.num_decoder_layers - 1}.final_layer_norm.weight"]
+    last = bart[f"model.decoder.layers.{layers - 1}.final_layer_norm.weight"]
     state["decoder.final_layer_norm.weight"] = deviation * last / minilm["encoder.layernorm_embedding.weight"]
     return state
