@@ -62,6 +62,14 @@ def _write_config(plan: Mapping[str, Any], folder: Path) -> None:
     config.save_pretrained(folder)
 
 
+def record_of(source: Path) -> dict[str, Any]:
+    """The record of weights that a run started from: a checkpoint's, or what lies beside an exported asset."""
+    exported = source / "training.json"
+    if exported.is_file():
+        return json.loads(exported.read_text(encoding="utf8"))
+    return training_record(source.parent.parent, source)
+
+
 def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
     """What the card tells: plan, steps, tokens, and the loss curve thinned to some forty points."""
     plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
@@ -82,7 +90,7 @@ def training_record(run: Path, checkpoint: Path) -> dict[str, Any]:
         source = Path(plan[key]) if plan.get(key) else None
         plan[key] = source.name if source else None
         if source:
-            before[name] = training_record(source.parent.parent, source)
+            before[name] = record_of(source)
     return {
         **before,
         "plan": plan,

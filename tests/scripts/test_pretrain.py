@@ -468,6 +468,19 @@ def test_the_record_of_a_run_names_no_folder_of_its_machine(tmp_path: Path, corp
     assert any(path.name.startswith("events") for path in (tmp_path / "tensorboard").iterdir())
 
 
+def test_a_run_that_started_from_an_exported_backbone_tells_its_record(tmp_path: Path, corpus: Corpus) -> None:
+    asset = tmp_path / "mini-bart"
+    asset.mkdir()
+    (asset / "training.json").write_text(json.dumps({"step": 1600, "plan": {"model": "mini-bart"}}), encoding="utf8")
+    runs.bind(make_plan(init=str(asset)), tmp_path / "run")
+    trainer = make_trainer(tmp_path / "run", corpus)
+    trainer.progress = runs.RunLog(tmp_path / "run", trainer.settings)
+    trainer.run()
+    record = training_record(tmp_path / "run", loop.checkpoints(tmp_path / "run")[-1])
+    assert record["earlier"]["step"] == 1600
+    assert record["plan"]["init"] == "mini-bart"
+
+
 def test_results_become_a_table(tmp_path: Path) -> None:
     cells = {"0": {"accuracy": 80.0, "majority": 51.0}, "1": {"accuracy": 82.0, "majority": 51.0}}
     result = {
