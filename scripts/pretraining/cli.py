@@ -42,7 +42,7 @@ def train(
     announce_first: Annotated[bool, typer.Option(help="infill: a mask before the first span too.")] = False,
     encoder: Annotated[Path | None, typer.Option(help="mini-t5: checkpoint of a mini-t5-encoder run.")] = None,
     init: Annotated[
-        Path | None, typer.Option(help="Checkpoint of an earlier run, or exported folder, to start from.")
+        Path | None, typer.Option(help="Earlier checkpoint, or exported folder, to start from.")
     ] = None,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
