@@ -17,8 +17,9 @@ from hyperpelt.backbones.mini_t5 import mini_t5_config
 from hyperpelt.errors import UserError
 from pretraining.loop import checkpoints
 
-# Beside the weights, once per backbone and kept when weights are replaced.
+# Beside the weights; kept when they are replaced. A first export takes what cards/ has for the model.
 _CARD = "README.md"
+CARDS = Path(__file__).parent / "cards"
 
 
 def export(run: Path, target: Path, *, step: int | None = None) -> Path:
@@ -39,8 +40,9 @@ def export(run: Path, target: Path, *, step: int | None = None) -> Path:
     _write_config(plan, partial)
     record = training_record(run, checkpoint)
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
-    if (target / _CARD).is_file():
-        shutil.copy(target / _CARD, partial / _CARD)
+    card = target / _CARD if (target / _CARD).is_file() else CARDS / f"{plan['model']}.md"
+    if card.is_file():
+        shutil.copy(card, partial / _CARD)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     return target

@@ -253,6 +253,7 @@ def test_what_is_exported_is_what_loads_by_name(tmp_path: Path, monkeypatch: pyt
     written = model.generate(**spoken(["a film"], return_tensors="pt"), max_new_tokens=2, do_sample=False)
     assert written[0, 0] == model.config.decoder_start_token_id
     assert runs.shipped_plan("mini-t5", text=[text], validation=text).lengths == plan.lengths
+    assert (folder / "README.md").read_text(encoding="utf8").startswith("# mini-t5\n")
     record = json.loads((folder / "training.json").read_text())
     assert record["encoder"]["plan"]["model"] == "mini-t5-encoder"
     assert str(tmp_path) not in json.dumps(record)
