@@ -59,8 +59,10 @@ def show_task(
         content = listing.show_task(name, data_root=data_root, n=rows)
     if as_json:
         common.print_json(content)
-        return
-    _print(content)
+    else:
+        _print(content)
+    if len(content["examples"]) < len(content["sizes"]):  # the data are there, but a row does not render
+        raise UserError(content["problem"])
 
 
 def _print(content: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def _print(content: dict[str, Any]) -> None:
         for example in examples:
             own = "" if content["choices"] else f"\n  choices {' | '.join(example['choices'] or ['(open answer)'])}"
             line(f"\n{split}\n  input   {example['input']}\n  target  {example['target']}{own}")
-    if content["problem"]:
+    if content["problem"] and len(content["examples"]) == len(content["sizes"]):
         common.note(f"\nRows could not be read: {content['problem']}")
 
 

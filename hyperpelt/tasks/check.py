@@ -21,6 +21,7 @@ from typing import Any
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks import findings as look
+from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.findings import Finding, Numbered
 from hyperpelt.tasks.registry import get
@@ -93,14 +94,14 @@ def check_task(
     """
     task = get(task) if isinstance(task, str) else task
     report = CheckReport(task=task.name, origin=task.origin)
-    report.findings += _definition(task, known_metrics)
+    report.findings += [*_definition(task, known_metrics), *meanings.about_metrics(task)]
     splits: dict[str, list[Numbered]] = {}
     for split in task.splits.names():
         rows = list(_render(task, split, report, data_root, limit))
         if rows:
             splits[split] = rows
             report.balance[split] = look.balance(task, rows)
-            report.findings += look.answers(task, split, rows)
+            report.findings += [*look.answers(task, split, rows), *meanings.about_answers(task, split, rows)]
     if tokenizer is not None:
         report.findings += look.first_tokens(task, tokenizer)
         for split, rows in splits.items():

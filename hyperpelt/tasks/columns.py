@@ -1,13 +1,21 @@
-"""Image columns of `datasets`, left as they are stored: {"bytes": ..., "path": ...}.
+"""Columns of `datasets` whose values mean more than they say: images and classes.
 
-`datasets` would decode every image whenever a row is read, also for a fingerprint or a look at its label, and a damaged
-one would end the reading of a whole batch with an error that names no row. Images are decoded in one place,
-`hyperpelt.vision.images`, when somebody wants to see them.
+Image columns are left as they are stored, {"bytes": ..., "path": ...}: `datasets` would decode every image whenever a
+row is read, also for a fingerprint or a look at its label, and a damaged one would end the reading of a whole batch
+with an error that names no row. Images are decoded in one place, `hyperpelt.vision.images`, when somebody wants to see
+them.
+
+A class is a number whose meaning, its name, stands in the column alone: the numbers that a render function sees know
+it.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
+
+from hyperpelt.tasks.values import ClassNumber
 
 
 def undecoded(rows: Any) -> Any:
@@ -27,3 +35,19 @@ def _raw(feature: Any) -> Any:
     if isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Image) and feature.feature.decode:
         return datasets.List(datasets.Image(decode=False))
     return None
+
+
+def class_names(rows: Any) -> dict[str, tuple[str, ...]]:
+    """{column: names of its classes} of every `ClassLabel` column; empty for rows that are no `datasets.Dataset`."""
+    features = getattr(rows, "features", None) or {}
+    return {name: tuple(f.names) for name, f in features.items() if type(f).__name__ == "ClassLabel"}
+
+
+def with_names(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
+    """The row, the numbers of whose classes know their names."""
+    known = {column: row[column] for column in names if isinstance(row.get(column), int)}
+    if not known:
+        return row
+    made = copy.copy(row) if isinstance(row, dict) else dict(row)  # a row may know its file, too
+    made.update((column, ClassNumber(number, names[column])) for column, number in known.items())
+    return made

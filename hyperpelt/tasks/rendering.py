@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.tasks.labels import NO_ANSWER, place_of
 from hyperpelt.tasks.sources import Row
+from hyperpelt.tasks.values import is_missing, number_text, plain
+
+Choices = tuple[str | None, ...] | None  # None in the place of one that is empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,15 +24,17 @@ class Example:
 
     input: the text the encoder reads. ending: its last part, which stays whole where the input is too long: what is cut
     then stands before it (a hypothesis after a long premise). target: the text the decoder is trained to write.
-    choices: the candidates to rank, None for an open answer. label: the gold for metrics: an index into choices
-    (classification), a float (regression), a string or a tuple of accepted strings (generation). images: PIL images,
+    choices: the candidates to rank, None for an open answer; one that is empty or null is no candidate. label: the gold
+    for metrics: an index into choices (classification), a float (regression), a string or a tuple of accepted strings
+    (generation; an empty one: the question has no answer). images: PIL images,
     encoded bytes, paths, or undecoded image columns (see `hyperpelt.vision.images`). group: rows that are scored
     together (a MultiRC question). weight: of this row's loss. targets: (text, score in 0..1) pairs where an answer can
     be written in several ways: training draws one by score each time, and weighs the loss by it (VQA's soft score; a
     caption of several).
 
     A render function may leave out what follows from the rest: `choices` when the task has fixed ones, `target` when
-    there is a label or `targets`, `label` when there is a target; `Task.example` fills it in.
+    there is a label or `targets`, `label` when there is a target; `Task.example` fills it in. The label of a
+    classification may be a choice's text or its place (`hyperpelt.tasks.labels`).
     """
 
     input: str
@@ -69,6 +74,8 @@ def reach(row: Row, path: str) -> Any:
         return row[path]
     value: Any = row
     for name in path.split("."):
+        if value is None:  # so is what would be in it
+            return None
         if not isinstance(value, Mapping):
             raise UserError(f"{path!r} reaches into a column that is no struct but {value!r}")
         value = (value if isinstance(value, Columns) else Columns(value))[name]
@@ -118,59 +125,84 @@ class Naming:
             raise UserError(f"{self.where}: {doing} failed with {type(error).__name__}: {error}") from error
 
 
-def _complete_classification(example: Example, choices: tuple[str, ...] | None) -> Example:
+def _complete_classification(example: Example, choices: Choices) -> Example:
     if not choices:
         raise UserError("a classification row needs choices: give the task fixed ones, or let render return them")
-    label = example.target if example.label is None else example.label
-    if isinstance(label, str):
-        if label not in choices:
-            if label.strip().isdecimal():  # the cell of a CSV, which holds text
-                return _complete_classification(replace(example, label=int(label), target=""), choices)
-            raise UserError(f"the answer {label!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
-        label = choices.index(label)
-    try:
-        label = operator.index(label)
-    except TypeError:
-        raise UserError(
-            f"the label is {label!r} ({type(label).__name__}), expected the number of a choice as a whole number, "
-            f"0 to {len(choices) - 1}, or its text, one of {', '.join(map(repr, choices))}"
-        ) from None
-    if not 0 <= label < len(choices):
-        raise UserError(
-            f"unknown label {label}, expected 0 to {len(choices) - 1} ({', '.join(choices)}); rows without a gold "
-            f"label are left out by Splits(drop={{column: {label}}})"
-        )
-    if example.target and example.target != choices[label]:
-        raise UserError(f"the target {example.target!r} is not the choice of label {label}, {choices[label]!r}")
-    return replace(example, choices=choices, label=label, target=choices[label])
+    if example.label is None and example.target:
+        if example.target not in choices:
+            raise UserError(f"the answer {example.target!r} is not a choice; expected one of {_listed(choices)}")
+        chosen: str | None = example.target
+    else:
+        place = place_of(example.label, choices)
+        chosen = choices[place]
+        if chosen is None:
+            raise UserError(f"the label {place} is the place of an empty choice")
+    if example.target and example.target != chosen:
+        raise UserError(f"the target {example.target!r} is not the choice of label {example.label!r}, {chosen!r}")
+    there = _there(choices)
+    return replace(example, choices=there, label=there.index(chosen), target=chosen)
 
 
-def _complete_regression(example: Example, choices: tuple[str, ...] | None) -> Example:
+def _complete_regression(example: Example, choices: Choices) -> Example:
     gold = example.target if example.label is None else example.label
+    if is_missing(gold):
+        raise UserError(f"the row has no answer (its label is {gold!r}); {NO_ANSWER.format(None, 'null')}")
+    label = _number(gold)
+    target = example.target
+    if not target and choices:
+        target = min(_there(choices), key=lambda choice: abs(float(choice) - label))
+    elif not target:
+        target = gold.strip() if isinstance(gold, str) else number_text(plain(gold))
+    if choices and target not in choices:
+        raise UserError(f"the target {target!r} is not a choice; expected {choices[0]!r} to {choices[-1]!r}")
+    return replace(example, choices=choices and _there(choices), label=label, target=target)
+
+
+def _number(gold: Any) -> float:
+    """A finite number, or a text that spells one; a truth value is none."""
     try:
+        if isinstance(plain(gold), bool) or (isinstance(gold, str) and "_" in gold):  # which Python would take
+            raise TypeError
         label = float(gold)
     except (TypeError, ValueError):
         raise UserError(f"the label is {gold!r}, expected a number") from None
     if label != label or label in (float("inf"), float("-inf")):
         raise UserError(f"the label is {label}, expected a finite number")
-    target = example.target
-    if not target:
-        target = min(choices, key=lambda choice: abs(float(choice) - label)) if choices else f"{label:g}"
-    if choices and target not in choices:
-        raise UserError(f"the target {target!r} is not a choice; expected {choices[0]!r} to {choices[-1]!r}")
-    return replace(example, choices=choices, label=label, target=target)
+    return label
 
 
-def _complete_generation(example: Example, choices: tuple[str, ...] | None) -> Example:
+def _complete_generation(example: Example, choices: Choices) -> Example:
     label = example.label if example.label is not None else example.target
-    references = (label,) if isinstance(label, str) else tuple(label) if isinstance(label, Iterable) else ()
-    if not references or not all(isinstance(text, str) and text for text in references):
-        raise UserError(f"expected a target text or a tuple of accepted answers, got {label!r}")
-    target = example.target or (example.targets[0][0] if example.targets else references[0])
+    references = _references(label)
+    written = example.targets[0][0] if example.targets else next(filter(None, references), "")
+    target = example.target or written
     _check_targets(example.targets)
-    if choices and target not in choices:
-        raise UserError(f"the answer {target!r} is not a choice; expected one of {', '.join(map(repr, choices))}")
-    return replace(example, choices=choices, label=label if isinstance(label, str) else references, target=target)
+    there = choices and _there(choices)
+    if there and target not in there:
+        raise UserError(f"the answer {target!r} is not a choice; expected one of {_listed(there)}")
+    one = isinstance(label, str) or not isinstance(label, Iterable)
+    return replace(example, choices=there, label=references[0] if one else references, target=target)
+
+
+def _references(label: Any) -> tuple[str, ...]:
+    """The accepted answers: one text or number, or several. An empty list: the question has no answer, and to write
+    nothing is right (SQuAD 2.0)."""
+    one = isinstance(label, str) or not isinstance(label, Iterable)
+    if one and is_missing(label):
+        raise UserError(
+            f"the row has no answer (its label is {label!r}): give a text or a list of accepted ones; an empty list "
+            f"says that there is none to give. Otherwise {NO_ANSWER.format(None, 'null')}"
+        )
+    given = [label] if one else list(label)
+    texts = tuple(number_text(plain(text)) if _is_number(text) else text for text in given)
+    if not all(isinstance(text, str) for text in texts) or isinstance(label, Mapping):
+        raise UserError(f"expected a target text or a tuple of accepted answers, got {label!r}")
+    return texts or ("",)
+
+
+def _is_number(value: Any) -> bool:
+    value = plain(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _check_targets(targets: tuple[tuple[str, float], ...]) -> None:
@@ -181,8 +213,9 @@ def _check_targets(targets: tuple[tuple[str, float], ...]) -> None:
         raise UserError("no target has a score above 0, so none can be drawn")
 
 
-def complete(kind: str, example: Example, choices: tuple[str, ...] | None) -> Example:
-    """Fill in what follows from the rest, and check that the answer is one. choices: the task's fixed ones.
+def complete(kind: str, example: Example, choices: tuple[str, ...] | None, *, answered: bool = True) -> Example:
+    """Fill in what follows from the rest, and check that the answer is one. choices: the task's fixed ones. answered
+    False: target and label stay empty.
 
     Raises UserError without saying where: `Naming` adds that.
     """
@@ -190,8 +223,37 @@ def complete(kind: str, example: Example, choices: tuple[str, ...] | None) -> Ex
         raise UserError(f"render returned {type(example).__name__}, expected a hyperpelt.Example")
     if not isinstance(example.input, str):
         raise UserError(f"the input is {example.input!r}, expected a string")
-    own = choices if example.choices is None else tuple(example.choices)
+    own = choices if example.choices is None else own_choices(example.choices)
+    if not answered:
+        return replace(example, choices=own and _there(own), target="", label=None, targets=())
     return _COMPLETE[kind](example, own)
+
+
+def own_choices(given: Any, where: str = "the row's choices") -> tuple[str | None, ...]:
+    """A row's own choices as a render function gives them, None in the place of each that is empty or null.
+
+    Raises UserError for what is no list of texts (a text would be taken apart into its letters), or holds none.
+    """
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise UserError(
+            f"{where}: expected a list of texts, got {given!r}. CSV holds no lists: give each option a column of its "
+            f"own (in YAML `choices: {{columns: [a, b, c]}}`), or say `types: {{options: json}}` if its cells are JSON"
+        )
+    choices = tuple(None if is_missing(choice) else choice for choice in given)
+    for choice in choices:
+        if choice is not None and not isinstance(choice, str):
+            raise UserError(f"{where}: expected texts, got {choice!r} ({type(choice).__name__})")
+    if not _there(choices):
+        raise UserError(f"{where}: all of them are empty")
+    return choices
+
+
+def _there(choices: Choices) -> tuple[str, ...]:
+    return tuple(choice for choice in choices or () if choice is not None)
+
+
+def _listed(choices: Choices) -> str:
+    return ", ".join(map(repr, _there(choices)))
 
 
 _COMPLETE = {

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.tasks.columns import class_names, with_names
 from hyperpelt.tasks.rendering import reach
 from hyperpelt.tasks.sources import Row, Rows, Source, read_rows
 from hyperpelt.tasks.splits import Splits
+from hyperpelt.tasks.values import ClassNumber, same_text
 
 _MARKS = re.compile(r"[\W_]+")
 
@@ -21,8 +23,19 @@ def rows_of(source: Source, splits: Splits, split: str, root: Path | None) -> Ro
     part = splits.part(split)
     rows = _chosen_rows(source, splits, split, root, source.state(part.split, root))
     if not len(rows):
-        raise UserError(f"the split is empty (source split {part.split!r} of {source.describe()})")
+        raise UserError(f"the split is empty (source split {part.split!r} of {source.describe()}){_why(splits, split)}")
     return rows
+
+
+def _why(splits: Splits, split: str) -> str:
+    if not splits.drop:
+        return ""
+    dropped = ", ".join(f"{column}: {value!r}" for column, value in splits.drop)
+    return (
+        f": every row of it is left out by drop ({dropped}). If its answers are not public, say that there is no such "
+        f"split, in YAML `splits: {{{split}: null}}`, in Python Splits({split}=None), and evaluate on another one "
+        f"(test_split=validation), or halve the validation split (Splits.halved)"
+    )
 
 
 def numbers_of(source: Source, splits: Splits, split: str, root: Path | None) -> Sequence[int]:
@@ -76,17 +89,18 @@ def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
     if not dropped:
         return None
     narrow = _narrow(rows, list(dropped))
+    names = class_names(narrow)
     kept = [
         i
-        for i, row in enumerate(iterate(narrow))
-        if not any(_is(reach(row, name), bad) for name, bad in dropped.items())
+        for i, row in enumerate(with_names(row, names) for row in iterate(narrow))
+        if not any(_is_dropped(reach(row, column), bad) for column, bad in dropped.items())
     ]
     return None if len(kept) == len(rows) else kept
 
 
-def _is(value: Any, dropped: Any) -> bool:
-    """Whether a cell holds a value that `drop` names; the cell of a CSV, which is text, if it spells it."""
-    return value == dropped or (isinstance(value, str) and not isinstance(dropped, str) and value == str(dropped))
+def _is_dropped(value: Any, bad: Any) -> bool:
+    """Whether a value was written as `bad` is; a class has a name and a number."""
+    return same_text(value, bad) or (isinstance(value, ClassNumber) and same_text(int(value), bad))
 
 
 def _pick(rows: Rows, numbers: Sequence[int]) -> Rows:

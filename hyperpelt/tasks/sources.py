@@ -168,7 +168,8 @@ class Generator:
     def read(self, split: str, data_root: Path | None) -> Rows:
         if split not in self.split_names:
             raise unknown("source split", split, self.split_names)
-        return list(self.fn(split, **dict(self.options)))
+        rows = self.fn(split, **dict(self.options))
+        return undecoded(rows) if hasattr(rows, "features") and hasattr(rows, "select") else list(rows)
 
 
 @contextmanager

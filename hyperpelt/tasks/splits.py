@@ -79,7 +79,8 @@ class Splits:
     by: columns (dotted paths reach into structs); rows equal in all of them are never parted. Empty: each row for
         itself.
     drop: {column: value}: rows with this value are left out before anything else, such as {"label": -1} for rows
-        without a gold label.
+        without a gold label. A value is compared as text (1 and "1" are one); None, NaN and "" all mean that it
+        is missing.
     seed: of the shuffle before a source split is cut.
     """
 

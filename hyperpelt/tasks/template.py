@@ -8,7 +8,10 @@ from string import Formatter
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.tasks.rendering import Example, reach
+from hyperpelt.tasks.rendering import Example, own_choices, reach
+from hyperpelt.tasks.values import is_missing, known_by, number_text, plain, whole_number
+
+PLACE = "place"  # instead of pairs in `labels`: the label is the place of a choice, counted from 0, whatever its text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,15 +19,16 @@ class Template:
     """Renders a row by filling columns into templates.
 
     input, target: texts with {column}, {struct.field} and {number:.1f}. label: the column of the gold answer.
-    labels: pairs (value in that column, choice) where the column holds other words than the choices. choices: the
-    columns whose texts are the row's own choices, or the name of one column that lists them. group: a column whose
-    equal values are scored together. images: columns of images.
+    labels: pairs (value in that column, choice) where the column holds other words than the choices; or `place`: it
+    holds the place of one of the row's own choices, which may be numbers themselves. choices: the columns whose texts
+    are the row's own choices, or the name of one column that lists them. group: a column whose equal values are scored
+    together. images: columns of images.
     """
 
     input: str
     target: str = ""
     label: str | None = None
-    labels: tuple[tuple[Any, str], ...] = ()
+    labels: tuple[tuple[Any, str], ...] | str = ()
     choices: tuple[str, ...] | str = ()
     group: str | None = None
     images: tuple[str, ...] = ()
@@ -36,27 +40,48 @@ class Template:
     def __call__(self, row: Mapping[str, Any]) -> Example:
         answer = None if self.label is None else reach(row, self.label)
         target_known = all(reach(row, name) is not None for name in self.names(self.target))
+        text, choices = fill(self.input, row), self._own_choices(row)
         return Example(
-            input=fill(self.input, row),
+            input=text,
             target=fill(self.target, row) if target_known else "",
-            choices=self._own_choices(row),
-            label=self._gold(answer),
+            choices=choices,
+            label=self._gold(answer, choices),
             group=None if self.group is None else repr(reach(row, self.group)),
             images=tuple(reach(row, column) for column in self.images),
         )
 
-    def _own_choices(self, row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    def _own_choices(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
         if isinstance(self.choices, str):
-            return tuple(reach(row, self.choices))
-        return tuple(str(reach(row, column)) for column in self.choices) or None
+            options, where = reach(row, self.choices), f"column {self.choices!r}"
+        elif self.choices:
+            options, where = [reach(row, column) for column in self.choices], f"columns {', '.join(self.choices)}"
+        else:
+            return None
+        if isinstance(options, list | tuple):
+            options = [_written(option) for option in options]
+        return own_choices(options, where)
 
-    def _gold(self, answer: Any) -> Any:
+    def _gold(self, answer: Any, choices: tuple[Any, ...] | None) -> Any:
         if answer is None or not self.labels:
             return tuple(answer) if isinstance(answer, list) else answer
-        by_text = {str(value): choice for value, choice in self.labels}
-        if str(answer) not in by_text:
-            raise UserError(f"unknown label {answer!r}, expected one of {', '.join(map(repr, by_text))}")
-        return by_text[str(answer)]
+        if isinstance(self.labels, str):
+            return self._at(answer, choices or ())
+        by_text = {text: choice for value, choice in self.labels for text in known_by(value)}
+        found = [text for text in known_by(answer) if text in by_text]
+        if not found and not is_missing(answer):
+            expected = ", ".join(repr(str(value)) for value, _ in self.labels)
+            raise UserError(f"unknown label {answer!r}, expected one of {expected}")
+        return by_text[found[0]] if found else None
+
+    @staticmethod
+    def _at(answer: Any, choices: tuple[Any, ...]) -> Any:
+        """The text of the choice in this place."""
+        place = whole_number(answer)
+        if place is None or not 0 <= place < len(choices):
+            raise UserError(f"the label is {answer!r}, expected the place of a choice, 0 to {len(choices) - 1}")
+        if choices[place] is None:
+            raise UserError(f"the label {place} is the place of an empty choice")
+        return choices[place]
 
     @staticmethod
     def names(template: str) -> tuple[str, ...]:
@@ -94,3 +119,13 @@ def _formatted(value: Any, spec: str, name: str, template: str) -> str:
         raise UserError(
             f"column {name!r} of the template {template!r} is {value!r}, which :{spec} cannot format"
         ) from None
+
+
+def _written(value: Any) -> Any:
+    """A choice as text: numbers and words as they are written in a file."""
+    value = plain(value)
+    if is_missing(value) or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return number_text(value)
+    return known_by(value)[0] if isinstance(value, bool) else value

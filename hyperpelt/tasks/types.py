@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, overload
 
 from hyperpelt.errors import UserError
+from hyperpelt.tasks.columns import class_names, with_names
 from hyperpelt.tasks.fingerprint import fingerprint
 from hyperpelt.tasks.origin import caller
 from hyperpelt.tasks.readers import FileRow, typed
@@ -23,6 +24,7 @@ from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
 from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut
+from hyperpelt.tasks.values import read_number
 
 Kind = Literal["classification", "regression", "generation"]
 KINDS = ("classification", "regression", "generation")
@@ -82,15 +84,18 @@ class Task:
         if not isinstance(self.num_beams, int) or self.num_beams < 1:
             yield f"expected num_beams to be a count of at least 1, got {self.num_beams!r}"
         if self.choices is not None:
-            yield from self._problems_of_choices(self.choices)
+            yield from self._problems_of_choices(self.choices, self.kind)
 
     @staticmethod
-    def _problems_of_choices(choices: tuple[str, ...]) -> Iterator[str]:
+    def _problems_of_choices(choices: tuple[str, ...], kind: Kind) -> Iterator[str]:
         strange = [choice for choice in choices if not isinstance(choice, str) or not choice.strip()]
         if strange:
             yield f"expected choices to be non-empty strings, got {strange[0]!r}"
         if len(choices) < 2 or len(set(choices)) < len(choices):
             yield f"expected two or more different choices, got {choices!r}"
+        words = [choice for choice in choices if isinstance(choice, str) and read_number(choice) is None]
+        if kind == "regression" and words and not strange:
+            yield f"expected the choices of a regression to be numbers, got {words[0]!r}"
 
     def __hash__(self) -> int:
         return hash((self.name, self.origin))
@@ -146,14 +151,11 @@ class Task:
         Raises UserError that names the task, split and row.
         """
         with Naming(self.name, split, number):
-            example = self.render(
-                Columns(typed(row, getattr(self.source, "types", ())), () if answered else self.answer)
-            )
+            columns = typed(row, getattr(self.source, "types", ()))
+            example = self.render(Columns(columns, () if answered else self.answer))
             if isinstance(row, FileRow) and isinstance(example, Example) and example.images:
                 example = replace(example, images=beside(example.images, row.folder))
-            if answered or not isinstance(example, Example):
-                return complete(self.kind, example, self.choices)
-            return replace(example, choices=example.choices or self.choices, target="", label=None, targets=())
+            return complete(self.kind, example, self.choices, answered=answered)
 
 
 class Examples(Sequence[Example]):
@@ -161,6 +163,8 @@ class Examples(Sequence[Example]):
 
     def __init__(self, task: Task, split: str, rows: Rows, numbers: Sequence[int]) -> None:
         self.task, self.split, self._rows, self.numbers = task, split, rows, numbers
+        # Where the names are the choices, in their order, the number alone says all.
+        self._names = {column: names for column, names in class_names(rows).items() if names != task.choices}
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -171,9 +175,9 @@ class Examples(Sequence[Example]):
 
     def raw(self) -> Iterator[tuple[int, Row]]:
         """(row number in the split, row before rendering)."""
-        if self.numbers == range(len(self._rows)):  # all, in their order
-            return zip(self.numbers, iterate(self._rows), strict=True)
-        return ((number, self._rows[number]) for number in self.numbers)
+        whole = self.numbers == range(len(self._rows))  # all, in their order
+        rows = iterate(self._rows) if whole else (self._rows[number] for number in self.numbers)
+        return ((number, with_names(row, self._names)) for number, row in zip(self.numbers, rows, strict=True))
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -183,7 +187,8 @@ class Examples(Sequence[Example]):
         if isinstance(index, slice):
             return Examples(self.task, self.split, self._rows, self.numbers[index])
         number = self.numbers[index]
-        return self.task.example(self._rows[number], split=self.split, number=number)
+        row = with_names(self._rows[number], self._names)
+        return self.task.example(row, split=self.split, number=number)
 
     def name_of(self, index: int) -> str:
         """How messages call this row, such as 'glue/rte train row 17'."""

@@ -22,7 +22,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.sources import Hub, Source, read_rows, resolve_root
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
-from hyperpelt.tasks.template import Template
+from hyperpelt.tasks.template import PLACE, Template
 from hyperpelt.tasks.types import Mixture, Task
 
 TASK_KEYS = (
@@ -65,7 +65,7 @@ def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | 
             input=_text(content, "input"),
             target=_text(content, "target", ""),
             label=label,
-            labels=tuple(_mapping(content.get("labels", {}), "labels").items()),
+            labels=_labels(content.get("labels", {}), choices),
             choices=own_choices,
             group=_text(content, "group", None),
             images=_texts(content, "images", ()),
@@ -162,6 +162,11 @@ def _choices(
     if content is None:
         return None, ()
     if isinstance(content, list):
+        for choice in content:
+            if not isinstance(choice, str | int | float):
+                raise UserError(
+                    f"choices: expected texts, got {choice!r}; put a word that YAML reads otherwise in quotes"
+                )
         return tuple(map(str, content)), ()
     content = _mapping(content, "choices")
     _check_keys(content, CHOICE_KEYS, "key of choices")
@@ -172,6 +177,19 @@ def _choices(
     if "column" in content:
         return None, _text(content, "column")
     return _label_names(_text(content, "names_of"), source, splits, data_root), ()
+
+
+def _labels(content: Any, choices: tuple[str, ...] | None) -> tuple[tuple[Any, str], ...] | str:
+    """Pairs (what the column holds, choice), or `place`."""
+    if content == PLACE:
+        if choices is not None:
+            raise UserError("labels: 'place' is for rows with choices of their own; translate the labels of fixed ones")
+        return PLACE
+    pairs = tuple((value, str(choice)) for value, choice in _mapping(content, "labels").items())
+    for value, choice in pairs:
+        if choices is not None and choice not in choices:
+            raise UserError(f"labels: {value!r} is translated to {choice!r}, which is no choice: {', '.join(choices)}")
+    return pairs
 
 
 def _label_names(column: str, source: Source, splits: Splits, data_root: str | Path | None) -> tuple[str, ...]:

@@ -46,6 +46,19 @@ def answers_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
         raise UserError(f"metric_for_best={config.metric_for_best}: {lacking}")
 
 
+def worth_saying(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
+    """What the tasks' definitions and rows say that their author may not mean, one sentence each."""
+    from hyperpelt.tasks.meanings import before_training
+
+    found = []
+    for task in tasks:
+        if config.blind or "image" not in task.modalities:
+            splits = ["train", *evaluated(config)]
+            warnings = [f for f in before_training(task, splits, config.data_root) if f.level == "warning"]
+            found += [f"{task.name}: {f'{f.split}: ' if f.split else ''}{f.message}." for f in warnings]
+    return found
+
+
 def _metrics_fit(task: Task) -> None:
     for name in task.metrics:
         metric = metrics.get(name)

@@ -129,6 +129,8 @@ class _Run:
         for row in mixture:
             if row["num_bad_images"]:
                 reporter.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")
+        for warning in self.setup.warnings:
+            reporter.say(f"Note on {warning}")
         for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
             reporter.say(note)
 

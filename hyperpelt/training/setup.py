@@ -61,6 +61,7 @@ class Setup:
     total: int
     features: FeatureStore | None = None
     about_images: str | None = None
+    warnings: Sequence[str] = ()  # about the tasks, to be said before the first step
 
     @property
     def names(self) -> list[str]:
@@ -118,6 +119,7 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     tasks = _registered(task_names(trees))
     checks.splits_are_there(config, tasks)
     checks.answers_are_there(config, tasks)
+    warnings = checks.worth_saying(config, tasks) if show else []
     sight = images.choose_encoder(config, processes.device)
     model = _build_model(config, processes, tasks, sight)
     check_lengths(model, config.max_source_length, config.max_target_length)
@@ -129,7 +131,7 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     sampler = _make_sampler(config, processes, trees, sets)
     sampler.total = num_steps(config, sampler)
     about_images = images.told(sets, eye)
-    return Setup(config, processes, tasks, model, sets, sampler, sampler.total, features, about_images)
+    return Setup(config, processes, tasks, model, sets, sampler, sampler.total, features, about_images, warnings)
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:

@@ -49,7 +49,7 @@ def test_unknown_label_names_task_split_row_and_what_was_expected(label: int) ->
     task = make_task([{"text": "a", "label": 0}, {"text": "b", "label": label}])
     with pytest.raises(UserError) as error:
         list(task.examples("train"))
-    for part in ("test/task", "split train", "row 1", f"unknown label {label}", "0 to 1 (no, yes)"):
+    for part in ("test/task", "split train", "row 1", f"unknown label {label}", "('no', 'yes')", "counted from 0 to 1"):
         assert part in str(error.value)
 
 
@@ -65,8 +65,11 @@ def test_missing_column_names_the_nearest_one() -> None:
     ("answer", "message"),
     [
         ("maybe", "the answer 'maybe' is not a choice; expected one of 'no', 'yes'"),
-        (1.5, r"the label is 1\.5 \(float\), expected the number of a choice as a whole number, 0 to 1, or its text"),
-        (None, "the answer '' is not a choice"),
+        (
+            1.5,
+            r"the label is 1\.5 \(float\), expected the text of a choice, one of 'no', 'yes', or its place .* 0 to 1",
+        ),
+        (None, r"the row has no answer \(its label is None\); leave such rows out: Splits\(drop="),
     ],
 )
 def test_an_answer_that_is_no_choice_is_refused(answer: object, message: str) -> None:
@@ -77,6 +80,8 @@ def test_an_answer_that_is_no_choice_is_refused(answer: object, message: str) ->
 def test_scores_that_are_not_finite_are_refused() -> None:
     task = make_task(ROWS, kind="regression", choices=None, metrics=("pearson",))
     with pytest.raises(UserError, match="expected a finite number"):
+        task.example({"text": "a", "label": math.inf})
+    with pytest.raises(UserError, match=r"the row has no answer \(its label is nan"):
         task.example({"text": "a", "label": math.nan})
 
 
@@ -110,10 +115,13 @@ def test_a_source_that_fails_is_not_said_to_fail_in_rendering(source: hyperpelt.
     assert "rendering" not in str(error.value)
 
 
-def test_a_generation_with_a_number_for_a_label_says_what_is_expected() -> None:
+def test_an_open_answer_may_be_a_number_and_is_written_as_one() -> None:
     task = make_task(ROWS, kind="generation", choices=None, metrics=("squad_f1",))
-    with pytest.raises(UserError, match=r"row 3: expected a target text or a tuple of accepted answers, got 1$"):
-        task.examples("train")[3]
+    for given, written in ((1, "1"), (0.1, "0.1"), (1234567.0, "1234567"), ((2, "two"), "2")):
+        assert task.example({"text": "a", "label": given}).target == written
+    for given in (True, {"text": "a"}, ("a", None)):
+        with pytest.raises(UserError, match="expected a target text or a tuple of accepted answers, got"):
+            task.example({"text": "a", "label": given})
 
 
 def test_a_null_text_is_refused_by_its_column() -> None:
