@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.backbones import embedded
 from hyperpelt.backbones.moving import moved
+from hyperpelt.backbones.plain_text import encode
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,14 +142,15 @@ def encode_targets(
 ) -> list[list[int]]:
     """What the decoder is trained to write: the text's tokens and one EOS, for every family alike.
 
-    Never a BOS, [CLS] or language code in front: the decoder's start token is put there by the model
-    (`config.decoder_start_token_id`). With `max_length` the text is cut, never its EOS.
+    Text is text, also where it spells a special token. Never a BOS, [CLS] or language code in front: the decoder's
+    start token is put there by the model (`config.decoder_start_token_id`). With `max_length` the text is cut, never
+    its EOS.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{type(tokenizer).__name__} has no EOS token, so the decoder could not learn to stop.")
     if not texts:
         return []
-    rows = tokenizer(text_target=list(texts), add_special_tokens=False)["input_ids"]
+    rows = encode(tokenizer, texts, target=True, special_tokens=False)
     limit = None if max_length is None else max(max_length - 1, 0)
     return [[*row[:limit], tokenizer.eos_token_id] for row in rows]
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from hyperpelt.backbones.plain_text import encode, encode_framed, frame
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -31,27 +33,38 @@ def encode_inputs(
 
     endings: of each text its last part, which a cut leaves whole ("" for none) if it is short enough.
     """
-    encoded = list(tokenizer(list(texts), verbose=False)["input_ids"])
+    encoded = encode(tokenizer, texts)
     long = [index for index, ids in enumerate(encoded) if len(ids) > max_length]
-    if long:  # the tokenizer itself knows which special tokens a cut text keeps
-        again = tokenizer([texts[index] for index in long], truncation=True, max_length=max_length)["input_ids"]
-        for index, ids in zip(long, again, strict=True):
-            encoded[index] = list(ids)
-    for index in long if endings and tokenizer.is_fast else ():
-        if endings[index]:
-            encoded[index] = _cut_before(tokenizer, texts[index], endings[index], max_length) or encoded[index]
+    for index in long:
+        ending = endings[index] if endings else ""
+        cut = _cut_before(tokenizer, texts[index], ending, max_length) if ending else None
+        encoded[index] = cut or _cut(tokenizer, encoded[index], max_length)
     return encoded, len(long)
+
+
+def _cut(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], max_length: int) -> list[int]:
+    """Without what is too much of the text itself: its end, or its beginning where the tokenizer says so."""
+    before, after = frame(tokenizer)
+    body = ids[len(before) : len(ids) - len(after)]
+    room = max(0, max_length - len(before) - len(after))
+    kept = body[len(body) - room :] if tokenizer.truncation_side == "left" else body[:room]
+    return [*before, *kept, *after]
 
 
 def _cut_before(tokenizer: PreTrainedTokenizerBase, text: str, ending: str, max_length: int) -> list[int] | None:
     """The text's tokens, without those before its ending that are too many; None if the ending itself is too long."""
     assert text.endswith(ending), f"the ending {ending!r} does not end the input {text!r}"
-    whole = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids, place = list(whole["input_ids"]), len(text) - len(ending)
-    first = next(index for index, (_, end) in enumerate(whole["offset_mapping"]) if end > place)
-    kept = max_length - (len(ids) - first)
+    framed, place = encode_framed(tokenizer, text), len(text) - len(ending)
+    if framed.ends is not None:
+        first = next(index for index, end in enumerate(framed.ends) if end > place)
+        start, last = framed.body[:first], framed.body[first:]
+    else:  # a tokenizer that does not tell where its tokens stand: both parts for themselves
+        start, last = encode(tokenizer, [text[:place], ending], special_tokens=False)
+    kept = max_length - len(framed.before) - len(last) - len(framed.after)
     # Of the part before it some must be left, or there is nothing to hold the ending against.
-    return [*ids[:kept], *ids[first:]] if kept >= max_length // 4 else None
+    if kept + len(framed.before) < max_length // 4:
+        return None
+    return [*framed.before, *start[:kept], *last, *framed.after]
 
 
 def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list[list[int]], int]:

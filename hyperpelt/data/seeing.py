@@ -23,7 +23,6 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.vision.images import BadImage, content_hash, load_image, source_of
 
 if TYPE_CHECKING:
-
     from PIL.Image import Image
 
     from hyperpelt.tasks import Example, Task

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 
-VERSION = 2  # of the file's layout and of how texts become tokens
+VERSION = 3  # of the file's layout and of how texts become tokens
 RENDERED = 63  # rows, and the last one, whose rendering is part of what a set is found by
 KEY_BYTES = 32  # of an image's key
 

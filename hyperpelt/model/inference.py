@@ -6,6 +6,7 @@ M images, G cells of an image, Dv width of a cell's feature.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
 from hyperpelt.model.scoring import group, normalise
 
@@ -28,17 +30,17 @@ class Inference:
         if self.tokenizer is None:
             raise UserError("This model has no tokenizer: give one to `build`, or pass input_ids instead of text.")
         limit = getattr(self.backbone.config, "max_position_embeddings", None)
-        batch = self.tokenizer(
-            list(texts), padding=True, truncation=max_source_length is not None, max_length=max_source_length,
-            return_tensors="pt",
-        )  # fmt: skip
-        length = batch["input_ids"].shape[1]
-        if limit is not None and length > limit:
+        length = sys.maxsize if max_source_length is None else max_source_length
+        rows, _ = encode_inputs(self.tokenizer, texts, length)
+        longest = max(map(len, rows))
+        if limit is not None and longest > limit:
             raise UserError(
-                f"An input has {length} tokens, this backbone {limit} positions: shorten it, or give "
+                f"An input has {longest} tokens, this backbone {limit} positions: shorten it, or give "
                 f"max_source_length={limit}, which cuts it."
             )
-        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        ids = pad(rows, self.tokenizer.pad_token_id, 1).to(self.device)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
 
     def _rows_of(self, task: str | None, task_ids: Tensor | None, num_rows: int) -> Tensor:
         if task is not None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hyperpelt.backbones import encode_targets
+from hyperpelt.backbones.plain_text import encode
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.rows import evened
 from hyperpelt.tasks.types import Task
@@ -134,11 +136,12 @@ def tokens(
         message = f"{cut:.1%} of inputs are cut at {max_source_length} tokens (the longest has {max(num_tokens)})"
         yield Finding(level="warning" if cut > 0.1 else "note", about="tokens", split=split, message=message)
     targets = sorted({example.target for _, example in rows})
-    longest = max(_num_tokens(tokenizer, targets))
+    ids = dict(zip(targets, encode_targets(tokenizer, targets), strict=True))
+    longest = max(map(len, ids.values()))
     if longest > max_target_length:
         message = f"targets of up to {longest} tokens are cut at {max_target_length}"
         yield Finding(level="warning", about="tokens", split=split, message=message)
-    bad = {target for target in targets if tokenizer.unk_token_id in _ids(tokenizer, target)}
+    bad = {target for target in targets if tokenizer.unk_token_id in ids[target]}
     if bad and tokenizer.unk_token_id is not None:
         numbers = [number for number, example in rows if example.target in bad]
         what = f"with a target the tokenizer cannot write, such as {shorten(min(bad))!r}"
@@ -146,13 +149,13 @@ def tokens(
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return encode_targets(tokenizer, [text])[0][:-1]
 
 
 def _num_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     counts: list[int] = []
     for start in range(0, len(texts), 1024):
-        counts += map(len, tokenizer(list(texts[start : start + 1024]), verbose=False)["input_ids"])
+        counts += map(len, encode(tokenizer, texts[start : start + 1024]))
     return counts
 
 

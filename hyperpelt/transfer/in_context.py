@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hyperpelt.backbones.plain_text import encode
 from hyperpelt.tasks import Example, Task
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def prompted(
     """The same task, its inputs preceded by the instruction and the shots."""
 
     def count(text: str) -> int:
-        return len(tokenizer(text, verbose=False)["input_ids"])
+        return len(encode(tokenizer, [text])[0])
 
     order = list(shots)
     random.Random(f"{task.name} {seed} in context").shuffle(order)
