@@ -40,40 +40,29 @@ def export(
     """
     with common.stdout_for_json(as_json):
         from hyperpelt.backbones.shipped import place_for
-        from hyperpelt.export.baking import bake, export_peft
-        from hyperpelt.export.merging import export_merged
+        from hyperpelt.export import export_baked, export_merged, export_peft
         from hyperpelt.model.tuned import TunedModel
 
-        if output is not None:
-            _check_place(output, run)
+        folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
+        _check_place(folder, run)
         common.load_plugins_of(run)
         quiet_transformers()
         model = TunedModel.from_pretrained(run)
-        folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
-        if to is Form.baked:
-            bake(model, task).save_pretrained(folder)
-        else:
-            write = export_merged if to is Form.merged else export_peft
-            write(model, task, folder)
+        write = {Form.baked: export_baked, Form.merged: export_merged, Form.peft: export_peft}[to]
+        write(model, task, folder)
     if as_json:
         common.print_json({"task": task, "form": to.value, "folder": str(folder)})
     else:
         print(folder)
 
 
-def _check_place(output: Path, run: str) -> None:
-    """UserError if writing there would destroy the run that is read, or another model that is no export."""
-    from hyperpelt.model.saving import CONFIG, local_folder, read_config
+def _check_place(folder: Path, run: str) -> None:
+    """UserError if writing there would destroy the run that is read, or anything that is no export."""
+    from hyperpelt.export.placing import check_place
+    from hyperpelt.model.saving import local_folder
 
-    if output.resolve() == Path(local_folder(run)).resolve():
+    if folder.resolve() == Path(local_folder(run)).resolve():
         raise UserError(
-            f"--output {output} is the run that is read: an export there would destroy it; name another one."
+            f"--output {folder} is the run that is read: an export there would destroy it; name another one."
         )
-    if not (output / CONFIG).is_file():
-        return
-    try:
-        exported = str(read_config(output)["method"]["name"]).startswith("baked-")
-    except UserError:  # a model of another library, or damaged
-        exported = False
-    if not exported:
-        raise UserError(f"--output {output} holds a model that is no export ({output / CONFIG}): name another folder.")
+    check_place(folder)

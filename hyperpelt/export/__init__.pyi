@@ -1,2 +1,2 @@
-from .baking import bake, export_peft
+from .baking import bake, export_baked, export_peft
 from .merging import export_merged

@@ -11,18 +11,19 @@ what it cannot hold is refused by name, never dropped.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperpelt.attachment.passes import Placed
 from hyperpelt.errors import UserError
+from hyperpelt.export.placing import writing_export
+from hyperpelt.files.atomic import write_json
+from hyperpelt.files.tensors import write_tensors
 from hyperpelt.methods.base import Part, Source
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation
@@ -89,6 +90,17 @@ def static(
     return made.eval()
 
 
+def export_baked(model: TunedModel, task: str, folder: str | Path) -> Path:
+    """Write one task as a hyperpelt model of static tensors, see `bake`; returns the folder.
+
+    Raises:
+        UserError: as `bake`; the folder holds something else than an export.
+    """
+    with writing_export(Path(folder), form="baked", task=task) as new:
+        bake(model, task).save_pretrained(new)
+    return Path(folder)
+
+
 # PEFT adapters
 
 
@@ -139,7 +151,8 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     """Write one task as a PEFT adapter (`adapter_config.json`, `adapter_model.safetensors`); returns the folder.
 
     Raises:
-        UserError: the method is not of one type that PEFT has, or has two tuners where PEFT has room for one.
+        UserError: the method is not of one type that PEFT has, or has two tuners where PEFT has room for one; or the
+            folder holds something else than an export.
     """
     if model.visual is not None:
         raise UserError(f"PEFT cannot hold the visual part of method {model.method.name!r}. Use `--to baked`.")
@@ -177,9 +190,8 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
                     raise _no_room(model, "tuners", operation.path)
                 state |= written
         config = configure(baked)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config |= {"task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": model.backbone_name, "inference_mode": True}
-    save_file({name: t.contiguous() for name, t in state.items()}, str(folder / "adapter_model.safetensors"))
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
-    return folder
+    with writing_export(Path(folder), form="peft", task=task) as new:
+        write_tensors(new / "adapter_model.safetensors", state)
+        write_json(new / "adapter_config.json", config, indent=2)
+    return Path(folder)

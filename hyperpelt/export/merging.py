@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from hyperpelt.attachment.passes import Placed
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
+from hyperpelt.export.placing import writing_export
 from hyperpelt.model.tuned import TunedModel, copy_of
 from hyperpelt.operations import Operation, list_operations
 from hyperpelt.tuners import Adapter, Bias, LoRA, Norm, Scale, Tuner
@@ -67,7 +68,7 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
     """Write one task as plain transformers weights (`from_pretrained` of transformers loads them); returns the folder.
 
     Raises:
-        UserError: the method has a part that such weights cannot hold.
+        UserError: the method has a part that such weights cannot hold; the folder holds something else than an export.
     """
     merged = merge(model, task, plain=True)
     if merged.method.parts:
@@ -76,12 +77,12 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
             f"Plain weights cannot hold {left} of method {model.method.name!r}: LoRA, (IA)^3, norms, biases that the "
             "backbone has, and trained backbones can be merged. Use `--to baked`, which keeps every method."
         )
-    folder = Path(folder)
     merged.detach()
-    merged.backbone.save_pretrained(folder)
-    if merged.tokenizer is not None:
-        merged.tokenizer.save_pretrained(folder)
-    return folder
+    with writing_export(Path(folder), form="merged", task=task) as new:
+        merged.backbone.save_pretrained(new)
+        if merged.tokenizer is not None:
+            merged.tokenizer.save_pretrained(new)
+    return Path(folder)
 
 
 def mergeable(model: TunedModel, *, plain: bool = False) -> set[str]:

@@ -23,14 +23,15 @@ def building(target: Path) -> Iterator[Path]:
     new.mkdir(parents=True)
     try:
         yield new
-        _flush_all(new)
+        flush_all(new)
         _swap_in(new, target)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
 
 
-def _flush_all(folder: Path) -> None:
+def flush_all(folder: Path) -> None:
+    """Wait until all that a folder holds is on the disk, for others to read."""
     mode = folder.stat().st_mode & 0o666  # what others may do with the folder, without entering it
     for path in folder.rglob("*"):
         if path.is_file():

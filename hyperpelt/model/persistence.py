@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ from hyperpelt import __version__, methods
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.errors import UserError
 from hyperpelt.methods.assemble import unfrozen
-from hyperpelt.model import saving
+from hyperpelt.model import fingerprints, saving
 from hyperpelt.vision.spec import VisualSpec
 
 if TYPE_CHECKING:
@@ -77,13 +77,10 @@ class Persistence:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`."""
-        from hyperpelt.backbones import config_hash
-
         config = {
             "hyperpelt_version": __version__,
             "backbone": self.backbone_name,
-            "backbone_config_sha256": config_hash(self.backbone.config),
-            "backbone_weights": _frozen_fingerprint(self.backbone, self.unfrozen),
+            **fingerprints.of_backbone(self.backbone, self.tokenizer, self.unfrozen),
             "method": self.method.to_dict(),
             "visual": None if self.visual is None else self.visual.to_dict(),
             "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
@@ -124,7 +121,8 @@ class Persistence:
         else:
             name, tokenizer, backbone = "", _tokenizer_at_hand(name), in_dtype(backbone, dtype)
         method = methods.method_from_dict(config["method"])
-        _check_backbone(backbone, config, folder, name, frozenset(unfrozen(method, backbone)))
+        trained = frozenset(unfrozen(method, backbone))
+        fingerprints.check(backbone, tokenizer, config, trained, folder=folder, name=name)
         model = cls(
             backbone.to(device) if device is not None else backbone,
             method,
@@ -213,14 +211,6 @@ def in_dtype(backbone: PreTrainedModel, dtype: torch.dtype | None) -> PreTrained
     return backbone if dtype is None else backbone.to(wanted)
 
 
-def _frozen_fingerprint(backbone: PreTrainedModel, trained: Collection[str]) -> str | None:
-    """`saving.weights_fingerprint` of what stays frozen; None if nothing does."""
-    if not trained:
-        return saving.weights_fingerprint(backbone)
-    kept = {name.replace(".", "/"): p for name, p in backbone.named_parameters() if name not in trained}
-    return saving.weights_fingerprint(nn.ParameterDict(kept)) if kept else None
-
-
 def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a named backbone if it ships with the library, lies in a folder or was downloaded before."""
     from transformers import AutoTokenizer
@@ -233,23 +223,3 @@ def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
         return AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _check_backbone(
-    backbone: PreTrainedModel, config: Mapping[str, Any], folder: Path, name: str, trained: Collection[str]
-) -> None:
-    from hyperpelt.backbones import config_hash
-
-    got, expected = config_hash(backbone.config), config["backbone_config_sha256"]
-    if got != expected:
-        raise UserError(
-            f"The model in {folder} was trained on backbone {config['backbone']!r} (configuration {expected[:12]}), "
-            f"but {name or type(backbone).__name__!r} has configuration {got[:12]}. Load it over its own backbone."
-        )
-    weights = config["backbone_weights"]
-    # Older files have none where a part of the backbone is trained.
-    if weights is not None and _frozen_fingerprint(backbone, trained) != weights:
-        raise UserError(
-            f"The backbone {name or type(backbone).__name__!r} has the right shape for the model in {folder} but other "
-            f"weights than {config['backbone']!r} had in training. Load it over the same weights."
-        )

@@ -10,33 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperpelt.backbones import shipped
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders
+from hyperpelt.files import tensors as tensor_files
+from hyperpelt.files.atomic import replacing
+from hyperpelt.files.names import hidden, leftovers
+from hyperpelt.files.reading import Damaged, read_object
+from hyperpelt.files.tensors import write_tensors
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
 FORMAT = 1
-
-
-def weights_fingerprint(backbone: nn.Module) -> str:
-    """A short hash of a few of the backbone's weights, equal for float32 and bfloat16 copies of the same model.
-
-    Tells a t5-base from another model of the same shape without reading hundreds of megabytes.
-    """
-    digest = hashlib.sha256()
-    named = sorted((name, p) for name, p in backbone.named_parameters() if p.dim() >= 1)
-    for _, parameter in named[:: max(1, len(named) // 8)]:
-        head = parameter.detach().flatten()[:256].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(head.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _hash(data: Mapping[str, Any]) -> str:
@@ -49,30 +41,84 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file under another name and move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors writes for its owner alone
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write both files. `config.json` comes last and holds the other's hash, so it vouches for the whole."""
+    """Write both files. `config.json` comes last and holds the other's hash, so it vouches for the whole.
+
+    A model that is replaced stays readable until then: its tensors are kept under another name for as long.
+
+    Raises:
+        UserError: the folder holds another library's model.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt"}
-    _replace(folder / TENSORS, lambda path: save_file(plain, str(path), metadata=metadata))
-    full = {"format": FORMAT, **config, "tensors_sha256": _file_hash(folder / TENSORS)}
-    full["config_sha256"] = _hash(full)
-    text = json.dumps(full, indent=2) + "\n"
-    _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf8"))
+    _refuse_foreign(folder)
+    _clean(folder)
+    kept = _keep(folder / TENSORS)
+    try:
+        with replacing(folder / CONFIG) as new_config, replacing(folder / TENSORS) as new_tensors:
+            write_tensors(new_tensors, tensors, {"format": "pt"})
+            full = {"format": FORMAT, **config, "tensors_sha256": _file_hash(new_tensors)}
+            full["config_sha256"] = _hash(full)
+            new_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf8")
+    except BaseException:
+        recover(folder, everyone=True)
+        raise
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    try:
+        config = read_object(folder / CONFIG)
+    except (FileNotFoundError, Damaged):
+        return
+    if not {"method", "tasks"} <= config.keys():
+        raise UserError(f"{folder / CONFIG} belongs to a model of another kind: save into another folder.")
+
+
+def _keep(path: Path) -> Path | None:
+    """A second name for a file that is about to be replaced; None if there is no file."""
+    if not path.is_file():
+        return None
+    kept = hidden(path, "old")
+    try:
+        os.link(path, kept)
+    except OSError:  # not every file system has links
+        shutil.copy2(path, kept)
+    return kept
+
+
+def recover(folder: Path, *, everyone: bool = False) -> None:
+    """After a write that was killed between the two files: the former tensors beside their `config.json` again.
+
+    everyone: what living processes keep, too.
+    """
+    kept = [one.path for one in leftovers(folder, re.escape(TENSORS), everyone=everyone) if one.kind == "old"]
+    if not kept:
+        return
+    expected = _expected(folder)
+    if expected is not None and not _is(folder / TENSORS, expected):
+        former = next((path for path in kept if _is(path, expected)), None)
+        if former is not None:
+            os.replace(former, folder / TENSORS)
+    for path in kept:
+        path.unlink(missing_ok=True)
+
+
+def _clean(folder: Path) -> None:
+    recover(folder)
+    folders.recover(folder, "|".join(map(re.escape, (CONFIG, TENSORS))))
+
+
+def _expected(folder: Path) -> str | None:
+    try:
+        return read_config(folder).get("tensors_sha256")
+    except UserError:
+        return None
+
+
+def _is(path: Path, expected: str) -> bool:
+    return path.is_file() and _file_hash(path) == expected
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -88,12 +134,10 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"hyperpelt: {', '.join(shipped.names())}."
         )
     try:
-        config = json.loads(path.read_text(encoding="utf8"))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}): truncated or edited. Restore it or train again."
-        ) from None
-    if not isinstance(config, dict) or "method" not in config or "tasks" not in config:
+        config = read_object(path)
+    except Damaged as problem:
+        raise Damaged(f"{problem} Restore it or train again.") from None
+    if "method" not in config or "tasks" not in config:
         raise UserError(f"{path} is not the configuration of a hyperpelt model: it has no `method` and `tasks`.")
     if config.get("format", 0) > FORMAT:
         raise UserError(
@@ -117,15 +161,16 @@ def read_tensors(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Ten
     if not path.is_file():
         raise UserError(f"{path} is missing: the folder holds a model's configuration without its tensors.")
     got, expected = _file_hash(path), config.get("tensors_sha256")
+    if got != expected:  # another process may be replacing it, or was killed while it did
+        former = [one.path for one in leftovers(path.parent, re.escape(TENSORS), everyone=True) if one.kind == "old"]
+        path = next((kept for kept in former if _is(kept, str(expected))), path)
+        got = _file_hash(path)
     if got != expected:
         raise UserError(
             f"{path} is truncated or was changed: SHA-256 is {got[:12]}..., config.json says {str(expected)[:12]}.... "
             "Copy the file again or go back to a checkpoint."
         )
-    try:
-        return load_file(str(path))
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}.") from None
+    return tensor_files.read_tensors(path)
 
 
 def local_folder(folder: str | Path) -> Path:

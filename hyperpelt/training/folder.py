@@ -19,7 +19,7 @@ from hyperpelt.files import atomic, folders
 from hyperpelt.files.locks import LOCK, FolderLock
 from hyperpelt.files.manifests import MANIFEST
 from hyperpelt.files.reading import Damaged, read_object
-from hyperpelt.model.saving import local_folder
+from hyperpelt.model import saving
 from hyperpelt.training import checkpoints, replaced
 from hyperpelt.training.checkpoints import list_checkpoints
 from hyperpelt.training.distributed import Processes
@@ -86,6 +86,7 @@ class RunFolder:
         """Be the only process that writes here, and mend what killed ones left."""
         self.lock.acquire()
         self.locked = True
+        saving.recover(self.path)
         folders.recover(self.path, "|".join(map(re.escape, OURS)))
         checkpoints.recover(self.checkpoints)
         replaced.settle(self.path)
@@ -139,7 +140,7 @@ def _check_place(config: RunConfig, path: Path) -> None:
     place = path.resolve()
     read = {"backbone": config.backbone, "image_encoder": config.image_encoder}
     if config.from_run is not None:
-        read["from_run"] = str(local_folder(config.from_run))
+        read["from_run"] = str(saving.local_folder(config.from_run))
     for key, name in read.items():
         source = Path(name).resolve()
         if source.exists() and (source == place or any(source.is_relative_to(place / ours) for ours in OURS)):

@@ -405,7 +405,7 @@ def test_an_export_never_takes_the_place_of_a_run(copy, run, shell, tmp_path):
     for form in ("baked", "merged", "peft"):
         arguments = ("--task", "toy/mood", "--to", form, "--output")
         assert "is the run that is read" in shell.fails("export", copy, *arguments, alias)
-        assert "holds a model that is no export" in shell.fails("export", run, *arguments, copy)
+        assert "which is no part of an export" in shell.fails("export", run, *arguments, copy)
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
     for _ in range(2):  # an export may be made anew
         assert shell("export", run, "--task", "toy/mood", "--output", tmp_path / "baked")[0] == 0

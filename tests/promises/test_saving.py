@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from file_events import killed_at_each_event
+from safetensors.torch import load_file, save_file
 from small_models import make_bart, make_t5
 from support import TASKS, batch, disturb, small
 
@@ -112,10 +113,74 @@ def test_a_killed_write_leaves_the_old_model_whole(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(saving.os, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             model.save_pretrained(run)
     assert sorted(os.listdir(run)) == ["config.json", "model.safetensors"]
+    TunedModel.from_pretrained(run)
+
+
+def test_no_kill_takes_away_a_model_that_is_saved_again(run, tmp_path):
+    model = TunedModel.from_pretrained(run)
+    config = saving.read_config(run)
+    old = {name: tensor.clone() for name, tensor in saving.read_tensors(run, config).items()}
+    new = {name: tensor + 1 for name, tensor in old.items()}
+    name, seen = next(iter(old)), set()
+    for _ in killed_at_each_event(lambda: saving.write(run, config, new), lambda: saving.write(run, config, old)):
+        found = saving.read_tensors(run, saving.read_config(run))
+        assert any(torch.equal(found[name], whole[name]) for whole in (old, new))
+        seen.add(torch.equal(found[name], new[name]))
+        saving.recover(run)
+        assert torch.equal(saving.read_tensors(run, saving.read_config(run))[name], found[name])
+    assert seen == {True, False}
+    model.save_pretrained(run)
+    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors"]
+
+
+def test_a_model_of_another_kind_is_not_replaced(run, tmp_path):
+    before = (tmp_path / "backbone" / "config.json").read_bytes()
+    with pytest.raises(UserError, match="model of another kind"):
+        TunedModel.from_pretrained(run).save_pretrained(tmp_path / "backbone")
+    assert (tmp_path / "backbone" / "config.json").read_bytes() == before
+
+
+def change_one_bit(path: Path, name: str, place: int) -> None:
+    tensors = load_file(path)
+    tensors[name].view(torch.int32).flatten()[place] ^= 1
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def test_a_flipped_bit_of_the_backbone_is_found_when_its_run_is_loaded(run, tmp_path):
+    path = tmp_path / "backbone" / "model.safetensors"
+    name = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    change_one_bit(path, name, 300)
+    with pytest.raises(UserError, match="not, value for value, the one that the model in"):
+        TunedModel.from_pretrained(run)
+    change_one_bit(path, name, 300)
+    TunedModel.from_pretrained(run)
+    TunedModel.from_pretrained(run, dtype=torch.bfloat16)
+    TunedModel.from_pretrained(run, backbone=make_t5(seed=4).to(torch.bfloat16), dtype=torch.float32)
+
+
+def test_a_tokenizer_that_lost_a_file_or_changed_is_refused(run, tmp_path):
+    from transformers import T5Tokenizer
+
+    other = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("b", -1.0)])
+    kept = {path: path.read_bytes() for path in (tmp_path / "backbone").glob("*token*")}
+    other.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(UserError, match=r"tokenizer of .* is not the one that the model in"):
+        TunedModel.from_pretrained(run)
+    for path, content in kept.items():
+        path.write_bytes(content)
+    TunedModel.from_pretrained(run)
+
+
+def test_models_of_earlier_versions_are_loaded(run):
+    config = json.loads((run / "config.json").read_text())
+    for key in ("backbone_xxh3", "tokenizer_xxh3"):
+        del config[key]
+    config["config_sha256"] = saving._hash(config)
+    (run / "config.json").write_text(json.dumps(config))
     TunedModel.from_pretrained(run)
 
 
@@ -173,7 +238,7 @@ def test_what_stays_frozen_beside_trained_parameters_is_checked(tmp_path):
     with pytest.raises(UserError, match="other weights"):
         TunedModel.from_pretrained(tmp_path, backbone=make_t5(seed=77))
     # Older files say nothing of it.
-    config = json.loads((tmp_path / "config.json").read_text()) | {"backbone_weights": None}
+    config = json.loads((tmp_path / "config.json").read_text()) | {"backbone_weights": None, "backbone_xxh3": None}
     config["config_sha256"] = saving._hash(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     TunedModel.from_pretrained(tmp_path, backbone=make_t5(seed=77))
