@@ -11,8 +11,9 @@ same set at once.
 
 from __future__ import annotations
 
+import glob
 import json
-import os
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -27,6 +28,8 @@ from hyperpelt.config.caching import user_cache, writable
 from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
 from hyperpelt.data.making import Columns, cut_targets, encode_inputs, see_again, tokenise
 from hyperpelt.errors import UserError
+from hyperpelt.files import checksums, folders
+from hyperpelt.files.atomic import replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 
+_log = logging.getLogger(__name__)
 VERSION = 3  # of the file's layout and of how texts become tokens
 RENDERED = 63  # rows, and the last one, whose rendering is part of what a set is found by
 KEY_BYTES = 32  # of an image's key
@@ -67,7 +71,10 @@ class TokenizedSet:
         self._further = {name: _ragged(table.column(name)) for name in further if name in table.schema.names}
         self.weights: Float[np.ndarray, " N"] = table.column("weight").to_numpy()
         self.numbers: Int[np.ndarray, " N"] = table.column("number").to_numpy()
-        about = json.loads(table.schema.metadata[b"hyperpelt"])
+        self.columns = {name: table.column(name) for name in table.schema.names}
+        self.about: dict[str, Any] = json.loads(table.schema.metadata[b"hyperpelt"])
+        self.checksum: str | None = self.about.get("xxh3")
+        about = self.about
         self.task: str = about["task"]
         self.split: str = about["split"]
         self.fingerprint: str = about["fingerprint"]
@@ -175,6 +182,7 @@ class TokenizedSet:
         folder = cache_folder(cache_dir)
         path = folder / f"{re.sub('[^a-z0-9_.-]+', '-', task.name)}-{split}-{key}.arrow"
         with FileLock(path.with_suffix(".lock")):
+            _clear_away(path)
             found = _open_whole(path)
             if found is None:
                 columns = Columns(tokenizer, **lengths)
@@ -212,13 +220,36 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 
 def _open_whole(path: Path) -> TokenizedSet | None:
-    """The cached set, or None if it is absent or damaged (then it is made again)."""
-    import pyarrow as pa
-
-    try:
-        return TokenizedSet(path)
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError, json.JSONDecodeError):
+    """The cached set, or None if it is absent or not as it was written (then it is made again)."""
+    if not path.exists():
         return None
+    try:
+        found = TokenizedSet(path)
+        if found.checksum == _checksum(found.columns, found.about):
+            return found
+        reason = "its checksum differs" if found.checksum else "it is of an earlier version"
+    except Exception as problem:  # whatever is wrong with it, it can be made again
+        reason = str(problem)
+    _log.warning("%s is not as it was written (%s): its rows are tokenised again.", path, reason)
+    return None
+
+
+def _clear_away(path: Path) -> None:
+    """What killed processes left of this set; who holds its lock is the only one at work on it."""
+    folders.recover(path.parent, re.escape(path.name), everyone=True)
+    for earlier in path.parent.glob(f"{glob.escape(path.stem)}.*.tmp"):  # as earlier versions wrote
+        earlier.unlink(missing_ok=True)
+
+
+def _checksum(columns: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Of every value of a set, and of what is said of it."""
+    rest = {key: value for key, value in about.items() if key != "xxh3"}
+    parts = [checksums.of_json(rest).encode()]
+    for name, column in columns.items():
+        parts += [name.encode(), str(column.type).encode()]
+        ragged = hasattr(column, "offsets")
+        parts += [column.offsets.to_numpy(), column.values.to_numpy()] if ragged else [column.to_numpy()]
+    return checksums.of_parts(parts)
 
 
 def _write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -227,15 +258,15 @@ def _write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> 
     arrays = {
         name: _as_ragged(values) if isinstance(values, list) else pa.array(values) for name, values in columns.items()
     }
+    about = {**about, "xxh3": _checksum(arrays, about)}
     schema = pa.schema([pa.field(name, array.type) for name, array in arrays.items()])
     schema = schema.with_metadata({"hyperpelt": json.dumps(about)})
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-            writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
 
 
 def _as_ragged(rows: Sequence[Sequence[int]]) -> Any:

@@ -454,6 +454,33 @@ def test_a_cached_set_is_found_and_anything_that_matters_makes_another(tiny_toke
     assert len({found.path for found in [first, *others]}) == len(others) + 1
 
 
+def test_a_flipped_bit_of_a_cache_file_never_reaches_training(tiny_tokenizer, tmp_path, caplog):
+    def rows():
+        found = tokens(make_task("unit/flipped"), tiny_tokenizer, tmp_path)
+        about = (found.num_cut_sources, found.num_cut_targets, found.task, found.fingerprint)
+        return about, [(row.input_ids.tolist(), row.labels.tolist(), row.weight, row.number) for row in found]
+
+    whole = rows()
+    (path,) = (tmp_path / "tokenized").glob("*.arrow")
+    content = path.read_bytes()
+    for place in range(0, len(content), len(content) // 60):
+        flipped = bytearray(content)
+        flipped[place] ^= 4
+        path.unlink()  # files in use are never written into
+        path.write_bytes(flipped)
+        assert rows() == whole, f"byte {place} of {len(content)}"
+    assert any(f"{path} is not as it was written" in record.getMessage() for record in caplog.records)
+    assert "tokenised again" in caplog.text
+
+
+def test_what_killed_processes_left_of_a_set_is_cleared_away(tiny_tokenizer, tmp_path):
+    path = tokens(make_task("unit/killed"), tiny_tokenizer, tmp_path).path
+    for name in (f".{path.name}.here-1-1.tmp", f"{path.stem}.4711.tmp"):
+        (path.parent / name).write_bytes(b"half")
+    tokens(make_task("unit/killed"), tiny_tokenizer, tmp_path)
+    assert {file.name for file in path.parent.iterdir()} == {path.name, path.with_suffix(".lock").name}
+
+
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "overwritten"])
 def test_a_damaged_cache_file_is_made_again(tiny_tokenizer, tmp_path, damage):
     found = tokens(make_task("unit/damage"), tiny_tokenizer, tmp_path)
