@@ -6,13 +6,13 @@ first, the newest never; none goes that holds what the process at work has asked
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hyperpelt.config.sizes import as_text
 from hyperpelt.errors import UserError
+from hyperpelt.files.atomic import write_json
+from hyperpelt.files.reading import Damaged, read_object
 
 LIMIT = "limit.json"
 
@@ -21,14 +21,24 @@ def limit_of(folder: Path, given: int | None) -> int | None:
     """The limit in bytes, None if there is none. **given**: a new one, which is kept; 0: none from now on."""
     path = folder / LIMIT
     if given is None:
-        return json.loads(path.read_text(encoding="utf8"))["max_bytes"] if path.is_file() else None
+        return _kept(path)
     if given == 0:
         path.unlink(missing_ok=True)
         return None
-    temporary = path.with_name(f".{LIMIT}-{os.getpid()}")
-    temporary.write_text(json.dumps({"max_bytes": given}) + "\n", encoding="utf8")
-    os.replace(temporary, path)
+    write_json(path, {"max_bytes": given})
     return given
+
+
+def _kept(path: Path) -> int | None:
+    try:
+        limit = read_object(path).get("max_bytes")
+    except FileNotFoundError:
+        return None
+    except Damaged as problem:
+        raise UserError(f"{problem} It says how large the feature store may grow: set features_max_size.") from None
+    if not isinstance(limit, int) or limit < 1:
+        raise UserError(f"{path} says max_bytes={limit!r}, expected a number of bytes: set features_max_size.")
+    return limit
 
 
 def most(max_bytes: int | None) -> str:

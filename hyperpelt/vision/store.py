@@ -6,16 +6,17 @@
     store.read(keys)                never runs an encoder
 
 `folder/<fingerprint>-<dtype>/` holds `store.json` (what the features are) and shards `00000001.safetensors`, each
-with `keys` [n, 16] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never
+with `keys` [n, 32] and `features` [n, G, Dv]. A shard is written under another name and moved into place, and never
 changes after: there is no index that could disagree with the shards, and a kill leaves at most a temporary file, which
-the next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory.
+the next writer removes. Writers take a file lock; readers take none. Reading maps the shards into memory. A damaged
+shard (see `shards`) is left out, and said: its images count as never seen, and the next writer removes it.
 
 Legend: N images, G cells, Dv width of a feature.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,16 +27,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperpelt.config.caching import user_cache
 from hyperpelt.config.sizes import as_text
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.files import folders
+from hyperpelt.files.atomic import write_json
+from hyperpelt.files.reading import Damaged, read_object
 from hyperpelt.vision import room
 from hyperpelt.vision.base import BATCH_SIZE, ImageEncoder
 from hyperpelt.vision.images import content_hash, load_image
+from hyperpelt.vision.shards import SUFFIX, Shards, write_shard
 from hyperpelt.vision.spec import VisualSpec
 
 if TYPE_CHECKING:
@@ -43,9 +46,11 @@ if TYPE_CHECKING:
 
     Load = Callable[[Any], Image]
 
+_log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 SHARD_BYTES = 64 * 2**20
-ABOUT, SUFFIX, TEMPORARY, LOCK = "store.json", ".safetensors", ".tmp-", ".lock"
+DECISIVE = ("fingerprint", "grid", "dim", "dtype")  # of a store's description
+ABOUT, TEMPORARY, LOCK = "store.json", ".tmp-", ".lock"
 
 
 def default_folder() -> Path:
@@ -95,37 +100,38 @@ class FeatureStore:
         self.dtype, self.shard_bytes, self.hold = dtype, shard_bytes, hold
         self.hits = self.misses = self.removed = 0
         self._held: set[str] = set()
-        self._places: dict[str, tuple[str, int]] = {}
-        self._known: set[str] = set()
-        self._open: dict[str, Any] = {}
+        self._shards = Shards(self.folder)
         self._begin()
         self.max_bytes = room.limit_of(self.folder, max_bytes)
         self.refresh()
 
     def _begin(self) -> None:
+        """Say what the features are. The folder's name holds the fingerprint, so the description can be made again."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        about = {**self.spec.to_dict(), "dtype": self.dtype}
-        path = self.folder / ABOUT
-        if not path.is_file():
-            temporary = path.with_name(f"{TEMPORARY}{os.getpid()}")
-            temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf8")
-            os.replace(temporary, path)
-        kept = json.loads(path.read_text(encoding="utf8"))
-        wanted = {"fingerprint": self.spec.fingerprint, "grid": list(self.spec.grid), "dim": self.spec.dim}
-        assert wanted == {key: kept[key] for key in wanted}, f"{path} describes other features"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a process of its own (a loader's worker): maps are opened anew there."""
-        return {**self.__dict__, "_open": {}}
+        path, about = self.folder / ABOUT, {**self.spec.to_dict(), "dtype": self.dtype}
+        try:
+            kept = read_object(path)
+            reason = f"{path} describes other features." if any(kept.get(key) != about[key] for key in DECISIVE) else ""
+        except FileNotFoundError:
+            reason = "new"
+        except Damaged as problem:
+            reason = str(problem)
+        if reason:
+            write_json(path, about, indent=2)
+        if reason not in ("", "new"):
+            _log.warning("%s It is written again.", reason)
 
     def __contains__(self, key: str) -> bool:
-        place = self._places.get(key)
-        if place is not None and self.hold:
+        """Whether the image's features can be read, whole."""
+        place = self._shards.places.get(key)
+        if place is None or not self._shards.is_whole(place[0]):
+            return False
+        if self.hold:
             self._held.add(place[0])
-        return place is not None
+        return True
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._shards.places)
 
     @property
     def hit_rate(self) -> float:
@@ -134,7 +140,7 @@ class FeatureStore:
 
     def shards(self) -> list[Path]:
         """The shards on disk, oldest first."""
-        return sorted(path for path in self.folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        return self._shards.paths()
 
     def num_bytes(self) -> int:
         """Bytes of all shards on disk."""
@@ -144,36 +150,14 @@ class FeatureStore:
         """How large the store is and may be, and where."""
         return f"{as_text(self.num_bytes())}{room.most(self.max_bytes)} in {self.folder}"
 
+    @property
+    def damage(self) -> str | None:
+        """What is said of damaged shards, if there are any."""
+        return " ".join(self._shards.damaged.values()) or None
+
     def refresh(self) -> None:
         """Take notice of the shards that other processes have written or removed."""
-        names = {path.name for path in self.shards()}
-        for name in self._known - names:
-            self._forget(name)
-        for name in sorted(names - self._known):
-            self._index(name)
-
-    def _forget(self, name: str) -> None:
-        self._known.discard(name)
-        self._open.pop(name, None)
-        self._places = {key: place for key, place in self._places.items() if place[0] != name}
-
-    def _index(self, name: str) -> None:
-        try:
-            keys = self._shard(name).get_tensor("keys")
-        except FileNotFoundError:  # removed by another process a moment ago
-            return
-        self._known.add(name)
-        for row, key in enumerate(keys.numpy()):
-            self._places[key.tobytes().hex()] = (name, row)
-
-    def _shard(self, name: str) -> Any:
-        if name not in self._open:
-            path = self.folder / name
-            try:
-                self._open[name] = safe_open(path, framework="pt")
-            except SafetensorError as error:
-                raise UserError(f"{path} is damaged ({error}): remove the file, its images are encoded anew.") from None
-        return self._open[name]
+        self._shards.refresh()
 
     def read(self, keys: Sequence[str]) -> Float[Tensor, "N G Dv"]:
         """Features of images by content key, float32.
@@ -181,19 +165,19 @@ class FeatureStore:
         Raises:
             UserError: one of them is not in the store.
         """
-        if any(key not in self._places for key in keys):
+        if any(key not in self._shards.places for key in keys):
             self.refresh()
-        missing = [key for key in keys if key not in self._places]
+        missing = [key for key in keys if key not in self]
         if missing:
+            damage = f" ({self.damage})" if self.damage else ""
             raise UserError(
                 f"The feature store {self.folder} lacks {len(missing)} of {len(keys)} images, one with content key "
-                f"{missing[0][:12]}...: run `hyperpelt features build` for the tasks and this encoder."
+                f"{missing[0][:12]}...{damage}: run `hyperpelt features build` for the tasks and this encoder."
             )
         features = torch.empty(len(keys), self.spec.cells, self.spec.dim)
         try:
             for i, key in enumerate(keys):
-                name, row = self._places[key]
-                features[i] = self._shard(name).get_slice("features")[row : row + 1][0]
+                features[i] = self._shards.read(key)
         except FileNotFoundError:  # another process has made room since
             self.refresh()
             return self.read(keys)
@@ -215,7 +199,7 @@ class FeatureStore:
             UserError: an image is missing and there is no encoder.
         """
         keys = [content_hash(image) for image in images] if keys is None else list(keys)
-        if any(key not in self._places for key in keys):
+        if any(key not in self._shards.places for key in keys):
             self.refresh()
         absent = {key: image for key, image in zip(keys, images, strict=True) if key not in self}
         self.misses += len(absent)
@@ -255,7 +239,7 @@ class FeatureStore:
         for image in images:
             key = content_hash(image)
             built.seen += 1
-            if key not in self._places and key not in made and key not in waiting:
+            if key not in made and key not in waiting and key not in self:
                 waiting[key] = image
                 built.encoded += 1
             if len(waiting) >= batch_size:
@@ -276,7 +260,8 @@ class FeatureStore:
         """The only writer among all processes; what killed ones have left is removed."""
         with FileLock(self.folder / LOCK):
             self._begin()  # `features clear` may have taken it away
-            for path in self.folder.glob(f"{TEMPORARY}*{SUFFIX}"):
+            folders.recover(self.folder, ".*", everyone=True)
+            for path in self.folder.glob(f"{TEMPORARY}*"):  # as earlier versions wrote
                 path.unlink(missing_ok=True)
             self.refresh()
             yield
@@ -284,24 +269,20 @@ class FeatureStore:
     def _write(self, made: dict[str, Float[Tensor, "G Dv"]]) -> None:
         """Keep new features as one shard; what another process has kept meanwhile is left out."""
         with self._writing():
-            new = {key: features for key, features in made.items() if key not in self._places}
+            new = {key: features for key, features in made.items() if key not in self._shards.places}
             if not new:
                 return
             shards = self.shards()
             number = int(shards[-1].name.removesuffix(SUFFIX)) + 1 if shards else 1
             final = self.folder / f"{number:08d}{SUFFIX}"
-            keys = torch.tensor([list(bytes.fromhex(key)) for key in new], dtype=torch.uint8)
-            temporary = self.folder / f"{TEMPORARY}{os.getpid()}{SUFFIX}"
-            save_file({"keys": keys, "features": torch.stack(list(new.values()))}, str(temporary))
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, final)
-            self._index(final.name)
+            write_shard(final, new)
+            self._shards.remove_damaged()
+            self._shards.index(final.name)
             if self.hold:
                 self._held.add(final.name)
             self._shrink()
 
     def _shrink(self) -> None:
         for path in room.make_room(self.shards(), self.max_bytes, self._held):
-            self._forget(path.name)
+            self._shards.forget(path.name)
             self.removed += 1

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.files import folders
+from hyperpelt.files.reading import read_object
 from hyperpelt.vision.room import LIMIT
+from hyperpelt.vision.shards import SUFFIX
 from hyperpelt.vision.spec import VisualSpec
-from hyperpelt.vision.store import ABOUT, LOCK, SUFFIX, TEMPORARY, FeatureStore, default_folder
+from hyperpelt.vision.store import ABOUT, LOCK, TEMPORARY, FeatureStore, default_folder
 
 
 def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
@@ -22,20 +25,26 @@ def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
     root = Path(folder) if folder is not None else default_folder()
     found = []
     for about in sorted(root.glob(f"*/{ABOUT}")):
-        described = json.loads(about.read_text(encoding="utf8"))
         shards = [path for path in about.parent.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
         sizes = {"shards": len(shards), "bytes": sum(path.stat().st_size for path in shards)}
-        found.append({**described, **sizes, **_held(root, described), "path": str(about.parent)})
+        found.append({**_described(root, about), **sizes, "path": str(about.parent)})
     return found
 
 
-def _held(root: Path, described: dict[str, Any]) -> dict[str, Any]:
-    spec = VisualSpec.from_dict({key: value for key, value in described.items() if key != "dtype"})
+def _described(root: Path, about: Path) -> dict[str, Any]:
+    """What a store's description says, and what is in it; of a damaged one what its folder's name says."""
     try:
+        described = read_object(about)
+        spec = VisualSpec.from_dict({key: value for key, value in described.items() if key != "dtype"})
         store = FeatureStore(root, spec, dtype=described["dtype"])
-    except UserError as problem:
-        return {"images": None, "max_bytes": None, "damage": str(problem)}
-    return {"images": len(store), "max_bytes": store.max_bytes, "damage": None}
+        damage = store.damage
+        held = {"images": None if damage else len(store), "max_bytes": store.max_bytes, "damage": damage}
+    except (UserError, TypeError, KeyError, ValueError) as problem:
+        damage = str(problem) if isinstance(problem, UserError) else f"{about} is not as it was written ({problem})."
+        fingerprint, _, dtype = about.parent.name.partition("-")
+        described = {**asdict(VisualSpec(dim=0, grid=(0, 0), fingerprint=fingerprint)), "dtype": dtype}
+        held = {"images": None, "max_bytes": None, "damage": damage}
+    return {**described, **held}
 
 
 def clear(folder: str | Path | None = None, *, encoder: str | None = None) -> list[dict[str, Any]]:
@@ -50,6 +59,7 @@ def clear(folder: str | Path | None = None, *, encoder: str | None = None) -> li
     for store in chosen:
         path = Path(store["path"])
         with FileLock(path / LOCK):
+            folders.recover(path, ".*", everyone=True)
             # The description goes last but the lock: a kill in between leaves an emptier store, not a strange one.
             for file in [*path.glob(f"*{SUFFIX}"), *path.glob(f"{TEMPORARY}*"), path / LIMIT, path / ABOUT]:
                 file.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from PIL import Image
 from hyperpelt.errors import UserError
 from hyperpelt.vision import FeatureStore, content_hash, load_image_encoder
 from hyperpelt.vision.base import ImageEncoder
+from hyperpelt.vision.shards import Shard
 from hyperpelt.vision.stores import clear, list_stores
 
 
@@ -166,13 +167,78 @@ def test_another_reader_sees_shards_come_and_go(tmp_path):
         reader.read([key])
 
 
-def test_a_damaged_shard_is_named(tmp_path):
+def damage(path, how):
+    content = path.read_bytes()
+    path.unlink()  # it may be mapped
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    path.write_bytes({"cut": content[:50], "flipped": bytes(flipped), "emptied": b""}[how])
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "emptied"])
+def test_a_damaged_shard_is_left_out_and_its_images_are_encoded_again(tmp_path, how, caplog):
     store = FeatureStore(tmp_path, Means())
     store.features([picture(1)])
-    path = store.shards()[0]
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=rf"{path.name} is damaged .* remove the file"):
+    store.features([picture(2)])
+    whole, path = store.features([picture(1), picture(2)]), store.shards()[0]
+    damage(path, how)
+    keys = [content_hash(picture(n)) for n in (1, 2)]
+    reader = FeatureStore(tmp_path, Means().spec)
+    with pytest.raises(UserError, match=rf"lacks 1 of 2 images.*{path.name} is damaged.*features build"):
+        reader.read(keys)
+    assert f"{path} is damaged" in caplog.text
+    assert "encoded again" in caplog.text
+    assert keys[0] not in reader
+    encoder = Means()
+    again = FeatureStore(tmp_path, encoder)
+    assert torch.equal(again.features([picture(1), picture(2)]), whole)
+    assert encoder.seen == 1
+    assert not path.exists()
+    assert torch.equal(FeatureStore(tmp_path, Means().spec).read(keys), whole)
+    assert torch.equal(pickle.loads(pickle.dumps(again)).read(keys), whole)
+
+
+def test_building_encodes_again_what_a_damaged_shard_held(tmp_path):
+    FeatureStore(tmp_path, Means(), shard_bytes=2 * ONE).build([picture(n) for n in range(6)], batch_size=2)
+    damage(FeatureStore(tmp_path, Means()).shards()[1], "flipped")
+    built = FeatureStore(tmp_path, Means()).build([picture(n) for n in range(6)])
+    assert (built.encoded, built.known) == (2, 4)
+
+
+def test_shards_of_earlier_versions_are_read(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    store = FeatureStore(tmp_path, Means())
+    whole = store.features([picture(1)])
+    save_file(load_file(store.shards()[0]), store.shards()[0])
+    assert torch.equal(FeatureStore(tmp_path, Means().spec).read([content_hash(picture(1))]), whole)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": 3}'])
+def test_a_damaged_description_is_shown_cleared_and_written_again(tmp_path, content, caplog):
+    store = FeatureStore(tmp_path, Means())
+    whole = store.features([picture(1)])
+    about = store.folder / "store.json"
+    kept = about.read_text()
+    about.write_text(content)
+    (listed,) = list_stores(tmp_path)
+    assert "store.json" in listed["damage"]
+    assert listed["fingerprint"] == ("ab" * 32)[:16]
+    assert torch.equal(FeatureStore(tmp_path, Means().spec).read([content_hash(picture(1))]), whole)
+    assert "is written again" in caplog.text
+    assert about.read_text() == kept
+    about.write_text(content)
+    assert len(clear(tmp_path, encoder="abab")) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"max_bytes": "many"}'])
+def test_a_damaged_limit_is_named(tmp_path, content):
+    store = FeatureStore(tmp_path, Means(), max_bytes=1500)
+    (store.folder / "limit.json").write_text(content)
+    with pytest.raises(UserError, match=r"limit\.json .*set features_max_size"):
         FeatureStore(tmp_path, Means())
+    assert FeatureStore(tmp_path, Means(), max_bytes=1500).max_bytes == 1500
 
 
 def test_a_store_with_a_damaged_shard_is_shown_and_cleared(tmp_path):
@@ -252,9 +318,7 @@ def test_two_processes_fill_one_store_together(tmp_path):
     assert len(store) == 90
     images = [picture(n) for n in range(90)]
     assert torch.equal(store.features(images), Means().encode(images))
-    kept = sum(
-        FeatureStore(tmp_path, Means().spec)._shard(path.name).get_tensor("keys").shape[0] for path in store.shards()
-    )
+    kept = sum(len(Shard(path).keys) for path in store.shards())
     assert kept == 90, "no image is kept twice"
 
 
