@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
+from hyperpelt.files.atomic import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def evaluate(
         results = replace(results, model={**results.model, "seed": settings.seed})
     content = results.as_dict()
     if output is not None:
-        output.write_text(json.dumps(content, indent=2), encoding="utf8")
+        write_json(output, content, indent=2)
     if as_json:
         common.print_json(content)
         return

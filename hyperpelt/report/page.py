@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from hyperpelt.backbones.shipped import RUNS, place_for
 from hyperpelt.evaluation.results import Results, joined, mean
+from hyperpelt.files.atomic import write_text
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.report.transfer import sections as transfer_sections
@@ -23,9 +23,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     output = Path(output)
     page = render(read_runs(runs))
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf8")
-    os.replace(temporary, output)
+    write_text(output, page)
     return output
 
 

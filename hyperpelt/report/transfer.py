@@ -6,7 +6,6 @@ Read from the folder's summary.json; nothing is computed anew.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from hyperpelt.errors import UserError
+from hyperpelt.files.atomic import write_text
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
 from hyperpelt.report.transfer_table import COLUMNS, as_cells
@@ -100,7 +100,5 @@ def sections(folder: Path) -> Iterator[str]:
 def write_page(folder: Path) -> Path:
     """report.html of a transfer alone."""
     path = folder / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(document("hyperpelt: transfer", "\n".join(sections(folder))), encoding="utf8")
-    os.replace(temporary, path)
+    write_text(path, document("hyperpelt: transfer", "\n".join(sections(folder))))
     return path

@@ -15,7 +15,6 @@ Differences from the mean are what tells tasks apart: the tensors of one hyperne
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from hyperpelt.backbones.shipped import place_for
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import evaluate
+from hyperpelt.files.atomic import write_json, write_text
 from hyperpelt.model.saving import local_folder
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.report.plots import heatmap
@@ -158,12 +158,12 @@ def transfer_matrix(
 
 
 def _write(folder: Path, model: TunedModel, maps: dict[str, Float[np.ndarray, "T T"]], content: dict[str, Any]) -> None:
-    (folder / "geometry.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    write_json(folder / "geometry.json", content)
     titles = {"transfer": "score of the column's task with the row's weights"}
     for name, values in maps.items():
         title = titles.get(name, f"task similarity: {name}")
         scale = (0.0, 100.0) if name == "transfer" else (-1.0, 1.0)
-        (folder / f"{name}.svg").write_text(heatmap(values, model.tasks, title=title, scale=scale), encoding="utf8")
+        write_text(folder / f"{name}.svg", heatmap(values, model.tasks, title=title, scale=scale))
     write_projector(folder / "projector", model)
 
 

@@ -1,8 +1,8 @@
-"""Cells over several processes: dealt out, each appending to the one file of records.
+"""Cells over several processes: each begins with its share, helps the others after it, and appends to the one file.
 
 Either this library starts them (`--processes N`: it watches the file and shows one bar), or a launcher did (torchrun,
-accelerate launch): then every process does its share, and the first one waits until the file holds all cells. They
-never talk to each other otherwise.
+accelerate launch), or somebody started a second transfer into the folder. They never talk to each other but by the
+file of records and the locks of cells (see `records`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from hyperpelt.errors import UserError
+from hyperpelt.files.names import hidden
 from hyperpelt.transfer import records
 
 PAUSE = 0.5  # seconds between looks at the file
@@ -27,16 +28,6 @@ PAUSE = 0.5  # seconds between looks at the file
 def launched() -> tuple[int, int]:
     """(rank, number of processes) as a launcher set them; (0, 1) without one."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def wait_for(path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
-    """Until the file holds every wanted cell."""
-    while True:
-        done = len(set(wanted) & records.read(path).keys())
-        shown(done)
-        if done == len(wanted):
-            return
-        time.sleep(PAUSE)
 
 
 @contextmanager
@@ -65,7 +56,7 @@ def run_workers(request: Path, number: int, path: Path, wanted: Collection[str],
     Raises the UserError that a worker ended with; RuntimeError for a defect. The others are then stopped, as all are
     by Ctrl-C and SIGTERM.
     """
-    logs = [request.with_name(f".worker-{rank}.log") for rank in range(number)]
+    logs = [hidden(request.with_name(f"worker-{rank}.log"), "tmp") for rank in range(number)]
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for rank, log in enumerate(logs):

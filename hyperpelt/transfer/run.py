@@ -11,8 +11,10 @@ The output folder (default RUN/transfer): cells.jsonl, summary.json, table.md, c
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ from tqdm import tqdm
 from hyperpelt import tasks as registry
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders
+from hyperpelt.files.names import hidden
 from hyperpelt.methods import get as get_method
 from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.model.starts import LIKE, check_start
@@ -28,12 +32,14 @@ from hyperpelt.tasks import Task
 from hyperpelt.transfer import records
 from hyperpelt.transfer.cells import Cell, plan, settings_of, share
 from hyperpelt.transfer.identity import Identities, diverged, still_standing
-from hyperpelt.transfer.processes import ending_on_sigterm, launched, run_workers, wait_for
+from hyperpelt.transfer.processes import PAUSE, ending_on_sigterm, launched, run_workers
 from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig, build
 from hyperpelt.transfer.summary import summarise, write_summary
 
 if TYPE_CHECKING:
     import torch
+
+    from hyperpelt.transfer.bench import Bench
 
 
 def transfer(
@@ -68,14 +74,10 @@ def transfer(
     config = build({"run": str(run), "tasks": names, **settings}, recipe=recipe, baselines=baselines)
     rank, world = launched()
     job = _Job.prepare(config, given, progress=progress and rank == 0)
-    if world > 1:
-        job.work(rank, world)
-        if rank == 0:
-            wait_for(job.path, list(job.planned.values()), lambda _: None)
-    elif processes > 1:
+    if world == 1 and processes > 1:
         job.spread(processes)
     else:
-        job.work(0, 1)
+        job.work(rank, world)
     return job.finish(write=rank == 0)
 
 
@@ -101,6 +103,7 @@ class _Job:
     def prepare(cls, config: TransferConfig, given: Sequence[Task], *, progress: bool) -> _Job:
         folder = local_folder(config.run)
         saved = read_config(folder)
+        records.check_place(Path(config.output))
         settings = load_run(folder / "run.yaml") if (folder / "run.yaml").is_file() else None
         config = _completed(config, settings)
         for plugin in config.plugins:
@@ -117,26 +120,41 @@ class _Job:
         return cls(config, settings, tasks, planned, notes, Path(config.output) / records.CELLS, progress, ids)
 
     def work(self, rank: int, world: int, wanted: Collection[str] | None = None) -> None:
-        """Do this process's share, leaving out what is recorded.
+        """Until every cell is recorded: do this process's share, then what nobody else is at.
 
-        wanted: ids of what is dealt out; else all, since processes that a launcher started read the file at different
-        times, and must deal alike.
+        wanted: ids of what is dealt out; else all.
         """
-        done = records.read(self.path).keys()
         dealt = [cell for cell, name in self.planned.items() if wanted is None or name in wanted]
-        mine = [cell for cell in share(dealt, rank, world) if self.planned[cell] not in done]
-        if not mine:
-            return
+        left = self._missing(list(dict.fromkeys([*share(dealt, rank, world), *dealt])))
+        with self._bar(len(left)) as bar:
+            while left:
+                done = [self._do(cell, bar) for cell in left]
+                if not any(done):  # others are at all of them
+                    time.sleep(PAUSE)
+                left = self._missing(left)
+                bar.update(bar.total - len(left) - bar.n)
+
+    def _missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        done = records.read(self.path).keys()
+        return [cell for cell in cells if self.planned[cell] not in done]
+
+    def _do(self, cell: Cell, bar: tqdm) -> bool:
+        """Measure a cell and record it, unless another process is at it or has done it; whether it was done here."""
+        name = self.planned[cell]
+        with records.claimed(self.path, name) as free:
+            if not free or name in records.read(self.path):
+                return False
+            bar.set_postfix_str(f"{cell.task} k={cell.shots} {cell.label} seed {cell.seed}")
+            found, settings = self._bench.run(cell), settings_of(cell, self.config)
+            records.append(self.path, {"cell": name, **found, "settings": settings, "run": self.config.run})
+        bar.update()
+        return True
+
+    @cached_property
+    def _bench(self) -> Bench:
         from hyperpelt.transfer.bench import Bench
 
-        bench = Bench(self.config, self.tasks, self.settings, _device(self.config))
-        with self._bar(len(mine)) as bar:
-            for cell in mine:
-                bar.set_postfix_str(f"{cell.task} k={cell.shots} {cell.label} seed {cell.seed}")
-                settings = settings_of(cell, self.config)
-                record = {"cell": self.planned[cell], **bench.run(cell), "settings": settings, "run": self.config.run}
-                records.append(self.path, record)
-                bar.update()
+        return Bench(self.config, self.tasks, self.settings, _device(self.config))
 
     def spread(self, processes: int) -> None:
         """Let worker processes do the cells, and show how far they are."""
@@ -145,7 +163,8 @@ class _Job:
         if not missing:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        request = self.path.with_name("request.json")
+        folders.recover(self.path.parent, r"request\.json|worker-\d+\.log")
+        request = hidden(self.path.with_name("request.json"), "tmp")
         content = {"config": self.config.model_dump(mode="json"), "cells": missing}
         with ending_on_sigterm():
             try:

@@ -6,14 +6,14 @@ rows of `average` first average each seed over all tasks, and are there where ev
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hyperpelt.files import folders
+from hyperpelt.files.atomic import write_json, write_text
 from hyperpelt.report.transfer_table import markdown
 
 AVERAGE = "average"
@@ -84,15 +84,11 @@ def write_summary(folder: Path, content: Mapping[str, Any], cells: Sequence[Mapp
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = content["summary"]
-    _write(folder / "summary.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / "table.md", markdown(rows))
+    folders.recover(folder, r"(summary\.json|table\.md|report\.html|curves-.*\.svg)")
+    write_json(folder / "summary.json", content, ensure_ascii=False)
+    write_text(folder / "table.md", markdown(rows))
     for task in dict.fromkeys(row["task"] for row in rows):
         name = task.replace("/", "-")
-        _write(folder / f"curves-{name}.svg", learning_curves([row for row in rows if row["task"] == task], title=task))
+        curves = learning_curves([row for row in rows if row["task"] == task], title=task)
+        write_text(folder / f"curves-{name}.svg", curves)
     write_page(folder)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf8")
-    os.replace(temporary, path)

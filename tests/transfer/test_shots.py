@@ -250,3 +250,31 @@ def test_the_average_takes_each_seed_over_all_tasks():
     average = rows[-1]
     assert (average["mean"], average["majority"], average["label"]) == (30.0, 45.0, "lora")
     assert average["sd"] == pytest.approx(statistics.stdev([15.0, 45.0]))
+
+
+def test_a_record_that_was_changed_is_not_counted(tmp_path):
+    path = tmp_path / records.CELLS
+    for cell in ("a", "b"):
+        records.append(path, {"cell": cell, "score": 31.25, "rows": [1, 2], "fit": {"loss": float("nan")}})
+    whole = path.read_text()
+    assert records.read(path)["a"] == {"cell": "a", "score": 31.25, "rows": [1, 2], "fit": {"loss": None}}
+    path.write_text(whole.replace("31.25", "91.25", 1) + '{"cell": "old", "score": 1.0}\n')
+    assert set(records.read(path)) == {"b", "old"}, "those of earlier versions have no checksum"
+
+
+def test_a_cell_belongs_to_one_process_at_a_time(tmp_path):
+    path = tmp_path / "out" / records.CELLS
+    with records.claimed(path, "a") as first, records.claimed(path, "a") as second, records.claimed(path, "b") as third:
+        assert (first, second, third) == (True, False, True)
+    with records.claimed(path, "a") as again:
+        assert again
+    assert not list(path.parent.iterdir())
+
+
+def test_a_transfer_takes_the_place_of_nothing_but_a_transfer(tmp_path):
+    records.check_place(tmp_path / "new")
+    (tmp_path / "report.html").write_text("of a run")
+    with pytest.raises(UserError, match=r"holds report\.html, which no transfer wrote"):
+        records.check_place(tmp_path)
+    records.append(tmp_path / records.CELLS, {"cell": "a"})
+    records.check_place(tmp_path)

@@ -218,16 +218,49 @@ def test_several_processes_are_dealt_what_is_missing(run, tmp_path, monkeypatch)
     assert len(found["cells"]) == 2
     ((number, missing),) = dealt
     assert number == len(missing) == 2
-    for rank in (0, 1):  # each worker gets one of the two
-        monkeypatch.setenv("RANK", str(rank))
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        done = len(records.read(tmp_path / records.CELLS))
-        work(build({"run": str(run), "output": str(tmp_path), **without(settings, "progress")}), missing)
-        assert len(records.read(tmp_path / records.CELLS)) == done + 1
+    path = tmp_path / records.CELLS
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    work(build({"run": str(run), "output": str(tmp_path), **without(settings, "progress")}), missing)
+    assert list(records.read(path))[2:] == missing[::-1], "its own share first, then what nobody is at"
 
 
 def without(settings, name):
     return {key: value for key, value in settings.items() if key != name}
+
+
+SHARED = """
+import sys, torch
+torch.set_num_threads(1)
+from hyperpelt import cli
+from hyperpelt.transfer.bench import Bench
+run = Bench.run
+def noted(self, cell):
+    print("cell", cell.seed, file=sys.stderr, flush=True)
+    return run(self, cell)
+Bench.run = noted
+sys.exit(cli.run(["transfer", *sys.argv[1:]]))
+"""
+
+
+def test_a_second_transfer_shares_the_cells_and_takes_over_those_of_a_killed_one(run, tmp_path):
+    arguments = ["--tasks", "toy/word", "--shots", "4", "--seeds", "6", "--adapt", "lora", "--steps", "20", "--cpu"]
+    command = [sys.executable, "-c", SHARED, str(run), *arguments, "--output", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    begun = [subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=environment) for _ in range(3)]
+    for line in begun[0].stderr:
+        if line.startswith("cell"):
+            break
+    begun[0].kill()  # in the midst of a cell
+    begun[0].communicate()
+    lost = int(line.split()[1])
+    said = [process.communicate(timeout=240)[1] for process in begun[1:]]
+    assert [process.returncode for process in begun[1:]] == [0, 0], said
+    seeds = [int(line.split()[1]) for text in said for line in text.splitlines() if line.startswith("cell")]
+    lines = (tmp_path / records.CELLS).read_text().splitlines()
+    assert len(lines) == len(records.read(tmp_path / records.CELLS)) == 6, "nothing is done twice"
+    assert sorted({*seeds, lost}) == list(range(6))
+    assert len(seeds) == len(set(seeds))
 
 
 def test_sigterm_stops_the_workers_too(run, tmp_path):
