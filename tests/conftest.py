@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are checked while testing only. Installed before the library is first imported.
-install_import_hook(["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment"], "beartype.beartype")
+install_import_hook(
+    ["hyperpelt.tuners", "hyperpelt.weights", "hyperpelt.attachment", "hyperpelt.model"], "beartype.beartype"
+)
 
 sys.path.append(str(Path(__file__).parent / "promises"))  # `support` serves tests in other rooms too
 
@@ -28,6 +32,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # that tests start must do as this one does.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For what the library itself says of tensors of a wrong shape."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

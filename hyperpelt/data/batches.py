@@ -69,13 +69,13 @@ def collate(
     )
 
 
-def see(rows: Sequence[TokenRow], features: FeatureStore) -> tuple[Float[Tensor, "N G Dv"], Int[Tensor, " N"]] | None:
-    """`visual` and `visual_rows` of a batch; None where no row has an image."""
+def see(rows: Sequence[TokenRow], features: FeatureStore) -> dict[str, Tensor]:
+    """`visual` and `visual_rows` of a batch; nothing where no row has an image."""
     keys = [key for row in rows for key in row.images]
     if not keys:
-        return None
+        return {}
     owners = [number for number, row in enumerate(rows) for _ in row.images]
-    return features.read(keys), torch.tensor(owners)
+    return {"visual": features.read(keys), "visual_rows": torch.tensor(owners)}
 
 
 def pad(
@@ -126,8 +126,8 @@ class MicroBatches(Dataset[Batch]):
         )
         if self.features is not None:
             seen = see(rows, self.features)
-            if seen is not None:
-                batch["visual"], batch["visual_rows"] = seen
+            if seen:
+                batch["visual"], batch["visual_rows"] = seen["visual"], seen["visual_rows"]
         if self.ranking is not None:
             found = zip(map(self._set, part.tasks), map(int, part.rows), rows, strict=True)
             batch["candidates"] = self.ranking.candidates(found, seed=self.sampler.seed, step=step)

@@ -26,7 +26,8 @@ from hyperpelt.attachment.passes import Placed
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
 from hyperpelt.export.placing import writing_export
-from hyperpelt.model.tuned import TunedModel, copy_of
+from hyperpelt.model.copies import copy_of
+from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation, list_operations
 from hyperpelt.tuners import Adapter, Bias, LoRA, Norm, Scale, Tuner
 

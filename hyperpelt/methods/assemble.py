@@ -26,6 +26,7 @@ from hyperpelt.weights import (
     ProjectorConfig,
     Reparametrised,
     Shared,
+    Sources,
     VisualHyperConfig,
     VisualHyperNetwork,
     VisualProjector,
@@ -134,9 +135,9 @@ def build_sources(
     *,
     samples: Samples | None = None,
     generator: torch.Generator | None = None,
-) -> nn.ModuleDict:
+) -> Sources:
     """All weight sources of a method, by the name its parts use."""
-    return nn.ModuleDict(
+    return Sources(
         {
             name: build_source(method.source(name), groups, num_tasks, samples, generator, width=assembly.width)
             for name, groups in assembly.groups.items()

@@ -12,16 +12,18 @@ Legend: B rows, W wrong choices (each belongs to a row), S source length, T targ
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost, Targets, unwrapped
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
 from hyperpelt.model.ranking import log_partition
+from hyperpelt.model.running import Running
 
 EPSILON = 1e-2
 
@@ -38,60 +40,53 @@ class WrongChoices(NamedTuple):
     targets: Targets | None = None
 
 
-class ChoiceLosses:
-    """Mixin of `TunedModel`: the choice losses of a batch whose encoder has run already."""
+def choice_losses(
+    model: Running,
+    right: Float[Tensor, "B T"],
+    labels: Int[Tensor, "B T"],
+    wrong: WrongChoices,
+    states: Float[Tensor, "B S d"],
+    mask: Int[Tensor, "B S"],
+    task_ids: Int[Tensor, " B"],
+    *,
+    images: RowImages | None = None,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """(L_LN, sum of L_UL's tokens) of every row, float32.
 
-    def choice_losses(
-        self,
-        right: Float[Tensor, "B T"],
-        labels: Int[Tensor, "B T"],
-        wrong: WrongChoices,
-        states: Float[Tensor, "B S d"],
-        mask: Int[Tensor, "B S"],
-        task_ids: Int[Tensor, " B"],
-        **inputs: Any,
-    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """(L_LN, sum of L_UL's tokens) of every row, float32.
+    - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's, which has run already
+    """
+    if not len(wrong.rows):
+        return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
+    rows = wrong.rows
+    asked = unwrapped(wrong.rows_on_host or rows)
+    images = None if images is None else images[asked]
+    states, mask = states.index_select(0, rows), mask.index_select(0, rows)
+    where = target_positions(wrong.labels, wrong.targets)
+    head = model._head()
+    with model.running(task_ids[asked.to(task_ids.device)], None, mask, images), read_only_at(head, where):
+        made = model.backbone(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            decoder_input_ids=model.shift_right(wrong.labels),
+            use_cache=False,
+        )
+    log_probs = -token_losses(made.logits, wrong.labels, where=where)
+    return length_normalised(right, labels, log_probs, wrong), unlikelihood(log_probs, wrong, labels.shape[0])
 
-        - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's; **inputs**: what else a pass
-          takes, one entry a row
-        """
-        if not len(wrong.rows):
-            return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
-        rows = wrong.rows
-        asked = unwrapped(wrong.rows_on_host or rows)
-        picked = {name: value if value is None else value[asked] for name, value in inputs.items()}
-        states, mask = states.index_select(0, rows), mask.index_select(0, rows)
-        where = target_positions(wrong.labels, wrong.targets)
-        head = self.backbone.get_output_embeddings()
-        with self.running(task_ids[asked.to(task_ids.device)], None, mask, **picked), read_only_at(head, where):
-            made = self.backbone(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,
-                decoder_input_ids=self.shift_right(wrong.labels),
-                use_cache=False,
-            )
-        log_probs = -token_losses(made.logits, wrong.labels, where=where)
-        return length_normalised(right, labels, log_probs, wrong), unlikelihood(log_probs, wrong, labels.shape[0])
 
-    @staticmethod
-    def with_choices(
-        output: TunedOutput,
-        terms: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
-        row_weights: Float[Tensor, " B"] | None,
-        wrong: WrongChoices,
-    ) -> TunedOutput:
-        """The output with both terms, which then count in its loss."""
-        normalised, unlikely = terms if row_weights is None else (term * row_weights for term in terms)
-        output.row_length_normalised, output.row_unlikelihood = normalised, unlikely
-        num_tokens = (wrong.labels != -100).sum().clamp(min=1)
-        output.loss = output.loss + normalised.mean() + unlikely.sum() / num_tokens
-        return output
-
-    if TYPE_CHECKING:
-        running: Any
-        backbone: Any
-        shift_right: Any
+def with_choices(
+    output: TunedOutput,
+    terms: tuple[Float[Tensor, " B"], Float[Tensor, " B"]],
+    row_weights: Float[Tensor, " B"] | None,
+    wrong: WrongChoices,
+) -> TunedOutput:
+    """The output with both terms, which then count in its loss."""
+    normalised, unlikely = terms if row_weights is None else (term * row_weights for term in terms)
+    output.row_length_normalised, output.row_unlikelihood = normalised, unlikely
+    num_tokens = (wrong.labels != -100).sum().clamp(min=1)
+    assert output.loss is not None, "choices are of a batch with labels"
+    output.loss = output.loss + normalised.mean() + unlikely.sum() / num_tokens
+    return output
 
 
 def length_normalised(

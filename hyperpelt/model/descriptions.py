@@ -11,20 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
+from hyperpelt.tasks import Task
 from hyperpelt.weights.description import NUM_INPUTS
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from hyperpelt.tasks import Task
 
 
 def read_tasks(

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hyperpelt.data.seeing import Eye, Remembered
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.vision.base import ImageEncoder
 from hyperpelt.vision.store import FeatureStore
-
-if TYPE_CHECKING:
-    from hyperpelt.model.tuned import TunedModel
-    from hyperpelt.vision.base import ImageEncoder
 
 
 def eye_of(

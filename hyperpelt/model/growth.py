@@ -10,23 +10,21 @@ source. Everything else is shared with the other tasks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.model.running import Running
+from hyperpelt.tasks import Task
 from hyperpelt.weights import HyperNetwork, VisualHyperNetwork, VisualSource
-
-if TYPE_CHECKING:
-    from hyperpelt.tasks import Task
 
 # What adaptation may train: the new task's own entries; also the hypernetworks; all that the method trains.
 TRAINED = ("embedding", "hypernetwork", "all")
 
 
-class Growth:
-    """Mixin of `TunedModel`: `add_task`, `train_only`, and the entries that a task owns."""
+class Growth(Running):
+    """The part of `TunedModel` that adapts: `add_task`, `train_only`, and the entries that a task owns."""
 
     learned_tasks: tuple[str, ...] | None = None  # those whose entries alone are trained; None: everybody's
 
@@ -84,9 +82,9 @@ class Growth:
         """
         index = self.task_id(name)
         for network in self.described():
-            mode = network.description.training
-            made = network.description.eval()(torch.tensor([index], device=self.device))
-            network.description.train(mode)
+            mode = network.words.training
+            made = network.words.eval()(torch.tensor([index], device=self.device))
+            network.words.train(mode)
             network.task_embeddings[index] = made[0]
 
     def described(self) -> list[HyperNetwork]:
@@ -99,11 +97,11 @@ class Growth:
         All tasks at once before training, which fixes what is measured against; later those of an added task.
         """
         for network in self.described():
-            if set(vectors) >= set(self.tasks) and not network.description.is_told:
-                network.description.tell(torch.stack([vectors[name] for name in self.tasks]).to(self.device))
+            if set(vectors) >= set(self.tasks) and not network.words.is_told:
+                network.words.tell(torch.stack([vectors[name] for name in self.tasks]).to(self.device))
             else:
                 for name, vector in vectors.items():
-                    network.description.vectors[self.task_id(name)] = vector.to(self.device)
+                    network.words.vectors[self.task_id(name)] = vector.to(self.device)
 
     def train_only(self, what: str, tasks: Sequence[str] = ()) -> None:
         """Give gradients to a part alone; the optimiser is then built from `trainable_parameters`.
@@ -134,10 +132,14 @@ class Growth:
         for network in self.described():  # a task that is being added is known by its embedding
             joint = wanted is None and not tasks
             network.dropped = network.config.description_dropout if joint else 0.0
-            network.description.requires_grad_(joint)
+            network.words.requires_grad_(joint)
         self.learned_tasks = tuple(tasks) or None
         for name in tasks:
             self.task_id(name)
+
+    def num_trainable(self) -> int:
+        """Number of trained values."""
+        return self.num_learned()
 
     def num_learned(self) -> int:
         """Number of values that training moves: of task parameters only the entries of `learned_tasks`."""

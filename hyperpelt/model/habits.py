@@ -11,41 +11,25 @@ cannot be written as safetensors; so it holds what `trainable_parameters` names,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig
 
 from hyperpelt.errors import UserError
+from hyperpelt.model.attached import BACKBONE
+from hyperpelt.model.growth import Growth
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
-
-    from hyperpelt.methods.base import Method
-
-BACKBONE = "backbone."
 MOST_TASKS = 8  # named in a model's description
 
 
-class Habits(nn.Module):
-    """Mixin of `TunedModel`: `config`, `generation_config`, `state_dict` of trained tensors, descriptions."""
+class Habits(Growth):
+    """The part of `TunedModel` that others expect: `config`, `generation_config`, `parameter_groups`, a description."""
 
     # `Trainer` then passes `num_items_in_batch`: the target tokens of the whole accumulated batch, all processes'.
     accepts_loss_kwargs = True
     _config: PreTrainedConfig | None = None
-
-    if TYPE_CHECKING:
-        backbone: PreTrainedModel
-        method: Method
-        tasks: tuple[str, ...]
-        unfrozen: frozenset[str]
-        backbone_name: str
-
-        def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-        def learning_rate_scales(self) -> dict[str, float]: ...
-        def num_trainable(self) -> int: ...
-        def gradient_checkpointing_enable(self) -> None: ...
-        def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -62,11 +46,6 @@ class Habits(nn.Module):
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
         self.backbone.generation_config = config
-
-    def save_trained_only(self) -> None:
-        """Let `state_dict` leave out what is frozen, and `load_state_dict` not miss it. `TunedModel` calls it once."""
-        self.register_state_dict_post_hook(_without_frozen)
-        self.register_load_state_dict_post_hook(_frozen_not_missed)
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Groups for a PyTorch optimiser: every trained tensor at `learning_rate` times its own factor.
@@ -126,21 +105,3 @@ class Habits(nn.Module):
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay reaches a trained tensor: norms and biases it does not."""
     return parameter.ndim > 1 and "bias" not in name and "norm" not in name
-
-
-def _without_frozen(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Mapping[str, Any]) -> None:
-    assert isinstance(model, Habits)
-    start = prefix + BACKBONE
-    for name in [name for name in state if name.startswith(start) and name[len(start) :] not in model.unfrozen]:
-        del state[name]
-
-
-def _frozen_not_missed(model: nn.Module, found: Any) -> None:
-    assert isinstance(model, Habits)
-    kept = [name for name in found.missing_keys if not _is_frozen(model, name)]
-    found.missing_keys[:] = kept
-
-
-def _is_frozen(model: Habits, name: str) -> bool:
-    _, inside, within = name.rpartition(BACKBONE)
-    return bool(inside) and within not in model.unfrozen

@@ -8,37 +8,48 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
+from hyperpelt.model.running import Running
 from hyperpelt.model.scoring import group, normalise
 
 TRAINED_ON = ("labels", "row_weights")  # what a batch holds for training alone
 
 
-class Inference:
-    """Mixin of `TunedModel`: `generate`, `score`, `token_log_probs`. Batches may mix tasks."""
+class Inference(Running):
+    """The part of `TunedModel` that answers: `generate`, `score`, `token_log_probs`. Batches may mix tasks."""
 
-    def _tokenize(self, texts: Sequence[str], max_source_length: int | None) -> tuple[Tensor, Tensor]:
+    def need_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            UserError: the model has none.
+        """
         if self.tokenizer is None:
             raise UserError("This model has no tokenizer: give one to `build`, or pass input_ids instead of text.")
+        return self.tokenizer
+
+    def _tokenize(self, texts: Sequence[str], max_source_length: int | None) -> tuple[Tensor, Tensor]:
         limit = getattr(self.backbone.config, "max_position_embeddings", None)
         length = sys.maxsize if max_source_length is None else max_source_length
-        rows, _ = encode_inputs(self.tokenizer, texts, length)
+        tokenizer = self.need_tokenizer()
+        rows, _ = encode_inputs(tokenizer, texts, length)
         longest = max(map(len, rows))
         if limit is not None and longest > limit:
             raise UserError(
                 f"An input has {longest} tokens, this backbone {limit} positions: shorten it, or give "
                 f"max_source_length={limit}, which cuts it."
             )
-        ids = pad(rows, self.tokenizer.pad_token_id, 1).to(self.device)
+        ids = pad(rows, tokenizer.pad_token_id, 1).to(self.device)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
 
@@ -82,16 +93,17 @@ class Inference:
         ids, mask = self._tokenize(inputs, max_source_length) if texts else (inputs, attention_mask)
         mask = torch.ones_like(ids) if mask is None else mask
         with self.evaluating():
-            images = self.row_images(visual, visual_rows, ids.shape[0])
+            images = self._images(visual, visual_rows, ids.shape[0])
             with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
                 running.picked = {}
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
-                answers = self.backbone.generate(**embedded, attention_mask=mask, **options)
+                backbone: Any = self.backbone  # `generate` is of every family, not of transformers' base class
+                answers = backbone.generate(**embedded, attention_mask=mask, **options)
         if not texts:
             return answers
         written = answers if isinstance(answers, Tensor) else answers["sequences"]
-        decoded = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        decoded = self.need_tokenizer().batch_decode(written, skip_special_tokens=True)
         if isinstance(answers, Tensor):
             return decoded
         answers["texts"] = decoded
@@ -117,7 +129,7 @@ class Inference:
         - **task_ids**, **labels**, **rows**: best on the host, where it is found out which candidates begin alike
         - **visual**, **visual_rows**: features of images and which of the B rows each belongs to
         """
-        images = self.row_images(visual, visual_rows, input_ids.shape[0])
+        images = self._images(visual, visual_rows, input_ids.shape[0])
         with self.running(task_ids, input_ids, attention_mask, images) as running:
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
@@ -164,7 +176,8 @@ class Inference:
 
         _check_list("score", "texts", inputs)
         _check_list("score", "choices", choices)
-        each = [list(choices)] * len(inputs) if choices and isinstance(choices[0], str) else [list(c) for c in choices]
+        same = bool(choices) and isinstance(choices[0], str)
+        each = [list(cast("Sequence[str]", choices))] * len(inputs) if same else [list(c) for c in choices]
         if len(each) != len(inputs):
             raise UserError(f"Got {len(inputs)} inputs but {len(each)} lists of choices.")
         if not len(inputs):
@@ -174,7 +187,7 @@ class Inference:
             raise UserError("score needs at least one choice to score, got none.")
         ids, mask = self._tokenize(inputs, max_source_length)
         rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
-        targets = encode_targets(self.tokenizer, texts)
+        targets = encode_targets(self.need_tokenizer(), texts)
         width = max(map(len, targets))
         labels = torch.tensor([t + [-100] * (width - len(t)) for t in targets])
         task_ids = self._rows_of(task, task_ids, len(inputs))

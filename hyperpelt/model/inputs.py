@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from hyperpelt.data import Batch, Choices
 from hyperpelt.data.candidates import Ranking
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.model.choice_losses import WrongChoices
+from hyperpelt.model.running import Running
 from hyperpelt.model.scoring import check_normalisation
-
-if TYPE_CHECKING:
-    from hyperpelt.data import Batch, Choices
-    from hyperpelt.model.tuned import TunedModel
 
 NAMES = ("input_ids", "attention_mask", "labels", "row_weights")
 
@@ -25,8 +23,12 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
     inputs["keep_logits"] = False
     if "wrong_labels" in batch:
         labels, rows = batch["wrong_labels"], batch["wrong_rows"]
-        moved = (value.to(device, non_blocking=True) for value in (labels, rows))
-        inputs["wrong"] = WrongChoices(*moved, OnHost(rows), Targets.of(labels, device))
+        inputs["wrong"] = WrongChoices(
+            labels.to(device, non_blocking=True),
+            rows.to(device, non_blocking=True),
+            OnHost(rows),
+            Targets.of(labels, device),
+        )
     if "candidates" in batch:
         inputs["candidates"] = batch["candidates"].to(device)
     if "visual" in batch:
@@ -35,9 +37,7 @@ def inputs_of(batch: Batch, device: torch.device) -> dict[str, Any]:
     return inputs
 
 
-def ranking_of(
-    model: TunedModel, choices: Choices, normalisation: str, *, most: int = 32, multiple: int = 1
-) -> Ranking:
+def ranking_of(model: Running, choices: Choices, normalisation: str, *, most: int = 32, multiple: int = 1) -> Ranking:
     """What lays out the candidates of batches for this model, under a length rule of `hyperpelt.model.scoring`."""
     config = model.backbone.config
     return Ranking(

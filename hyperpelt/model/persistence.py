@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, TypeVar
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt import __version__, methods
 from hyperpelt.attachment.switch import switch_of
+from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
 from hyperpelt.methods.assemble import unfrozen
 from hyperpelt.model import fingerprints, saving
+from hyperpelt.model.copies import copy_of, in_dtype
+from hyperpelt.model.running import Running
 from hyperpelt.vision.spec import VisualSpec
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+Model = TypeVar("Model", bound="Persistence")
 
 
-class Persistence:
-    """Mixin of `TunedModel`: its trained tensors, `save_pretrained`, `from_pretrained`, `push_to_hub`."""
-
-    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of all that is trained (now: `train_only` leaves some of the method's out)."""
-        yield from ((name, p) for name, p in self._own_parameters() if p.requires_grad)
-
-    def learning_rate_scales(self) -> dict[str, float]:
-        """Factors of the learning rate, by parameter name, for what `trainable_parameters` yields; 1 if not named."""
-        scales = {}
-        for source, module in self.sources.items():
-            scales |= {f"{source}.{name}": scale for name, scale in module.learning_rate_scales().items()}
-        return scales
-
-    def _own_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Names and parameters of the method, trained now or not."""
-        yield from self.sources.named_parameters()
-        for name, parameter in self.backbone.named_parameters():
-            if name in self.unfrozen:
-                yield f"backbone.{name}", parameter
-
-    def num_trainable(self) -> int:
-        """Number of trained values."""
-        return self.num_learned()
+class Persistence(Running):
+    """The part of `TunedModel` that knows files: `save_pretrained`, `from_pretrained`, `push_to_hub`."""
 
     def method_state(self) -> dict[str, Tensor]:
         """Everything a checkpoint must hold: trained tensors, and the statistics that prefixes are measured in."""
@@ -90,13 +71,13 @@ class Persistence:
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Model],
         folder: str | Path,
         *,
         backbone: str | Path | PreTrainedModel | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Self:
+    ) -> Model:
         """Load a model that `save_pretrained` wrote: a run folder, or a hub id.
 
         - **backbone**: another copy of the same backbone, as a name, folder or model; over a model, the tokenizer is
@@ -124,7 +105,7 @@ class Persistence:
         trained = frozenset(unfrozen(method, backbone))
         fingerprints.check(backbone, tokenizer, config, trained, folder=folder, name=name)
         model = cls(
-            backbone.to(device) if device is not None else backbone,
+            backbone if device is None else moved(backbone, device),
             method,
             [task["name"] for task in config["tasks"]],
             tokenizer=tokenizer,
@@ -135,15 +116,15 @@ class Persistence:
         model.load_method_state(tensors)
         return model.eval()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
         """A model with a backbone and sources of its own, attached if this one is."""
-        twin = type(self).__new__(type(self))
+        twin = object.__new__(type(self))
         memo[id(self)] = twin
         if id(self.backbone) not in memo:  # several models may share it, and then their copies share its copy
             memo[id(self.backbone)] = copy_of(self.backbone).train(self.backbone.training)
         backbone = memo[id(self.backbone)]
         # Hooks and what they close over belong to one backbone object; tensors that were kept can be made again.
-        memo[id(self.switch)], memo[id(self._made)] = switch_of(backbone), {}
+        memo[id(self.switch)], memo[id(self._made)] = switch_of(backbone), dict[Any, Any]()
         vars(twin).update(copy.deepcopy(vars(self), memo))
         twin.attached = False
         if self.attached:
@@ -171,44 +152,6 @@ class Persistence:
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="hyperpelt model"))
-
-
-def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The same model with tensors of its own and nothing attached."""
-    twin = type(backbone)(copy.deepcopy(backbone.config))
-    attention = switch_of(backbone).previous_attention
-    if attention is not None:  # the configuration names ours while something is attached
-        twin.set_attn_implementation(attention)
-    for name, module in backbone.named_modules():
-        # Merging may have widened a network or given it biases, of which the configuration knows nothing.
-        if isinstance(module, nn.Linear) and _shapes(module) != _shapes(twin.get_submodule(name)):
-            wider = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
-            twin.set_submodule(name, wider.requires_grad_(False))
-    twin = twin.to(backbone.device, backbone.dtype)
-    twin.load_state_dict(backbone.state_dict())
-    twin.generation_config = copy.deepcopy(backbone.generation_config)
-    return twin
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in module.named_parameters()}
-
-
-def in_dtype(backbone: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
-    """The backbone, moved to `dtype` unless that is None.
-
-    Raises:
-        UserError: what it has or shall have is float16 (or no floating point at all); it is then left as it was.
-    """
-    from hyperpelt.backbones import resolve_dtype
-
-    wanted = resolve_dtype(dtype) if isinstance(dtype, str) else dtype or backbone.dtype
-    if wanted not in (torch.float32, torch.bfloat16, torch.float64):
-        raise UserError(
-            f"Expected a backbone in float32 or bfloat16, got {wanted}. T5's activations overflow in float16 "
-            "(transformers#9295): use bf16 where you wanted fp16."
-        )
-    return backbone if dtype is None else backbone.to(wanted)
 
 
 def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:

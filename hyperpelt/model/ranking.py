@@ -15,80 +15,69 @@ Legend: B rows, S source length, C candidates, Q sequences that the decoder read
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.attachment.row_images import RowImages
+from hyperpelt.data.candidates import Candidates
 from hyperpelt.data.host import unwrapped
 from hyperpelt.model.outputs import TunedOutput, read_only_at
-
-if TYPE_CHECKING:
-    from hyperpelt.attachment.row_images import RowImages
-    from hyperpelt.data.candidates import Candidates
+from hyperpelt.model.running import Running
 
 
-class RankingLoss:
-    """Mixin of `TunedModel`: the loss of a batch whose candidates are given."""
+def ranked(
+    model: Running,
+    input_ids: Int[Tensor, "B S"],
+    attention_mask: Int[Tensor, "B S"],
+    task_ids: Int[Tensor, " B"],
+    candidates: Candidates,
+    images: RowImages | None,
+    row_weights: Float[Tensor, " B"] | None,
+) -> TunedOutput:
+    """How each row ranks its candidates: `row_loss`, and `loss`, its mean over rows."""
+    scores = _candidate_scores(model, input_ids, attention_mask, task_ids, candidates, images)
+    row_loss = model.sight.tied(ranking_loss(scores, candidates), images)
+    if row_weights is not None:
+        row_loss = row_loss * row_weights
+    ones = torch.ones_like(row_loss, dtype=torch.long)
+    return TunedOutput(logits=None, loss=row_loss.mean(), row_loss=row_loss, row_tokens=ones)
 
-    def ranked(
-        self,
-        input_ids: Int[Tensor, "B S"],
-        attention_mask: Int[Tensor, "B S"],
-        task_ids: Int[Tensor, " B"],
-        candidates: Candidates,
-        images: RowImages | None,
-        row_weights: Float[Tensor, " B"] | None,
-    ) -> TunedOutput:
-        """How each row ranks its candidates: `row_loss`, and `loss`, its mean over rows."""
-        scores = self._candidate_scores(input_ids, attention_mask, task_ids, candidates, images)
-        row_loss = self.tied(ranking_loss(scores, candidates), images)
-        if row_weights is not None:
-            row_loss = row_loss * row_weights
-        ones = torch.ones_like(row_loss, dtype=torch.long)
-        return TunedOutput(logits=None, loss=row_loss.mean(), row_loss=row_loss, row_tokens=ones)
 
-    def _candidate_scores(
-        self,
-        input_ids: Int[Tensor, "B S"],
-        attention_mask: Int[Tensor, "B S"],
-        task_ids: Int[Tensor, " B"],
-        candidates: Candidates,
-        images: RowImages | None,
-    ) -> Float[Tensor, " C"]:
-        """The score of every candidate, in nats, float32."""
-        with self.running(task_ids, input_ids, attention_mask, images) as running:
-            inputs, mask = self.embedded(running, input_ids, attention_mask)
-            states = self.backbone.get_encoder()(**inputs, attention_mask=mask).last_hidden_state
-        # Every row has a sequence, so both passes are over the same distinct tasks: their tensors are made once.
-        compiling = torch.compiler.is_compiling()  # then shapes are fixed, and no hook comes or goes
-        made = None if compiling else running.made
-        asked = unwrapped(candidates.sequence_rows)
-        images = None if images is None else images[asked]
-        which, task_ids = asked.to(states.device, non_blocking=True), task_ids[asked.to(task_ids.device)]
-        states, mask = states.index_select(0, which), mask.index_select(0, which)
-        head, places = self.backbone.get_output_embeddings(), candidates.places
-        only = None if compiling else places
-        with self.running(task_ids, None, mask, images, made=made), read_only_at(head, only):
-            logits = self.backbone(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,
-                decoder_input_ids=candidates.decoder_input_ids,
-                use_cache=False,
-            ).logits.float()
-        logits = logits.flatten(0, 1).index_select(0, places) if only is None else logits
-        at = candidates.at
-        log_probs = logits[at, candidates.tokens] - logits.logsumexp(-1).index_select(0, at)
-        totals = torch.zeros_like(candidates.lengths).index_add(0, candidates.owners, log_probs)
-        return totals / candidates.lengths
-
-    if TYPE_CHECKING:
-        running: Any
-        embedded: Any
-        backbone: Any
-        tied: Any
+def _candidate_scores(
+    model: Running,
+    input_ids: Int[Tensor, "B S"],
+    attention_mask: Int[Tensor, "B S"],
+    task_ids: Int[Tensor, " B"],
+    candidates: Candidates,
+    images: RowImages | None,
+) -> Float[Tensor, " C"]:
+    """The score of every candidate, in nats, float32."""
+    with model.running(task_ids, input_ids, attention_mask, images) as running:
+        inputs, mask = model.embedded(running, input_ids, attention_mask)
+        states = model.backbone.get_encoder()(**inputs, attention_mask=mask).last_hidden_state
+    # Every row has a sequence, so both passes are over the same distinct tasks: their tensors are made once.
+    compiling = torch.compiler.is_compiling()  # then shapes are fixed, and no hook comes or goes
+    made = None if compiling else running.made
+    asked = unwrapped(candidates.sequence_rows)
+    images = None if images is None else images[asked]
+    which, task_ids = asked.to(states.device, non_blocking=True), task_ids[asked.to(task_ids.device)]
+    states, mask = states.index_select(0, which), mask.index_select(0, which)
+    head, places = model._head(), candidates.places
+    only = None if compiling else places
+    with model.running(task_ids, None, mask, images, made=made), read_only_at(head, only):
+        logits = model.backbone(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask,
+            decoder_input_ids=candidates.decoder_input_ids,
+            use_cache=False,
+        ).logits.float()
+    logits = logits.flatten(0, 1).index_select(0, places) if only is None else logits
+    at = candidates.at
+    log_probs = logits[at, candidates.tokens] - logits.logsumexp(-1).index_select(0, at)
+    totals = torch.zeros_like(candidates.lengths).index_add(0, candidates.owners, log_probs)
+    return totals / candidates.lengths
 
 
 def ranking_loss(scores: Float[Tensor, " C"], candidates: Candidates) -> Float[Tensor, " B"]:

@@ -1,28 +1,89 @@
 """One pass over the backbone: the tensors that it takes, made once, and the input that it reads.
 
-Legend: B rows, S source length, U distinct tasks.
+Legend: B rows, S source length, S2 with what is put beside it, U distinct tasks.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpelt.attachment.encoder_input import joined_input
 from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.row_images import RowImages
+from hyperpelt.data.host import OnHost
 from hyperpelt.errors import UserError
+from hyperpelt.model.attached import Attached
 
 MADE_KEPT = 64
 
 
-class Running:
-    """Mixin of `TunedModel`: `weights_of`, `evaluating`, `running`, `embedded`."""
+class Running(Attached):
+    """One pass over the backbone."""
+
+    def check_reached(self) -> None:
+        """Run a two-token row and assert that every tuner was reached exactly once.
+
+        Raises:
+            UserError: the backbone's attention ignores the registered function (some families do).
+        """
+        if any(p.is_meta for p in self.backbone.parameters()) or not self.assembly.plan:
+            return
+        ids, row = torch.ones(1, 2, dtype=torch.long, device=self.device), torch.zeros(1, dtype=torch.long)
+        blank = None if self.visual is None else torch.zeros(1, self.visual.cells, self.visual.dim)
+        with (
+            torch.no_grad(),
+            self.evaluating(),
+            self.running(row, ids, ids, self._images(blank, None, 1)) as running,
+        ):
+            running.reached = Counter()
+            inputs, mask = self.embedded(running, ids, ids)
+            self.backbone(**inputs, attention_mask=mask, decoder_input_ids=ids[:, :1], use_cache=False)
+        wanted = {(name, placed.tuner.point) for name, there in self.assembly.plan.items() for placed in there}
+        wrong = sorted(name for name, point in wanted if running.reached[name, point] != 1)
+        if wrong:
+            raise UserError(
+                f"{type(self.backbone).__name__} did not reach {len(wrong)} of {len(wanted)} tuned operations exactly "
+                f"once, among them {wrong[0]!r}: this model family does not use the attention interface as expected."
+            )
+
+    def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
+        """The caller's ids of a batch's tasks, checked; 0 for every row where there is one task and none was given."""
+        if task_ids is not None:
+            if task_ids.shape != (num_rows,):
+                raise UserError(f"Expected one task id for each of {num_rows} rows, got {list(task_ids.shape)}.")
+            # Reading ids back from an accelerator would make it wait in every step.
+            if task_ids.device.type == "cpu" and num_rows and not torch.compiler.is_compiling():
+                low, high = (int(bound) for bound in task_ids.aminmax())
+                if low < 0 or high >= len(self.tasks):
+                    raise UserError(f"Expected task ids from 0 to {len(self.tasks) - 1}, got {task_ids.tolist()}.")
+            return task_ids
+        if len(self.tasks) > 1:
+            raise UserError(f"Give `task_ids`: this model knows {len(self.tasks)} tasks.")
+        return torch.zeros(num_rows, dtype=torch.long)
+
+    def _images(
+        self, visual: Float[Tensor, "N G Dv"] | None, visual_rows: Int[Tensor, " N"] | OnHost | None, num_rows: int
+    ) -> RowImages | None:
+        """The images of a batch with the tensors made of them; see `Sight.row_images`."""
+        return self.sight.row_images(visual, visual_rows, num_rows, device=self.device, dtype=self.dtype)
+
+    def _head(self) -> nn.Module:
+        """The map from the decoder's states to logits."""
+        head = self.backbone.get_output_embeddings()
+        assert isinstance(head, nn.Module), "every family promised has one"
+        return head
+
+    def shift_right(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+        """Decoder input for teacher forcing: the start token, then the labels without their last."""
+        config = self.backbone.config
+        start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
+        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -37,7 +98,7 @@ class Running:
     def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         """The tensors of all operations for distinct tasks, by group key, in float32."""
         made: dict[str, Tensor] = {}
-        for source in self._sources_of(visual=False):
+        for source in self.sources.of_tasks():
             made |= source(tasks)
         return made
 
@@ -50,19 +111,20 @@ class Running:
 
         - **on_host**: the same tasks, where they can be looked at
         """
-        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self._made = {}
-        if keep:
-            versions = sum(p._version for p in self.sources.parameters())
-            key = (versions, self.dtype, tasks.device, tuple(on_host.tolist()))
-            if key in self._made:
-                return self._made[key]
-        made = {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
-        if keep:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            if not torch.compiler.is_compiling():
+                self._made = {}
+            return self._cast(tasks)
+        versions = sum(p._version for p in self.sources.parameters())
+        key = (versions, self.dtype, tasks.device, tuple(on_host.tolist()))
+        if key not in self._made:
+            made = self._cast(tasks)
             self._made = {k: v for k, v in list(self._made.items())[-MADE_KEPT:] if k[0] == versions}
             self._made[key] = made
-        return made
+        return self._made[key]
+
+    def _cast(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
+        return {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
 
     def running(
         self,
@@ -72,7 +134,7 @@ class Running:
         images: RowImages | None = None,
         *,
         made: Mapping[str, Sequence[Tensor]] | None = None,
-    ) -> Any:
+    ) -> AbstractContextManager[Pass]:
         """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
 
         - **task_ids**: on the host, or an accelerator is asked for its distinct ones, and waited for
@@ -95,7 +157,7 @@ class Running:
         else:
             known, rows = torch.unique(task_ids, return_inverse=True)  # on the host nothing is waited for
             distinct, rows = (values.to(self.device, non_blocking=True) for values in (known, rows))
-        made = Pass(
+        running = Pass(
             plan=self.assembly.plan,
             made=self._weights(distinct, known) if made is None else made,
             rows=None if distinct.shape[0] == 1 else rows,
@@ -103,7 +165,7 @@ class Running:
             special=self._special(input_ids, attention_mask),
             images=images,
         )
-        return self.switch.run(made)
+        return self.switch.run(running)
 
     def _special(self, input_ids: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
         points = {placed.tuner.point for there in self.assembly.plan.values() for placed in there}
@@ -124,7 +186,7 @@ class Running:
 
     def embedded(
         self, running: Pass, input_ids: Int[Tensor, "B S"], attention_mask: Int[Tensor, "B S"]
-    ) -> tuple[dict[str, Tensor], Int[Tensor, "B S"]]:
+    ) -> tuple[dict[str, Tensor], Int[Tensor, "B S2"]]:
         """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them and the
         tokens of images after them."""
         operation = self.operations[0]

@@ -1,4 +1,4 @@
-"""What a tuned model does with image features: the part of TunedModel that sees.
+"""What a tuned model does with image features.
 
 Features of N images come with the row of the batch that each belongs to; rows without images are not named. The visual
 weight sources make the tensors of all operations for the N images in one batched matmul, as the others do for tasks.
@@ -10,48 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost, unwrapped
 from hyperpelt.errors import UserError
+from hyperpelt.methods.base import Method
+from hyperpelt.vision.base import ImageEncoder
 from hyperpelt.vision.spec import VisualSpec
-from hyperpelt.weights.visual import VisualSource
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hyperpelt.vision import ImageEncoder
+from hyperpelt.weights import Sources
 
 
 def spec_of(encoder: ImageEncoder | VisualSpec | str | Path | None) -> VisualSpec | None:
     """What an encoder's features are: from its description, itself, or its name."""
     if encoder is None or isinstance(encoder, VisualSpec):
         return encoder
-    from hyperpelt.vision import ImageEncoder, load_image_encoder
+    from hyperpelt.vision import load_image_encoder
 
     return (encoder if isinstance(encoder, ImageEncoder) else load_image_encoder(encoder)).spec
 
 
 class Sight:
-    """Mixin of `TunedModel`: which features it reads, and from features to the tensors of a pass.
+    """From image features to the tensors of a pass, through a model's visual sources.
 
-    - **visual**: the features the model was made for; None if its method reads no images
+    - **spec**: the features the model was made for; None if its method reads no images
     """
 
-    visual: VisualSpec | None
-    sources: nn.ModuleDict
+    def __init__(self, method: str, sources: Sources, given: VisualSpec | None) -> None:
+        self.method, self.sources = method, sources
+        self.spec = self._spec(given)
 
-    def _sources_of(self, visual: bool) -> list[nn.Module]:
-        return [source for source in self.sources.values() if isinstance(source, VisualSource) == visual]
-
-    def _visual_spec(self, given: VisualSpec | None) -> VisualSpec | None:
-        """The features of this model's visual sources, with the encoder's name where one was given."""
-        sources = self._sources_of(visual=True)
+    def _spec(self, given: VisualSpec | None) -> VisualSpec | None:
+        """The features of the visual sources, with the encoder's name where one was given."""
+        sources = self.sources.of_images()
         if not sources:
             return None
         config = sources[0].config
@@ -60,34 +56,36 @@ class Sight:
             return given
         return VisualSpec(dim=config.feature_dim, grid=(1, config.cells))
 
-    def standardise_features(self, features: Float[Tensor, "N G Dv"]) -> None:
-        """Let the model measure features in units of these: their mean and deviation in each of the Dv dimensions.
-
-        Call it once, before training, with the features of some hundred training images. Without it features are
-        taken as they are. The measures are saved with the model.
-        """
-        self._check_features(features)
-        for source in self._sources_of(visual=True):
+    def standardise(self, features: Float[Tensor, "N G Dv"]) -> None:
+        """See `TunedModel.standardise_features`."""
+        self._check(features)
+        for source in self.sources.of_images():
             source.standardise(features)
 
-    def _check_features(self, features: Tensor) -> VisualSpec:
-        if self.visual is None:
+    def _check(self, features: Tensor) -> None:
+        if self.spec is None:
             raise UserError(
-                f"Method {self.method.name!r} reads no images, got features of {len(features)}: choose a method with a "
+                f"Method {self.method!r} reads no images, got features of {len(features)}: choose a method with a "
                 "visual part (vl-hyperpelt, visual-tokens, memvp) or give no images."
             )
-        if features.dim() != 3 or features.shape[1:] != (self.visual.cells, self.visual.dim):
+        if features.dim() != 3 or features.shape[1:] != (self.spec.cells, self.spec.dim):
             raise UserError(
-                f"Expected image features of shape [images, {self.visual.cells}, {self.visual.dim}] (encoder "
-                f"{self.visual.encoder or 'unnamed'!r}), got {list(features.shape)}."
+                f"Expected image features of shape [images, {self.spec.cells}, {self.spec.dim}] (encoder "
+                f"{self.spec.encoder or 'unnamed'!r}), got {list(features.shape)}."
             )
-        return self.visual
 
     def row_images(
-        self, visual: Float[Tensor, "N G Dv"] | None, visual_rows: Int[Tensor, " N"] | OnHost | None, num_rows: int
+        self,
+        visual: Tensor | None,
+        visual_rows: Int[Tensor, " N"] | OnHost | None,
+        num_rows: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> RowImages | None:
-        """The images of a batch of `num_rows` rows with the tensors made of them; None if there are none.
+        """The images of a batch of `num_rows` rows with the tensors made of them, in `dtype`; None if there are none.
 
+        - **visual** [N G Dv]: features, in this order
         - **visual_rows**: the row of each image; several of one row in their order. None: one image a row, in order
 
         Raises:
@@ -95,27 +93,29 @@ class Sight:
         """
         if visual is None or len(visual) == 0:
             return None
-        self._check_features(visual)
+        self._check(visual)
         rows = list(range(len(visual))) if visual_rows is None else unwrapped(visual_rows).tolist()
         owned: list[list[int]] = [[] for _ in range(num_rows)]
         if visual_rows is None and len(visual) != num_rows:
             raise UserError(f"Give `visual_rows`: {len(visual)} images for {num_rows} rows are not one each.")
         if len(rows) != len(visual) or not all(0 <= row < num_rows for row in rows):
             raise UserError(f"Expected a row from 0 to {num_rows - 1} for each of {len(visual)} images, got {rows}.")
-        order = []
+        order: list[int] = []
         for image, row in enumerate(rows):
             order.append(len(owned[row]))
             owned[row].append(image)
-        for source in self._sources_of(visual=True):
+        for source in self.sources.of_images():
             source.check_images(max(order) + 1)
-        made = self._seen(visual.to(self.device), torch.tensor(order, device=self.device))
-        return RowImages(owned, made, num_images=len(visual), device=self.device)
+        made = self._seen(visual.to(device), torch.tensor(order, device=device), dtype)
+        return RowImages(owned, made, num_images=len(visual), device=device)
 
-    def _seen(self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"]) -> dict[str, Sequence[Tensor]]:
+    def _seen(
+        self, features: Float[Tensor, "N G Dv"], order: Int[Tensor, " N"], dtype: torch.dtype
+    ) -> dict[str, Sequence[Tensor]]:
         made: dict[str, Tensor] = {}
-        for source in self._sources_of(visual=True):
+        for source in self.sources.of_images():
             made |= source(features.to(source.feature_mean.dtype), order)
-        return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
+        return {name: values.to(dtype).unbind(1) for name, values in made.items()}
 
     def tied(self, row_loss: Float[Tensor, " B"], images: RowImages | None) -> Float[Tensor, " B"]:
         """The same losses. Where a batch has no images, what reads them gets a gradient of zero instead of none.
@@ -123,35 +123,25 @@ class Sight:
         So a process whose share of a batch is text alone still takes part when gradients are averaged, and one process
         does what several do.
         """
-        if images is not None or self.visual is None or not torch.is_grad_enabled():
+        if images is not None or self.spec is None or not torch.is_grad_enabled():
             return row_loss
-        trained = [p for source in self._sources_of(visual=True) for p in source.parameters() if p.requires_grad]
+        trained = [p for source in self.sources.of_images() for p in source.parameters() if p.requires_grad]
         return row_loss + sum(p.flatten()[0] for p in trained) * 0.0 if trained else row_loss
 
-    def blank_images(self, num_rows: int) -> RowImages | None:
-        """An image of nothing for each row, where the method reads images."""
-        if self.visual is None:
-            return None
-        return self.row_images(torch.zeros(num_rows, self.visual.cells, self.visual.dim), None, num_rows)
-
     def image_encoder(self, *, device: str | torch.device | None = None) -> ImageEncoder:
-        """The encoder whose features this model was trained on.
-
-        Raises:
-            UserError: the model reads no images, names no encoder, or the encoder has changed since.
-        """
+        """See `TunedModel.image_encoder`."""
         from hyperpelt.vision import load_image_encoder
 
-        if self.visual is None or not self.visual.encoder:
+        if self.spec is None or not self.spec.encoder:
             raise UserError("This model names no image encoder: give features, or build it with `image_encoder=`.")
-        spec = self.visual
-        where = {"pooled": True} if spec.pooled else {"grid": spec.grid}
-        encoder = load_image_encoder(spec.encoder, **where, dtype=getattr(torch, spec.precision), device=device)
-        spec.require(encoder.spec)
+        where: dict[str, Any] = {"pooled": True} if self.spec.pooled else {"grid": self.spec.grid}
+        dtype = getattr(torch, self.spec.precision)
+        encoder = load_image_encoder(self.spec.encoder, **where, dtype=dtype, device=device)
+        self.spec.require(encoder.spec)
         return encoder
 
 
-def for_features(method: Any, spec: VisualSpec | None) -> Any:
+def for_features(method: Method, spec: VisualSpec | None) -> Method:
     """The method with its visual sources, and the rows of the tuners that draw from them, made for these features."""
     if spec is None:
         return method

@@ -17,21 +17,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hyperpelt import tasks as registry
+from hyperpelt.data import Batch
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.model.descriptions import read_tasks
 from hyperpelt.model.inputs import inputs_of
-
-if TYPE_CHECKING:
-    from hyperpelt.data import Batch
-    from hyperpelt.model.tuned import TunedModel
-    from hyperpelt.tasks import Task
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tasks import Task
 
 STARTS = ("mean", "nearest", "scored", "described")
 LIKE = "like:"
@@ -71,7 +69,7 @@ def start_task(
     check_start(rule)
     others = list(among) if among is not None else [name for name in model.tasks if name != task.name]
     mean = {name: 1 / len(others) for name in others}
-    reading = {"max_source_length": max_source_length, "data_root": data_root}
+    reading: dict[str, Any] = {"max_source_length": max_source_length, "data_root": data_root}
     if rule == "mean":
         model.start_task(task.name, mean)
         return Start(rule)
@@ -94,21 +92,21 @@ def start_task(
     return Start(rule, chosen, figures)
 
 
-def _tell(model: TunedModel, task: Task, **reading: object) -> None:
+def _tell(model: TunedModel, task: Task, **reading: Any) -> None:
     if not model.described():
         raise UserError(
             f"Method {model.method.name!r} was trained without a map from words to embeddings, so no task can start as "
             "'described': train with method.description_dropout=0.3, or choose mean, nearest or like:TASK."
         )
     index = model.task_id(task.name)
-    if not all(network.description.vectors[index].any() for network in model.described()):
-        model.tell(read_tasks(model.backbone, model.tokenizer, [task], **reading))
+    if not all(network.words.vectors[index].any() for network in model.described()):
+        model.tell(read_tasks(model.backbone, model.need_tokenizer(), [task], **reading))
 
 
-def similarity(model: TunedModel, task: Task, others: Sequence[str], **reading: object) -> dict[str, float]:
+def similarity(model: TunedModel, task: Task, others: Sequence[str], **reading: Any) -> dict[str, float]:
     """Cosine of the task's words with those of each other task, after the mean of those others is taken off."""
     vectors = _known_vectors(model, others, **reading)
-    new = read_tasks(model.backbone, model.tokenizer, [task], **reading)[task.name]
+    new = read_tasks(model.backbone, model.need_tokenizer(), [task], **reading)[task.name]
     both = torch.stack([_both(vectors[name]) for name in others])
     centre = both.mean(dim=0) if len(others) > 1 else torch.zeros_like(both[0])
     found = torch.cosine_similarity(both - centre, (_both(new) - centre)[None])
@@ -119,11 +117,11 @@ def _both(vectors: Float[Tensor, "K d"]) -> Float[Tensor, " d2"]:
     return torch.cat([vectors[0], vectors[1:].mean(dim=0)]).double()
 
 
-def _known_vectors(model: TunedModel, names: Sequence[str], **reading: object) -> dict[str, Float[Tensor, "K d"]]:
+def _known_vectors(model: TunedModel, names: Sequence[str], **reading: Any) -> dict[str, Float[Tensor, "K d"]]:
     """Those that the checkpoint holds; of a model that holds none, read anew from the tasks' definitions."""
     for network in model.described():
-        return {name: network.description.vectors[model.task_id(name)].cpu() for name in names}
-    return read_tasks(model.backbone, model.tokenizer, [registry.get(name) for name in names], **reading)
+        return {name: network.words.vectors[model.task_id(name)].cpu() for name in names}
+    return read_tasks(model.backbone, model.need_tokenizer(), [registry.get(name) for name in names], **reading)
 
 
 @torch.no_grad()

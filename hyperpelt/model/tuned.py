@@ -12,10 +12,9 @@ Legend: B rows, S source length, T target length, V vocabulary, U distinct tasks
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -23,73 +22,29 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt import methods
-from hyperpelt.attachment.calibration import collect_samples
-from hyperpelt.attachment.switch import switch_of
+from hyperpelt.data.candidates import Candidates
 from hyperpelt.data.host import OnHost, Targets, unwrapped
-from hyperpelt.errors import UserError, unknown
-from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
+from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method
-from hyperpelt.model.choice_losses import ChoiceLosses, WrongChoices
-from hyperpelt.model.growth import Growth
+from hyperpelt.model.choice_losses import WrongChoices, choice_losses, with_choices
+from hyperpelt.model.copies import in_dtype
 from hyperpelt.model.habits import Habits
 from hyperpelt.model.inference import Inference
 from hyperpelt.model.outputs import TunedOutput, read_only_at, target_positions, token_losses
-from hyperpelt.model.persistence import Persistence, copy_of, in_dtype
-from hyperpelt.model.ranking import RankingLoss
-from hyperpelt.model.running import Running
-from hyperpelt.model.sight import Sight, for_features, spec_of
-from hyperpelt.operations import list_operations
-
-if TYPE_CHECKING:
-    from hyperpelt.data.candidates import Candidates
-    from hyperpelt.vision import ImageEncoder, VisualSpec
+from hyperpelt.model.persistence import Persistence
+from hyperpelt.model.ranking import ranked
+from hyperpelt.model.sight import spec_of
+from hyperpelt.vision.base import ImageEncoder
+from hyperpelt.vision.spec import VisualSpec
 
 
-class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingLoss, Sight, Habits):
+class TunedModel(Inference, Persistence, Habits):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
     - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
     - **sources**: the weight sources, all that is trained (with `unfreeze`, also the model's own copy of the backbone)
     - **tasks**: names; the id of a task is its index
     """
-
-    def __init__(
-        self,
-        backbone: PreTrainedModel,
-        method: Method,
-        tasks: Sequence[str],
-        *,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        backbone_name: str = "",
-        seed: int = 0,
-        calibrate: bool = True,
-        visual: VisualSpec | None = None,
-    ) -> None:
-        super().__init__()
-        if len(set(tasks)) != len(tasks) or not tasks:
-            raise UserError(f"A tuned model needs at least one task and each task once, got {list(tasks)}.")
-        self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
-        method = self.method
-        self.task_fingerprints: dict[str, str] = {}
-        self.backbone_name = backbone_name or backbone.name_or_path
-        self.operations = list_operations(backbone)
-        self.assembly = assemble(method, self.operations)
-        trained = unfrozen(method, backbone)
-        # Trained backbone parameters live in a copy: the object that was given stays as it is.
-        self.backbone = copy_of(backbone) if trained else backbone
-        generator = torch.Generator().manual_seed(seed)
-        samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
-        self.sources = build_sources(method, self.assembly, len(tasks), samples=samples or None, generator=generator)
-        self.sources.to(self.backbone.device)
-        self.visual = self._visual_spec(visual)
-        self.unfrozen = frozenset(trained)
-        self.switch = switch_of(self.backbone)
-        self._made: dict[Any, dict[str, Sequence[Tensor]]] = {}
-        self.attached = False
-        self.save_trained_only()
-        self.attach()
-        if calibrate:
-            self.check_reached()
 
     @classmethod
     def build(
@@ -127,71 +82,17 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
             backbone = in_dtype(backbone, dtype)
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         names = [task if isinstance(task, str) else task.name for task in tasks]
-        options = {"tokenizer": tokenizer, "backbone_name": name, "seed": seed, "visual": spec_of(image_encoder)}
-        model = cls(backbone, methods.get(method), names, **options)
+        model = cls(
+            backbone,
+            methods.get(method),
+            names,
+            tokenizer=tokenizer,
+            backbone_name=name,
+            seed=seed,
+            visual=spec_of(image_encoder),
+        )
         model.task_fingerprints = {t.name: t.fingerprint() for t in tasks if not isinstance(t, str)}
         return model
-
-    # Attachment
-
-    def attach(self) -> None:
-        """Put this model's hooks on the backbone. `build` does it; needed only after `detach`."""
-        if not self.attached:
-            self.switch.attach(self.assembly.operations, trained=self.unfrozen)
-            self.attached = True
-
-    def detach(self) -> None:
-        """Take this model off its backbone, which is then exactly what it was (if no other model is attached)."""
-        if self.attached:
-            self.switch.detach(self.assembly.operations)
-            self.attached = False
-
-    def check_reached(self) -> None:
-        """Run a two-token row and assert that every tuner was reached exactly once.
-
-        Raises:
-            UserError: the backbone's attention ignores the registered function (some families do).
-        """
-        if any(p.is_meta for p in self.backbone.parameters()) or not self.assembly.plan:
-            return
-        ids, row = torch.ones(1, 2, dtype=torch.long, device=self.device), torch.zeros(1, dtype=torch.long)
-        with torch.no_grad(), self.evaluating(), self.running(row, ids, ids, self.blank_images(1)) as running:
-            running.reached = Counter()
-            inputs, mask = self.embedded(running, ids, ids)
-            self.backbone(**inputs, attention_mask=mask, decoder_input_ids=ids[:, :1], use_cache=False)
-        wanted = {(name, placed.tuner.point) for name, there in self.assembly.plan.items() for placed in there}
-        wrong = sorted(name for name, point in wanted if running.reached[name, point] != 1)
-        if wrong:
-            raise UserError(
-                f"{type(self.backbone).__name__} did not reach {len(wrong)} of {len(wanted)} tuned operations exactly "
-                f"once, among them {wrong[0]!r}: this model family does not use the attention interface as expected."
-            )
-
-    def train(self, mode: bool = True) -> TunedModel:
-        """Training or evaluation mode. Tensors that were kept for inference are made anew after training."""
-        if mode:
-            self._made = {}
-        return super().train(mode)
-
-    # One pass
-
-    @property
-    def device(self) -> torch.device:
-        return self.backbone.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.backbone.dtype
-
-    def task_id(self, name: str) -> int:
-        """The index of a task.
-
-        Raises:
-            UserError: the model was not trained on it.
-        """
-        if name not in self.tasks:
-            raise unknown("task of this model", name, self.tasks)
-        return self.tasks.index(name)
 
     def forward(
         self,
@@ -230,22 +131,22 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(None if task_ids is None else unwrapped(task_ids), input_ids.shape[0])
         if candidates is not None:
-            images = self.row_images(visual, visual_rows, input_ids.shape[0])
-            return self.ranked(input_ids, attention_mask, task_ids, candidates, images, row_weights)
+            images = self._images(visual, visual_rows, input_ids.shape[0])
+            return ranked(self, input_ids, attention_mask, task_ids, candidates, images, row_weights)
         if decoder_input_ids is None:
             if labels is None:
                 raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
             decoder_input_ids = self.shift_right(labels)
-        images = self.row_images(visual, visual_rows, input_ids.shape[0])
+        images = self._images(visual, visual_rows, input_ids.shape[0])
         where = None if labels is None or keep_logits else target_positions(labels, targets)
-        head = self.backbone.get_output_embeddings()
+        head = self._head()
         with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
             return TunedOutput(logits=output.logits)
         losses = token_losses(output.logits, labels, smoothing, where=where)
-        row_loss, row_tokens = self.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
+        row_loss, row_tokens = self.sight.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
         if row_weights is not None:
             row_loss = row_loss * row_weights
         loss = row_loss.sum() / (row_tokens.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
@@ -254,35 +155,22 @@ class TunedModel(Running, Inference, Persistence, Growth, ChoiceLosses, RankingL
         if wrong is not None:
             states = output.encoder_last_hidden_state
             right = -token_losses(output.logits, labels, where=where) if smoothing else -losses
-            terms = self.choice_losses(right, labels, wrong, states, mask, task_ids, images=images)
-            return self.with_choices(result, terms, row_weights, wrong)
+            terms = choice_losses(self, right, labels, wrong, states, mask, task_ids, images=images)
+            return with_choices(result, terms, row_weights, wrong)
         return result
 
-    def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
-        """The caller's ids of a batch's tasks, checked; 0 for every row where there is one task and none was given."""
-        if task_ids is not None:
-            if task_ids.shape != (num_rows,):
-                raise UserError(f"Expected one task id for each of {num_rows} rows, got {list(task_ids.shape)}.")
-            # Reading ids back from an accelerator would make it wait in every step.
-            if task_ids.device.type == "cpu" and num_rows and not torch.compiler.is_compiling():
-                low, high = (int(bound) for bound in task_ids.aminmax())
-                if low < 0 or high >= len(self.tasks):
-                    raise UserError(f"Expected task ids from 0 to {len(self.tasks) - 1}, got {task_ids.tolist()}.")
-            return task_ids
-        if len(self.tasks) > 1:
-            raise UserError(f"Give `task_ids`: this model knows {len(self.tasks)} tasks.")
-        return torch.zeros(num_rows, dtype=torch.long)
+    def standardise_features(self, features: Float[Tensor, "N G Dv"]) -> None:
+        """Let the model measure features in units of these: their mean and deviation in each of the Dv dimensions.
 
-    def shift_right(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-        """Decoder input for teacher forcing: the start token, then the labels without their last."""
-        config = self.backbone.config
-        start = labels.new_full((labels.shape[0], 1), config.decoder_start_token_id)
-        return torch.cat([start, labels[:, :-1].masked_fill(labels[:, :-1] == -100, config.pad_token_id)], dim=1)
+        Call it once, before training, with the features of some hundred training images. Without it features are
+        taken as they are. The measures are saved with the model.
+        """
+        self.sight.standardise(features)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
-        """Recompute each layer's activations in backward instead of keeping them. The settings that transformers
-        passes play no part: recomputation is the same for every layer."""
-        self.switch.recompute(True)
+    def image_encoder(self, *, device: str | torch.device | None = None) -> ImageEncoder:
+        """The encoder whose features this model was trained on.
 
-    def gradient_checkpointing_disable(self) -> None:
-        self.switch.recompute(False)
+        Raises:
+            UserError: the model reads no images, names no encoder, or the encoder has changed since.
+        """
+        return self.sight.image_encoder(device=device)

@@ -6,6 +6,7 @@ from hyperpelt.weights.base import Group, WeightSource, draw
 from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
+from hyperpelt.weights.sources import Sources
 from hyperpelt.weights.visual import VisualHyperNetwork, VisualProjector, VisualSource
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
@@ -18,6 +19,7 @@ __all__ = [
     "ProjectorConfig",
     "Reparametrised",
     "Shared",
+    "Sources",
     "VisualConfig",
     "VisualHyperConfig",
     "VisualHyperNetwork",

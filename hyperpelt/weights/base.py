@@ -37,8 +37,8 @@ class Group:
 Samples = Mapping[tuple[str, str], Tensor]
 
 
-class WeightSource(nn.Module):
-    """Base of all weight sources.
+class TensorSource(nn.Module):
+    """What sources of tensors have in common, whether these are made of tasks or of images.
 
     Subclasses are built from the groups they serve and draw every initial value from `generator`. Samples of the
     backbone's activations are there when a real backbone is (not on the meta device).
@@ -46,14 +46,9 @@ class WeightSource(nn.Module):
 
     type_name: str
 
-    def __init__(self, groups: Sequence[Group], num_tasks: int) -> None:
+    def __init__(self, groups: Sequence[Group]) -> None:
         super().__init__()
         self.groups = {group.key: group for group in groups}
-        self.num_tasks = num_tasks
-
-    @abstractmethod
-    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
-        """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Factors of the learning rate, by parameter name; parameters not named take the rate as it is.
@@ -62,11 +57,23 @@ class WeightSource(nn.Module):
         that, so matrices inside a network take 1 / n (muP, Yang et al. 2022, arXiv 2203.03466, table 3): the tensors
         that a hypernetwork makes then move as fast as tensors of their own, and one rate suits every source.
         """
-        scales = {}
+        scales: dict[str, float] = {}
         for path, module in self.named_modules():
             for name, width in getattr(module, "matrices", dict)().items():
                 scales[f"{path}.{name}" if path else name] = 1.0 / width
         return scales
+
+
+class WeightSource(TensorSource):
+    """Base of the sources that make tensors of tasks."""
+
+    def __init__(self, groups: Sequence[Group], num_tasks: int) -> None:
+        super().__init__(groups)
+        self.num_tasks = num_tasks
+
+    @abstractmethod
+    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+        """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         """(owner, attribute) of every parameter that holds one entry a task along its first dimension."""

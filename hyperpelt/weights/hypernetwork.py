@@ -209,7 +209,8 @@ class HyperNetwork(WeightSource):
         self.num_rows = num_rows or self._rows(groups, config)
         t = config.embedding_dim
         self.task_embeddings = nn.Parameter(draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator))
-        self.description, self.dropped = None, config.description_dropout
+        self.description: DescriptionMap | None = None
+        self.dropped = config.description_dropout
         operations = list({op.name: op for group in groups for op in group.operations}.values())
         label = SHARING[config.trunk]
         self.order = {op.name: i for i, op in enumerate(sorted(operations, key=label))}
@@ -284,6 +285,12 @@ class HyperNetwork(WeightSource):
             )
         by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
         return torch.where(by_words[:, None, None], self.description(tasks), own)
+
+    @property
+    def words(self) -> DescriptionMap:
+        """The map from a task's words to its embedding, of a network that has one (`description` is not None)."""
+        assert self.description is not None
+        return self.description
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         yield self, "task_embeddings"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from hyperpelt.errors import UserError
 from hyperpelt.tuners.base import Init
-from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
+from hyperpelt.weights.base import Group, Samples, TensorSource, draw, safe, standardise
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
@@ -34,14 +34,12 @@ from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, Visua
 STAND_INS = 16
 
 
-class VisualSource(nn.Module):
+class VisualSource(TensorSource):
     """Base of the visual weight sources: what they know of features."""
 
-    type_name: str
-
     def __init__(self, groups: Sequence[Group], config: VisualConfig) -> None:
-        super().__init__()
-        self.groups, self.config = {group.key: group for group in groups}, config
+        super().__init__(groups)
+        self.config = config
         for group in groups:
             if group.spec.row_wise and group.spec.shape[0] != config.cells:
                 raise UserError(
@@ -70,8 +68,6 @@ class VisualSource(nn.Module):
             raise UserError(
                 f"A row has {most} images, the method takes {self.config.max_images}: set `max_images` higher."
             )
-
-    learning_rate_scales = WeightSource.learning_rate_scales
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         """None: nothing here belongs to a task."""

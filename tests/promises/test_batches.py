@@ -119,6 +119,7 @@ def test_candidates_scored_together_equal_forward_losses(backbone, method):
 
 @pytest.mark.parametrize("tasks", [["a", "b", "c"], ["a"]], ids=len)
 @pytest.mark.parametrize("method", ["lora", small("hyperpelt")], ids=["lora", "hyperpelt"])
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_task_ids_that_fit_no_row_or_no_task_are_refused(tasks, method):
     model, rows = TunedModel.build(make_bart(), method=method, tasks=tasks).eval(), batch()
     inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}

@@ -363,6 +363,7 @@ def test_an_encoder_by_name_shapes_the_method(tmp_path):
     assert TunedModel.build(make_t5(), method="lora", tasks=["a"], image_encoder="mini-vision").visual is None
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_what_does_not_fit_is_said():
     model = seeing(make_t5(), "vl-hyperpelt")
     for shown, message in (

@@ -1,0 +1,51 @@
+"""Backbones copied, and moved to another dtype."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hyperpelt.attachment.switch import switch_of
+from hyperpelt.backbones.moving import moved
+from hyperpelt.errors import UserError
+
+
+def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The same model with tensors of its own and nothing attached."""
+    twin = type(backbone)(copy.deepcopy(backbone.config))
+    attention = switch_of(backbone).previous_attention
+    if attention is not None:  # the configuration names ours while something is attached
+        twin.set_attn_implementation(attention)
+    for name, module in backbone.named_modules():
+        # Merging may have widened a network or given it biases, of which the configuration knows nothing.
+        if isinstance(module, nn.Linear) and _shapes(module) != _shapes(twin.get_submodule(name)):
+            wider = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            twin.set_submodule(name, wider.requires_grad_(False))
+    twin = moved(moved(twin, backbone.device), backbone.dtype)
+    twin.load_state_dict(backbone.state_dict())
+    twin.generation_config = copy.deepcopy(backbone.generation_config)
+    return twin
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
+
+
+def in_dtype(backbone: PreTrainedModel, dtype: torch.dtype | None) -> PreTrainedModel:
+    """The backbone, moved to `dtype` unless that is None.
+
+    Raises:
+        UserError: what it has or shall have is float16 (or no floating point at all); it is then left as it was.
+    """
+    from hyperpelt.backbones import resolve_dtype
+
+    wanted = resolve_dtype(dtype) if isinstance(dtype, str) else dtype or backbone.dtype
+    if wanted not in (torch.float32, torch.bfloat16, torch.float64):
+        raise UserError(
+            f"Expected a backbone in float32 or bfloat16, got {wanted}. T5's activations overflow in float16 "
+            "(transformers#9295): use bf16 where you wanted fp16."
+        )
+    return backbone if dtype is None else moved(backbone, wanted)

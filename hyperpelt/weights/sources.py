@@ -1,0 +1,30 @@
+"""The weight sources of a model, by the name that its method's parts use."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Mapping, ValuesView
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hyperpelt.weights.base import WeightSource
+from hyperpelt.weights.visual import VisualSource
+
+
+class Sources(nn.ModuleDict):
+    """Weight sources by name, those of tasks and those of images in their order."""
+
+    if TYPE_CHECKING:
+
+        def __init__(self, modules: Mapping[str, WeightSource | VisualSource] | None = None) -> None: ...
+        def __getitem__(self, key: str) -> WeightSource | VisualSource: ...
+        def values(self) -> ValuesView[WeightSource | VisualSource]: ...
+        def items(self) -> ItemsView[str, WeightSource | VisualSource]: ...
+
+    def of_tasks(self) -> list[WeightSource]:
+        """The sources that make tensors of tasks."""
+        return [source for source in self.values() if isinstance(source, WeightSource)]
+
+    def of_images(self) -> list[VisualSource]:
+        """The sources that make tensors of images."""
+        return [source for source in self.values() if isinstance(source, VisualSource)]
