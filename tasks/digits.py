@@ -39,7 +39,7 @@ def digits() -> tuple[tuple[bytes, ...], tuple[int, ...]]:
     """All pictures (64 values from 0 to 16, row by row) and what they show."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     return tuple(bytes(map(int, image)) for image in data.data), tuple(map(int, data.target))
 
 

@@ -29,7 +29,7 @@ def settings_of(
 
     folder = local_folder(run)
     names = common.named_tasks(tasks)
-    changes = {
+    changes: dict[str, Any] = {
         "tasks": names,
         "from_run": str(folder),
         "output_dir": f"{place_for(run)}+{'+'.join(name.replace('/', '-') for name in names)}",

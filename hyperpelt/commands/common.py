@@ -108,7 +108,7 @@ def print_json(content: Any) -> None:
 def _finite(content: Any) -> Any:
     if isinstance(content, dict):
         return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
+    if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
     if isinstance(content, float) and not abs(content) < float("inf"):
         return None

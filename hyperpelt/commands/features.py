@@ -16,6 +16,7 @@ from hyperpelt.errors import UserError
 if TYPE_CHECKING:
     from hyperpelt.data.seeing import Eye
     from hyperpelt.tasks import Example, Task
+    from hyperpelt.vision import FeatureStore
 
 app = typer.Typer(no_args_is_help=True, help="Image features on disk: compute those of tasks, list, clear.")
 COLUMNS = ("encoder", "grid", "dim", "images", "size", "at most", "fingerprint")
@@ -66,9 +67,10 @@ def build_features(
         if not chosen:
             raise UserError(f"None of the tasks {', '.join(names)} has images.")
         loaded = load_image_encoder(encoder, grid=grid, device=device)
-        store = FeatureStore(features_dir, loaded, max_bytes=max_size and num_bytes(max_size, where="--max-size"))
+        most = num_bytes(max_size, where="--max-size") if max_size else None
+        store = FeatureStore(features_dir, loaded, max_bytes=most)
         eye = Eye(store, lambda: loaded, on_bad_image="skip" if skip_bad else "error")
-        rows = [_row(task, part, eye, data_root, limit) for task in chosen for part in split or SPLITS]
+        rows = [_row(task, part, eye, store, data_root, limit) for task in chosen for part in split or SPLITS]
     if as_json:
         sizes = {"bytes": store.num_bytes(), "max_bytes": store.max_bytes}
         common.print_json({"folder": str(store.folder), **sizes, "splits": rows})
@@ -77,13 +79,15 @@ def build_features(
     common.note(f"{len(store):,} images, {store.told()}")
 
 
-def _row(task: Task, split: str, eye: Eye, data_root: Path | None, limit: int | None) -> dict[str, Any]:
+def _row(
+    task: Task, split: str, eye: Eye, store: FeatureStore, data_root: Path | None, limit: int | None
+) -> dict[str, Any]:
     """See one split; how many of its images were encoded now, and how many could not be used."""
     examples = task.examples(split, data_root=data_root, limit=limit)
-    name, before, bad = f"{task.name} {split}", eye.store.misses, eye.num_bad
+    name, before, bad = f"{task.name} {split}", store.misses, eye.num_bad
     numbered = _shown(zip(examples.numbers, examples, strict=True), len(examples), name)
     images = sum(len(example.images) for _, example in eye.see(numbered, where=name))
-    encoded = eye.store.misses - before
+    encoded = store.misses - before
     counts = {"rows": len(examples), "images": images, "encoded": encoded, "bad": eye.num_bad - bad}
     return {"task": task.name, "split": split, **counts}
 

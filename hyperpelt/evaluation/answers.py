@@ -269,8 +269,17 @@ def _generate(
     max_new_tokens: int,
     beams: int,
 ) -> list[str]:
-    how = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": beams}
-    tokens = model.generate(source, attention_mask=mask, task_ids=task_ids, **seen, **how)
+    tokens = model.generate(
+        source,
+        attention_mask=mask,
+        task_ids=task_ids,
+        visual=seen.get("visual"),
+        visual_rows=seen.get("visual_rows"),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=beams,
+    )
+    assert isinstance(tokens, Tensor), "ids for ids"
     return [text.strip() for text in tokenizer_of(model).batch_decode(tokens, skip_special_tokens=True)]
 
 

@@ -10,7 +10,7 @@ No PyTorch here: reports read results without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,16 +51,12 @@ class TaskResult:
 
     def as_dict(self) -> dict[str, Any]:
         """One entry of `results.json`'s `tasks`."""
-
-        def block(scores: Scores | None) -> dict[str, Any] | None:
-            return None if scores is None else {"score": mean(scores.values()), "metrics": dict(scores)}
-
         return {
-            **block(self.metrics),
+            **_block(self.metrics),
             "kind": self.kind,
             "rows": self.rows,
-            "majority": block(self.majority),
-            "frozen": block(self.frozen),
+            "majority": None if self.majority is None else _block(self.majority),
+            "frozen": None if self.frozen is None else _block(self.frozen),
             "invalid": self.invalid,
             "num_cut": self.num_cut,
             "num_bad_images": self.num_bad_images,
@@ -75,10 +71,22 @@ class TaskResult:
         def scores(block: Mapping[str, Any] | None) -> Scores | None:
             return None if block is None else block["metrics"]
 
-        kept = {name: content[name] for name in ("kind", "rows", "metrics", "invalid", "num_cut", "seconds")}
+        names = ("kind", "rows", "metrics", "invalid", "num_cut", "seconds")
+        kept: dict[str, Any] = {name: content[name] for name in names}
         kept["num_bad_images"] = content.get("num_bad_images", 0)
-        baselines = {name: scores(content[name]) for name in ("majority", "frozen")}
-        return cls(**kept, **baselines, notes=tuple(content["notes"]))
+        majority, frozen = scores(content["majority"]), scores(content["frozen"])
+        return cls(**kept, majority=majority, frozen=frozen, notes=tuple(content["notes"]))
+
+
+def _both_averages(columns: Sequence[Scores]) -> dict[str, float]:
+    return {
+        "average": mean(value for scores in columns for value in scores.values()),
+        "average_over_tasks": mean(mean(scores.values()) for scores in columns),
+    }
+
+
+def _block(scores: Scores) -> dict[str, Any]:
+    return {"score": mean(scores.values()), "metrics": dict(scores)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +105,12 @@ class Results:
     @property
     def average(self) -> float:
         """The plain mean over all metric columns, as the papers print it."""
-        return self.averages("metrics")["average"]
+        return self._averages()["average"]
 
     @property
     def average_over_tasks(self) -> float:
         """The mean over tasks of each task's mean metric."""
-        return self.averages("metrics")["average_over_tasks"]
+        return self._averages()["average_over_tasks"]
 
     @property
     def num_columns(self) -> int:
@@ -114,15 +122,15 @@ class Results:
         columns: list[Scores] = [scores for task in self.tasks.values() if (scores := getattr(task, of)) is not None]
         if len(columns) < len(self.tasks):
             return None
-        return {
-            "average": mean(value for scores in columns for value in scores.values()),
-            "average_over_tasks": mean(mean(scores.values()) for scores in columns),
-        }
+        return _both_averages(columns)
+
+    def _averages(self) -> dict[str, float]:
+        return _both_averages([task.metrics for task in self.tasks.values()])
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-serialisable; the content of `results.json`."""
         return {
-            **self.averages("metrics"),
+            **self._averages(),
             "columns": self.num_columns,
             "majority": self.averages("majority"),
             "frozen": self.averages("frozen"),

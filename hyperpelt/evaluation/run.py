@@ -159,8 +159,9 @@ def without_method(model: TunedModel) -> TunedModel:
     backbone = model.backbone
     if model.unfrozen:
         from hyperpelt.backbones import load_backbone
+        from hyperpelt.backbones.moving import moved
 
-        backbone = load_backbone(model.backbone_name, dtype=model.dtype).to(model.device)
+        backbone = moved(load_backbone(model.backbone_name, dtype=model.dtype), model.device)
     return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
 
 

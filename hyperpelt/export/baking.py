@@ -28,6 +28,7 @@ from hyperpelt.methods.base import Part, Source
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation
 from hyperpelt.tuners import LoRA, Prompt, Scale
+from hyperpelt.weights import PerTask
 from hyperpelt.weights.base import safe
 
 if TYPE_CHECKING:
@@ -76,17 +77,25 @@ def static(
     parts = tuple(part if part.source in seeing else replace(part, source="baked") for part in parts)
     sources = {"baked": Source(type="per_task"), **seeing}
     method = replace(model.method, name=f"{prefix}-{model.method.name}", parts=parts, sources=sources, unfreeze=())
-    options = {"tokenizer": model.tokenizer, "backbone_name": model.backbone_name, "calibrate": False}
-    made = kind(backbone, method, [task], visual=model.visual, **options)
+    made = kind(
+        backbone,
+        method,
+        [task],
+        tokenizer=model.tokenizer,
+        backbone_name=model.backbone_name,
+        calibrate=False,
+        visual=model.visual,
+    )
     made.task_fingerprints = {task: model.task_fingerprints.get(task)}
     for name in seeing.keys() & used:  # what images bring differs from row to row: it stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
     if "baked" in made.sources:
         with model.evaluating():  # nothing of a baked task is drawn
             values = model.weights_of(index)
-        tensors = made.sources["baked"].tensors
+        baked = made.sources["baked"]
+        assert isinstance(baked, PerTask)
         for key in values.keys() & {group.key for group in made.assembly.groups["baked"]}:
-            tensors[safe(key)].copy_(values[key])
+            baked.tensors[safe(key)].copy_(values[key])
     return made.eval()
 
 
@@ -120,6 +129,7 @@ def _lora_config(model: TunedModel) -> dict[str, Any]:
     if len(tuners) != 1:
         raise UserError("PEFT's LoRA export needs one rank and alpha for the whole model.")
     (tuner,) = tuners
+    assert isinstance(tuner, LoRA)
     alpha = tuner.rank if tuner.alpha is None else tuner.alpha
     paths = sorted(op.path for op in model.assembly.operations)
     return {"peft_type": "LORA", "r": tuner.rank, "lora_alpha": alpha, "lora_dropout": 0.0, "target_modules": paths}
@@ -181,7 +191,7 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
         }
     else:
         write, configure = _PEFT[kind]
-        state = {}
+        state: dict[str, Tensor] = {}
         for operation in baked.assembly.operations:
             for placed in baked.assembly.plan[operation.name]:
                 tensors = {name: weights[key][index] for name, (key, index) in placed.tensors.items()}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,20 +140,25 @@ def _set(parameter: nn.Parameter, values: Tensor) -> None:
     parameter.copy_(values.to(parameter.dtype))
 
 
-def _add_bias(module: nn.Module, bias: Tensor) -> None:
+def _module(backbone: nn.Module, path: str) -> Any:
+    """What computes an operation: a linear map, or a norm of the family's own class."""
+    return backbone.get_submodule(path)
+
+
+def _add_bias(module: Any, bias: Tensor) -> None:
     if module.bias is None:
         module.bias = nn.Parameter(torch.zeros_like(module.weight[:, 0]))
     _set(module.bias, module.bias.float() + bias)
 
 
 def _merge_lora(backbone: nn.Module, operation: Operation, tuner: LoRA, tensors: Tensors) -> None:
-    weight = backbone.get_submodule(operation.path).weight
+    weight = _module(backbone, operation.path).weight
     factor = 1.0 if tuner.alpha is None else tuner.alpha / tuner.rank
     _set(weight, weight.float() + factor * (tensors["down"] @ tensors["up"]).T)
 
 
 def _merge_scale(backbone: nn.Module, operation: Operation, tuner: Scale, tensors: Tensors) -> None:
-    module, factor = backbone.get_submodule(operation.path), 1 + tensors["shift"]
+    module, factor = _module(backbone, operation.path), 1 + tensors["shift"]
     if operation.kind == "hidden":
         _set(module.weight, module.weight.float() * factor)
         return
@@ -174,7 +180,7 @@ def _merge_norm(backbone: nn.Module, operation: Operation, tuner: Norm, tensors:
 
 def _merge_adapter(backbone: nn.Module, operation: Operation, tuner: Adapter, tensors: Tensors) -> None:
     paths = {op.name: op.path for op in list_operations(backbone)}
-    inner, outer = (backbone.get_submodule(paths[f"{operation.name}.{kind}"]) for kind in ("wi", "wo"))
+    inner, outer = (_module(backbone, paths[f"{operation.name}.{kind}"]) for kind in ("wi", "wo"))
     scale = tensors["scale"] if tuner.learned_scale else tuner.scale
     if inner.bias is None:
         _add_bias(inner, torch.zeros_like(inner.weight[:, 0]))

@@ -49,7 +49,7 @@ class Attached(nn.Module):
         self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
         method = self.method
         self.task_fingerprints: dict[str, str | None] = {}
-        self.backbone_name = backbone_name or backbone.name_or_path
+        self.backbone_name: str = backbone_name or backbone.name_or_path or ""
         self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)
         trained = unfrozen(method, backbone)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import colormaps, rc_context
+from matplotlib import color_sequences, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 
 from hyperpelt.report.run_records import Curve
 
@@ -22,7 +23,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "hyperpelt",  # the same run gives the same bytes
 }
-COLOURS = colormaps["tab10"].colors
+COLOURS = color_sequences["tab10"]
 MOST_POINTS = 1000  # of a curve; longer ones are thinned
 
 
@@ -52,7 +53,7 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
         axes = figure.add_subplot()
         width = 0.8 / len(names)
         for index, name in enumerate(names):
-            heights = [np.nan if scores[name].get(task) is None else scores[name][task] for task in tasks]
+            heights = [np.nan if (score := scores[name].get(task)) is None else score for task in tasks]
             places = np.arange(len(tasks)) + (index - (len(names) - 1) / 2) * width
             shade = "0.7" if name == "majority" else colour(index - ("majority" in names))
             axes.bar(places, heights, width, label=name, color=shade)
@@ -99,7 +100,7 @@ def _thinned(curve: Curve) -> tuple[list[int], list[float]]:
     return curve.steps[::stride], curve.values[::stride]
 
 
-def colour(index: int) -> tuple[float, float, float]:
+def colour(index: int) -> ColorType:
     return COLOURS[index % len(COLOURS)]
 
 

@@ -135,7 +135,8 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     curves = {}
-    for tag in events.Tags()["scalars"]:
+    tags: dict[str, Any] = events.Tags()
+    for tag in tags["scalars"]:
         last = {event.step: event.value for event in events.Scalars(tag)}
         steps = sorted(last)
         curves[tag] = Curve(steps, [last[step] for step in steps])
@@ -156,7 +157,7 @@ def task_similarity(path: Path, num_tasks: int) -> Float[np.ndarray, "T T"] | No
         tensors = load_file(path)
     except SafetensorError as problem:
         raise UserError(f"{path} cannot be read as safetensors: {problem}.") from None
-    read = []
+    read: list[np.ndarray] = []
     for name, embeddings in tensors.items():
         match = _TASK_EMBEDDINGS.fullmatch(name)
         if match and embeddings.shape[0] == num_tasks:

@@ -54,7 +54,8 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], index: int) -> None:
         (place, row["low"], row["high"]) for place, row in zip(places, rows, strict=True) if row["low"] is not None
     ]
     if known:
-        axes.fill_between(*map(list, zip(*known, strict=True)), color=colour(index), alpha=0.12, linewidth=0)
+        known_places, lows, highs = map(list, zip(*known, strict=True))
+        axes.fill_between(known_places, lows, highs, color=colour(index), alpha=0.12, linewidth=0)
 
 
 def _ticks(axes: Axes, shots: Sequence[int]) -> None:

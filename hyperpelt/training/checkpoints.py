@@ -170,7 +170,8 @@ def _others(path: Path) -> str:
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """The state of every generator that training may draw from, in JSON's terms."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    numpy_state: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = numpy_state
     version, internal, gauss_next = random.getstate()
     states = {
         "python": [version, list(internal), gauss_next],

@@ -61,7 +61,9 @@ def make_eye(config: RunConfig, model: TunedModel, tasks: Sequence[Task], encode
 
 def see_evaluations(config: RunConfig, tasks: Sequence[Task], eye: Eye | None, show: bool) -> None:
     """Encode what evaluations will need, so that a bad image is found now and not after hours of training."""
-    for task in tasks if eye is not None else ():
+    if eye is None:
+        return
+    for task in tasks:
         for split, limit in evaluated(config).items() if "image" in task.modalities else ():
             see_again(task.examples(split, data_root=config.data_root, limit=limit), eye, progress=show)
 
@@ -79,11 +81,17 @@ def features_of(
     return store
 
 
+def stored(eye: Eye) -> FeatureStore:
+    """The store of an eye that keeps features on disk, as a run's does."""
+    assert isinstance(eye.store, FeatureStore)
+    return eye.store
+
+
 def told(sets: Mapping[str, TokenizedSet], eye: Eye | None) -> str | None:
     """One line on the run's images and the store of their features."""
     if eye is None:
         return None
-    store, count = eye.store, len({key for tokens in sets.values() for key in tokens.image_keys()})
+    store, count = stored(eye), len({key for tokens in sets.values() for key in tokens.image_keys()})
     room = f"; {store.removed} older shards made room" if store.removed else ""
     return f"{count:,} training images, {store.misses:,} images encoded now; features: {store.told()}{room}."
 

@@ -19,10 +19,11 @@ def total_loss(output: TunedOutput, batch: Batch) -> Tensor:
     Each term is a sum over rows divided by what the *global* batch holds of it, so that micro-batches and processes add
     up to the loss of one large batch.
     """
+    assert output.row_loss is not None, "a batch of training has labels or candidates"
     if "candidates" in batch:
         return output.row_loss.sum() / batch["num_global_rows"]
     loss = output.row_loss.sum() / batch["num_global_tokens"]
-    if output.row_length_normalised is not None:
+    if output.row_length_normalised is not None and output.row_unlikelihood is not None:
         loss = loss + output.row_length_normalised.sum() / batch["num_global_rows"]
         loss = loss + output.row_unlikelihood.sum() / max(1, batch["num_global_wrong_tokens"])
     return loss

@@ -96,8 +96,8 @@ def optimizer_state(
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer,
     parameters: NamedParameters,
-    tensors: dict[str, Tensor],
-    numbers: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, Any],
 ) -> None:
     """The reverse of `optimizer_state`; the groups' settings stay those of this run."""
     state: dict[str, dict[str, Any]] = {}

@@ -73,13 +73,14 @@ class _Run:
 
     def _make_loop(self) -> Loop:
         forward = self.processes.prepare(self.model)
+        compiled: Any = torch.compile(forward) if self.config.torch_compile else forward
         optimizer = make_optimizer(self.config, self.model.trainable_parameters(), self.model.learning_rate_scales())
         _seed(self.config.seed + self.processes.rank)
         return Loop(
             config=self.config,
             processes=self.processes,
             model=self.model,
-            forward=torch.compile(forward) if self.config.torch_compile else forward,
+            forward=compiled,
             optimizer=optimizer,
             sampler=self.setup.sampler,
             total=self.setup.total,
@@ -225,6 +226,6 @@ def _plain(content: Any) -> Any:
     """JSON has no nan and no infinity: they become null."""
     if isinstance(content, Mapping):
         return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
+    if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -96,7 +96,7 @@ class Setup:
     def _choices(self) -> Choices:
         named = {task.name: task for task in self.tasks}
         length, root = self.config.max_target_length, self.config.data_root
-        return Choices(named, self.model.tokenizer, length, data_root=root)
+        return Choices(named, self.model.need_tokenizer(), length, data_root=root)
 
     def _ranking(self, multiple: int) -> Ranking:
         config = self.config
@@ -197,7 +197,7 @@ def _tell(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
     model.tell(
         read_tasks(
             model.backbone,
-            model.tokenizer,
+            model.need_tokenizer(),
             tasks,
             max_source_length=config.max_source_length,
             data_root=config.data_root,
@@ -220,7 +220,7 @@ def _tokenise(
     make = partial(
         TokenizedSet.load_or_build,
         split="train",
-        tokenizer=model.tokenizer,
+        tokenizer=model.need_tokenizer(),
         max_source_length=config.max_source_length,
         max_target_length=config.max_target_length,
         data_root=config.data_root,

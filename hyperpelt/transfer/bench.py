@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hyperpelt.backbones import load_backbone, resolve_dtype
+from hyperpelt.backbones.moving import moved
 from hyperpelt.data import Choices, TokenizedSet
 from hyperpelt.evaluation.run import evaluate
 from hyperpelt.methods import get as get_method
@@ -23,7 +24,7 @@ from hyperpelt.model.descriptions import read_tasks
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.starts import Start, start_task
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.training.images import measure
+from hyperpelt.training.images import measure, stored
 from hyperpelt.transfer.answering import as_the_run, is_blind, lengths, seeing
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
 from hyperpelt.transfer.fit import Fitted, ShotData, fit
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from hyperpelt.config import RunConfig
     from hyperpelt.data import Batch
-    from hyperpelt.tasks import Task
+    from hyperpelt.tasks import Example, Task
 
 PROBED = 32  # test rows over which the shots in a prompt are counted
 
@@ -55,7 +56,7 @@ class Bench:
         for task in tasks:
             self.model.add_task(task)
         if "described" in config.start and self.model.described():
-            self.model.tell(read_tasks(self.model.backbone, self.model.tokenizer, tasks, **self._reading()))
+            self.model.tell(read_tasks(self.model.backbone, self.model.need_tokenizer(), tasks, **self._reading()))
         self._nearest: dict[str, Start] = {}
         self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
         self._data: dict[str, ShotData] = {}
@@ -115,11 +116,13 @@ class Bench:
             model.detach()
 
     def _in_context(self, cell: Cell, model: TunedModel, task: Task, shots: Shots) -> dict[str, Any]:
-        examples = task.examples("train", data_root=self.config.data_root) if cell.shots else []
         limit = getattr(model.backbone.config, "max_position_embeddings", None) or self.config.context_length
         length = min(self.config.context_length, limit)
-        chosen = [examples[row] for row in shots.learned]
-        asking = prompted(task, chosen, model.tokenizer, seed=cell.seed, max_length=length)
+        chosen: list[Example] = []
+        if cell.shots:
+            examples = task.examples("train", data_root=self.config.data_root)
+            chosen = [examples[row] for row in shots.learned]
+        asking = prompted(task, chosen, model.need_tokenizer(), seed=cell.seed, max_length=length)
         rows = task.examples(self.config.split, data_root=self.config.data_root, limit=PROBED).raw()
         fitting = num_fitting(asking, [row for _, row in rows])
         return {"shots_in_prompt": fitting, **self._measured(model, asking, max_source_length=length)}
@@ -165,15 +168,15 @@ class Bench:
 
     def _data_of(self, task: Task) -> ShotData:
         if task.name not in self._data:
-            tokenizer, root = self.model.tokenizer, self.config.data_root
+            tokenizer, root = self.model.need_tokenizer(), self.config.data_root
             unseen = is_blind(self.settings) or "image" not in task.modalities
             eye = None if unseen else eye_of(self.model, **seeing(self.settings))
-            how = {"data_root": root, "eye": eye, "blind": eye is None}
-            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how, **lengths(self.settings))
+            how: dict[str, Any] = {"data_root": root, "eye": eye, "blind": eye is None, **lengths(self.settings)}
+            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how)
             length = lengths(self.settings)["max_target_length"]
             choices = Choices(self.tasks, tokenizer, length, root) if self.config.loss != "lm" else None
             ranked_by = self._rule() if self.config.loss == "ranking" else None
-            self._data[task.name] = ShotData(task, tokens, choices, None if eye is None else eye.store, ranked_by)
+            self._data[task.name] = ShotData(task, tokens, choices, None if eye is None else stored(eye), ranked_by)
         return self._data[task.name]
 
     def _fresh(self, method: Method, cell: Cell) -> TunedModel:
@@ -184,7 +187,7 @@ class Bench:
         model = TunedModel.build(backbone, method=method, tasks=[task], **options)
         model.backbone_name = self.model.backbone_name
         if model.described():
-            model.tell(read_tasks(model.backbone, model.tokenizer, [task], **self._reading()))
+            model.tell(read_tasks(model.backbone, model.need_tokenizer(), [task], **self._reading()))
         data = self._data_of(task)
         if model.visual is not None and data.features is not None:
             measure(model, data.features, [data.tokens], seed=cell.seed)
@@ -196,11 +199,11 @@ class Bench:
         """The backbone as it was before any training."""
         if not self.model.unfrozen:
             return self.model.backbone
-        return load_backbone(self.model.backbone_name, dtype=self.dtype).to(self.device)
+        return moved(load_backbone(self.model.backbone_name, dtype=self.dtype), self.device)
 
     @cached_property
     def _whole_backbone(self) -> PreTrainedModel:
         """The same in float32, for methods that train it."""
         if self._backbone.dtype == torch.float32:
             return self._backbone
-        return load_backbone(self.model.backbone_name, dtype=torch.float32).to(self.device)
+        return moved(load_backbone(self.model.backbone_name, dtype=torch.float32), self.device)

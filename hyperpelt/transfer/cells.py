@@ -75,11 +75,10 @@ def _few_shot(config: TransferConfig, task: str, shots: int) -> Iterator[Cell]:
 def settings_of(cell: Cell, config: TransferConfig) -> dict[str, Any]:
     """The settings that a cell's result depends on, beside the model, the task and itself."""
     measured = {name: getattr(config, name) for name in MEASURED}
+    trained: dict[str, Any] = {}
     if cell.adapt == IN_CONTEXT:
         trained = {"sampling": config.sampling, "context_length": config.context_length}
-    elif cell.shots == 0:
-        trained = {}
-    else:
+    elif cell.shots:
         names = ("sampling", "choose", "loss", "optimizer", "steps", "batch_size", "warmup_steps", "max_grad_norm")
         trained = {name: getattr(config, name) for name in names} | {"learning_rate": config.rate_of(cell.adapt)}
     return {**measured, **trained}

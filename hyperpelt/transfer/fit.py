@@ -132,7 +132,7 @@ class _Fit:
         # Counted from 1: the first of few steps shall move something.
         set_learning_rate(self.optimizer, learning_rate(self.settings, min(step + 1, self.total - 1), self.total))
         with torch.no_grad():
-            torch._foreach_copy_(self.before, self.parameters)
+            torch._foreach_copy_(self.before, list[Tensor](self.parameters))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()

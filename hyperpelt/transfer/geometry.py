@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from hyperpelt.weights import HyperNetwork
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
+    from hyperpelt.weights.hypernetwork import Trunk
 
 
 def measure(
@@ -103,15 +104,14 @@ def task_vectors(model: TunedModel) -> dict[str, Float[Tensor, "T D"]]:
     if reading:
         embeddings = [network.task_embeddings for network in reading]
         found["embeddings"] = _flat(embeddings)
-        read = [
-            network.task_embeddings @ trunk.inner["task"] for network in reading for trunk in network.trunks.values()
-        ]
+        trunks = [(network, cast("Trunk", trunk)) for network in reading for trunk in network.trunks.values()]
+        read = [network.task_embeddings @ trunk.inner["task"] for network, trunk in trunks]
         found["read"] = _flat(read)
     every = torch.arange(len(model.tasks), device=model.device)
     made = [values for values in model.weights_of(every).values() if values.shape[0] == len(model.tasks)]
     found["weights"] = _flat([values / values.square().mean().sqrt().clamp(min=1e-12) for values in made])
     for network in model.described():
-        vectors = network.description.vectors
+        vectors = network.words.vectors
         found["words"] = _flat([vectors[:, 0], vectors[:, 1:].mean(dim=1)])
     return found
 
@@ -178,6 +178,6 @@ def write_projector(folder: Path, model: TunedModel) -> None:
             if name == "embeddings" and model.described():
                 labels = [*names, *(f"{task} (by its words)" for task in names)]
                 every = torch.arange(len(names), device=model.device)
-                made = [network.description(every) for network in model.described()]
+                made = [network.words(every) for network in model.described()]
                 vectors = torch.cat([vectors, _flat(made)])
             writer.add_embedding(vectors.float(), metadata=labels, tag=name)

@@ -183,18 +183,22 @@ class _Job:
         every = [*cells, *others]
         summary = summarise(every, _majorities(self.config, tasks, every) if write else {})
         notes = [*self.notes, *diverged(every), *notes]
-        content = {"summary": summary, "notes": notes, "output": str(self.path.parent), "run": self.config.run}
+        content: dict[str, Any] = {"summary": summary, "notes": notes}
+        content |= {"output": str(self.path.parent), "run": self.config.run}
         content["settings"] = self.config.model_dump(mode="json")
         if write:
             write_summary(self.path.parent, content, every)
         return {**content, "cells": cells, "rank": 0 if write else launched()[0]}
 
-    def _bar(self, total: int) -> tqdm:
+    def _bar(self, total: int) -> tqdm[Any]:
         return tqdm(total=total, desc="transfer", unit="cell", disable=None if self.progress else True)
 
 
-def _shower(bar: tqdm) -> Callable[[int], None]:
-    return lambda done: bar.update(done - bar.n) and None
+def _shower(bar: tqdm[Any]) -> Callable[[int], None]:
+    def show(done: int) -> None:
+        bar.update(done - bar.n)
+
+    return show
 
 
 def _completed(config: TransferConfig, settings: RunConfig | None) -> TransferConfig:
@@ -284,5 +288,6 @@ def _device(config: TransferConfig) -> torch.device:
     if config.use_cpu or not torch.accelerator.is_available():
         return torch.device("cpu")
     kind = torch.accelerator.current_accelerator()
+    assert kind is not None, "one is available"
     count = torch.accelerator.device_count()
     return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")) % max(1, count))

@@ -62,7 +62,7 @@ def _rates(value: Any) -> Any:
     """0.001 -> for everything; ['full=1e-4', '1e-3'] -> by adaptation."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"*": float(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         pairs = [str(item).rpartition("=") for item in value]
         return {name or "*": rate for name, _, rate in pairs}
     return value

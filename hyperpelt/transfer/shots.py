@@ -43,7 +43,8 @@ def choose_shots(
     for row in rows:  # of a classification each choice gives its part
         groups[examples[row].target if task.kind == "classification" and task.choices else ""].append(row)
     generator = random.Random(f"{task.name} {seed} held out")
-    places = []  # of each row within its group, 0..1: the lowest quarter of them has every group's share
+    # Of each row its place within its group, 0..1: the lowest quarter of them has every group's share.
+    places: list[tuple[float, float, int]] = []
     for _, members in sorted(groups.items()):
         drawn = generator.sample(members, len(members))
         places += [((place + 0.5) / len(drawn), generator.random(), row) for place, row in enumerate(drawn)]
@@ -67,7 +68,7 @@ class ShotSampler:
     def batch(self, step: int) -> RowBatch:
         """The rows of optimiser step `step`; a batch may reach into the next pass. No more rows than there are."""
         size = min(self.batch_size, len(self.rows))
-        places = np.arange(step * size, (step + 1) * size)
+        places = range(step * size, (step + 1) * size)
         rows = np.asarray([self._pass(place // len(self.rows))[place % len(self.rows)] for place in places])
         return RowBatch(np.zeros(size, np.int64), rows)
 

@@ -16,7 +16,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hyperpelt import Task
 from hyperpelt_tasks.tabletop import tasks
@@ -27,9 +27,9 @@ SCENES = ("scene", "scene2")
 
 def inputs(task: Task, split: str) -> tuple[list[str], list[Any]]:
     """Input texts and gold labels of a split; pictures are not drawn."""
-    rows = task.rows(split)
-    columns = [name for name in task.render.columns if name not in getattr(task.render, "pictures", ())]
-    label = getattr(task.render, "label", None) or getattr(task.render, "answers", "label")
+    rows, render = task.rows(split), cast("Any", task.render)
+    columns = [name for name in render.columns if name not in getattr(render, "pictures", ())]
+    label = getattr(render, "label", None) or getattr(render, "answers", "label")
     return [" ".join(f"{name}: {row[name]}" for name in columns) for row in rows], [row[label] for row in rows]
 
 

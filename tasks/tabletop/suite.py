@@ -84,7 +84,7 @@ def rows_of(name: str, *, labels: int) -> Callable[[Make], Callable[..., Iterato
 
 def draw(make: Make, dice: Dice, split: str, level: Level, *, labels: int, count: int) -> Iterator[Row]:
     """`count` rows with balanced labels and different texts."""
-    seen: set[tuple] = set()
+    seen: set[tuple[object, ...]] = set()
     waiting: list[int] = []
     for _ in range(count):
         waiting = waiting or dice.shuffled(range(labels))

@@ -8,13 +8,13 @@ it. So no two splits, of whatever seed or difficulty, can share a scene.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hyperpelt_tasks.tabletop import lexicon
 from hyperpelt_tasks.tabletop.dice import Dice, digest
 
 
-def index(*tables: Iterable[tuple]) -> dict[str, tuple]:
+def index(*tables: Iterable[tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     """Concepts by their name, which is their first word (a verb's is its base)."""
     concepts = [concept for table in tables for concept in table]
     return {concept[0] if isinstance(concept[0], str) else concept[0][0]: concept for concept in concepts}
@@ -62,7 +62,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
 COMMON = ("in", "on", "by")  # prepositions of many places
 
 
-def rich(concepts: Mapping[str, tuple]) -> tuple[str, ...]:
+def rich(concepts: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
     """The concepts that have a synonym."""
     return tuple(name for name, words in concepts.items() if len(words) > 1)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hyperpelt import Example, Hub, Splits, Task
 from hyperpelt import register as add
@@ -129,6 +129,9 @@ def _said(answers: Sequence[Any]) -> list[str]:
     return [answer["answer"] if isinstance(answer, Mapping) else answer for answer in answers]
 
 
-def _add(name: str, source: Any, render: Any, *, kind: str = "generation", **definition: Any) -> None:
+Kind = Literal["classification", "generation"]
+
+
+def _add(name: str, source: Any, render: Any, *, kind: Kind = "generation", **definition: Any) -> None:
     task = Task(name=f"vl/{name}", source=source, render=render, kind=kind, modalities=("text", "image"), **definition)
     add(task)

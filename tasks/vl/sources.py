@@ -52,7 +52,7 @@ class Captioned:
         return self.hub.state(split, data_root)
 
     def read(self, split: str, data_root: Path | None) -> Any:
-        rows = self.hub.read(split, data_root)
+        rows: Any = self.hub.read(split, data_root)  # a `datasets.Dataset`
         first: dict[Hashable, int] = {}
         captions: dict[Hashable, list[str]] = {}
         for number, row in enumerate(rows.select_columns([self.key, self.caption])):
