@@ -24,7 +24,7 @@ from hyperpelt.vision import ImageEncoder, load_image_encoder
 from hyperpelt_tasks.digits import digits, images_of, picture
 from hyperpelt_tasks.tabletop.dice import Dice
 from hyperpelt_tasks.tabletop.render import draw
-from hyperpelt_tasks.tabletop.table import GRID, a_table
+from hyperpelt_tasks.tabletop.table import GRID, Item, a_table
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 WORDS = (
@@ -77,7 +77,9 @@ def probe_tables(encoder: ImageEncoder, count: int) -> dict[str, float]:
     tables = [a_table(dice, dice.between(3, 8)) for _ in range(count)]
     features = encoder.encode([draw(table.scene()) for table in tables])
     rows, columns = encoder.grid
-    cells, items, owner = [], [], []
+    cells: list[torch.Tensor] = []
+    items: list[Item] = []
+    owner: list[int] = []
     for number, table in enumerate(tables):
         for item in table.items:
             row, column = _cell(item.row, rows), _cell(item.column, columns)

@@ -23,13 +23,13 @@ def measure(*, shape: str, method: str, rows: int, source: int, target: int, rep
     batch = shapes.batch(rows=rows, source=source, target=1, num_tasks=TASKS, vocabulary=vocabulary, device=device)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     task_ids = batch["task_ids"].sort().values
-    bare = shapes.make(shape, device=device).eval()
+    bare: Any = shapes.make(shape, device=device).eval()  # `generate` is of every family, not of the base class
     settings = {"name": method, **SETTINGS.get(method, {})}
     model = TunedModel.build(
         shapes.make(shape, device=device), method=settings, tasks=[f"task-{i}" for i in range(TASKS)]
     ).eval()
     baked, merged = bake(model, "task-0"), merge(model, "task-0")
-    exactly = {"max_new_tokens": target, "min_new_tokens": target, "do_sample": False}
+    exactly: dict[str, Any] = {"max_new_tokens": target, "min_new_tokens": target, "do_sample": False}
 
     def plain() -> None:
         with torch.no_grad():

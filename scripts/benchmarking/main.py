@@ -60,7 +60,7 @@ def _processor() -> str:
         with open("/proc/cpuinfo") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     except OSError:
-        names = []
+        names = list[str]()
     return names[0] if names else platform.machine()
 
 

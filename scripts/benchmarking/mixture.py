@@ -119,7 +119,7 @@ def _ours(setup: Setup, budget: _Budget) -> Step:
     return run
 
 
-class _Rows(torch.utils.data.Dataset):
+class _Rows(torch.utils.data.Dataset[dict[str, list[int]]]):
     """The tokenised rows of all tasks, one after the other."""
 
     def __init__(self, setup: Setup) -> None:
@@ -146,7 +146,7 @@ def _peer(setup: Setup, backbone: str, rows: int, budget: _Budget, *, grouped: b
     names = ["q", "v"] if setup.model.backbone.config.model_type == "t5" else ["q_proj", "v_proj"]
     model = get_peft_model(load_backbone(backbone), LoraConfig(r=8, target_modules=names, task_type="SEQ_2_SEQ_LM"))
     tokenizer, data = load_tokenizer(backbone), _Rows(setup)
-    arguments = {"train_sampling_strategy": "group_by_length"} if grouped else {}
+    arguments: dict[str, Any] = {"train_sampling_strategy": "group_by_length"} if grouped else {}
     seeds = itertools.count()
 
     class Clock(TrainerCallback):

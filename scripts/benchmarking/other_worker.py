@@ -38,7 +38,7 @@ def make(name: str, setting: dict[str, Any]) -> tuple[Step, torch.nn.Module]:
     """A contestant of this library, and its training step on the batch that all contestants have."""
     device = setting["device"]
     dtype = torch.bfloat16 if setting["precision"] == "bf16" else torch.float32
-    model = shapes.make(setting["shape"], device=device, dtype=dtype, dropout=setting["dropout"])
+    model: Any = shapes.make(setting["shape"], device=device, dtype=dtype, dropout=setting["dropout"])
     adapters.init(model)
     model.add_adapter("task", config=_config(name, model.config.d_model))
     model.train_adapter("task")

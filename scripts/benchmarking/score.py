@@ -23,7 +23,7 @@ def measure(
     *, backbone: str, tasks: Sequence[str], limit: int, batch_size: int, data_root: str | None, repeats: int
 ) -> list[dict[str, Any]]:
     """Two rows a task: rows a second, ratio to the loop, and how many predictions are equal."""
-    result = []
+    result: list[dict[str, Any]] = []
     for name in tasks:
         task = registry.get(name)
         examples = list(task.examples("validation", data_root=data_root))[:limit]
@@ -38,7 +38,8 @@ def measure(
 def _contest(
     model: TunedModel, task: Task, examples: Sequence[Example], batch_size: int, repeats: int
 ) -> list[dict[str, Any]]:
-    settings, answers = Settings(batch_size=batch_size, max_source_length=512), {}
+    settings = Settings(batch_size=batch_size, max_source_length=512)
+    answers: dict[str, list[Any]] = {}
 
     def ours() -> None:
         answers["ours"] = [found.prediction for found in answer(model, task, examples, settings).answers]
@@ -64,7 +65,7 @@ def _contest(
 @torch.no_grad()
 def one_pass_a_choice(model: TunedModel, examples: Sequence[Example], batch_size: int) -> list[int]:
     """Index of each row's best choice; encoder and decoder run once a request."""
-    backbone, tokenizer = model.backbone, model.tokenizer
+    backbone, tokenizer = model.backbone, model.need_tokenizer()
     requests = [(row, choice) for row, example in enumerate(examples) for choice in example.choices or ()]
     order = sorted(range(len(requests)), key=lambda i: -len(examples[requests[i][0]].input))
     scores = [0.0] * len(requests)

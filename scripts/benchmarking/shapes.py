@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
+from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import unknown
 
 T5 = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
-SHAPES = {
+SHAPES: dict[str, tuple[type[T5Config | BartConfig], dict[str, Any]]] = {
     "t5-tiny": (
         T5Config,
         {**T5, "d_model": 64, "d_ff": 128, "num_layers": 2, "num_heads": 2, "vocab_size": 512, "d_kv": 32},
@@ -44,10 +47,11 @@ def make(
         raise unknown("shape", shape, SHAPES)
     config_type, settings = SHAPES[shape]
     if dropout is not None:
-        settings = {**settings, "dropout_rate" if config_type is T5Config else "dropout": dropout}
+        settings = settings | {"dropout_rate" if config_type is T5Config else "dropout": dropout}
+    config = config_type(**settings)
     torch.manual_seed(seed)
-    model_type = T5ForConditionalGeneration if config_type is T5Config else BartForConditionalGeneration
-    return model_type(config_type(**settings)).to(device, dtype).train()
+    model = T5ForConditionalGeneration(config) if isinstance(config, T5Config) else BartForConditionalGeneration(config)
+    return moved(moved(model, device), dtype).train()
 
 
 def batch(

@@ -95,7 +95,7 @@ def measure(
     if shape not in shapes.SHAPES:
         raise unknown("shape", shape, shapes.SHAPES)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    sizes = {"rows": rows, "source": source, "target": target, "num_tasks": num_tasks, "device": device}
+    sizes: dict[str, Any] = {"rows": rows, "source": source, "target": target, "num_tasks": num_tasks, "device": device}
     sizes["vocabulary"] = shapes.SHAPES[shape][1].get("vocab_size", 50265)
     batch = shapes.batch(**sizes)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -109,8 +109,8 @@ def measure(
         steps: dict[str, Step] = {name: step for name, (step, _) in made.items()}
         steps |= {} if foreign is None else foreign.steps([name for name in names if name not in made])
         times = rounds(steps, repeats=repeats)
-        sizes = {name: _size(*one) for name, one in made.items()}
-        sizes |= {name: foreign.ask(f"peak {name}") for name in names if foreign and name not in made}
+        measured = {name: _size(*one) for name, one in made.items()}
+        measured |= {name: foreign.ask(f"peak {name}") for name in names if foreign and name not in made}
     limit = times["limit"]
     return [
         {
@@ -118,7 +118,7 @@ def measure(
             "seconds": statistics.median(times[name]),
             "ratio_to_limit": statistics.median(times[name]) / statistics.median(limit),
             "ratio_of_best": min(times[name]) / min(limit),
-            **sizes[name],
+            **measured[name],
             **{key: setting[key] for key in KEPT},
             "tasks": num_tasks,
             "compiled": compiled and name not in (*PEERS, *other.NAMES),
