@@ -65,7 +65,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hyperpelt", "hyperpelt.*"]) + task_packages,
     package_dir={"hyperpelt_tasks": "tasks"},
-    package_data={"hyperpelt": ["py.typed", "**/*.pyi", "assets/**/*"], "hyperpelt_tasks": ["**/*.yaml"]},
+    package_data={"hyperpelt": ["py.typed", "**/*.pyi", "assets/**/*"], "hyperpelt_tasks": ["**/*.yaml", "**/*.txt"]},
     install_requires=REQUIRES,
     extras_require=EXTRAS,
     entry_points={

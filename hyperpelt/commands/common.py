@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperpelt.config import RunConfig
+    from hyperpelt.evaluation.results import Results
 
 # `--debug` is read by `cli.run`, before and whatever else goes wrong; here it is only declared, for the help.
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -58,6 +59,10 @@ Regression = Annotated[
 Beams = Annotated[
     int | None, typer.Option("--num-beams", min=1, help="Of the search for open answers; default: the task's.")
 ]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most so many rows of each task, a fixed random sample.")
+]
+Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, a shipped run, or a hub id.")
 ]
@@ -132,6 +137,24 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def print_results(results: Results, *, title: str) -> None:
+    """The table of an evaluation, and what is to be said of single tasks."""
+    console().print(results.table(title=title))
+    for name, result in results.tasks.items():
+        for line in result.notes:
+            note(f"{name}: {line}")
+
+
+def full_path(root: Path | None) -> str | None:
+    """A folder named in full: settings that are kept are read again from other folders."""
+    return None if root is None else str(root.resolve())
+
+
+def full_plugins(plugins: Iterable[str] | None) -> list[str]:
+    """Plugins with files named in full, modules as they are."""
+    return [str(Path(one).resolve()) if Path(one).is_file() else one for one in plugins or ()]
 
 
 def named_tasks(entries: Iterable[str]) -> list[str]:

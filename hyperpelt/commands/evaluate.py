@@ -19,36 +19,36 @@ if TYPE_CHECKING:
     from hyperpelt.model.tuned import TunedModel
 
 
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."),
+]
+Blind = Annotated[
+    bool | None, typer.Option("--blind/--seeing", help="Withhold images, or show them; default: as the run did.")
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad-images", help="Answer rows without an image that is bad, and count them.")
+]
+Features = Annotated[
+    Path | None, typer.Option("--features", metavar="FOLDER", help="The feature store; default: the run's.")
+]
+Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")]
+
+
 def evaluate(
     run: common.Run,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."
-        ),
-    ] = None,
+    tasks: Tasks = None,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most so many rows of each task, a fixed random sample.")
-    ] = None,
+    limit: common.Limit = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Also measure the backbone without the method.")] = False,
     normalisation: common.Normalisation = None,
     regression: common.Regression = common.Number.expected,
     batch_size: common.BatchSize = None,
     num_beams: common.Beams = None,
-    blind: Annotated[
-        bool | None, typer.Option("--blind/--seeing", help="Withhold images, or show them; default: as the run did.")
-    ] = None,
-    skip_bad_images: Annotated[
-        bool,
-        typer.Option("--skip-bad-images", help="Answer rows without an image that is bad, and count them."),
-    ] = False,
-    features_dir: Annotated[
-        Path | None, typer.Option("--features", metavar="FOLDER", help="The feature store; default: the run's.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")
-    ] = None,
+    blind: Blind = None,
+    skip_bad_images: SkipBad = False,
+    features_dir: Features = None,
+    output: Output = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
     as_json: common.Json = False,
@@ -91,10 +91,7 @@ def evaluate(
     if as_json:
         common.print_json(content)
         return
-    common.console().print(results.table(title=f"{run}, {split} split"))
-    for name, result in results.tasks.items():
-        for note in result.notes:
-            common.note(f"{name}: {note}")
+    common.print_results(results, title=f"{run}, {split} split")
 
 
 def load(run: str, plugins: list[str] | None, device: torch.device) -> tuple[TunedModel, RunConfig | None]:

@@ -62,11 +62,10 @@ def train(
         quiet_transformers()
         # run.yaml is read again from other folders: what the flags name is kept by its full path.
         base, added = adding.settings_of(add, source, arguments)
-        options = [*added, *arguments, *([("data_root", str(data_root.resolve()))] if data_root else [])]
+        options = [*added, *arguments, *([("data_root", common.full_path(data_root))] if data_root else [])]
         config = load_run(path or base, options)
         if plugin:
-            named = [str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin]
-            config = config.model_copy(update={"plugins": [*config.plugins, *named]})
+            config = config.model_copy(update={"plugins": [*config.plugins, *common.full_plugins(plugin)]})
         results = start(config)
         if not _is_main_process():
             return
@@ -89,11 +88,7 @@ def _print(results: dict[str, Any], config: RunConfig) -> None:
     from hyperpelt.evaluation.results import Results
 
     folder, out = config.output_dir, common.console()
-    found = Results.from_dict(results)
-    out.print(found.table(title=f"{folder}, {results['split']} split"))
-    for name, result in found.tasks.items():
-        for note in result.notes:
-            common.note(f"{name}: {note}")
+    common.print_results(Results.from_dict(results), title=f"{folder}, {results['split']} split")
     first, program = shlex.quote(next(iter(results["tasks"]))), _program()
     row = shlex.quote(_example_row(next(iter(results["tasks"])), config))
     for line in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,56 +42,66 @@ class Loss(StrEnum):
     t_few = "t-few"
 
 
+Tasks = Annotated[
+    list[str], typer.Option("--tasks", help="Names, wildcards or mixtures, comma-separated or repeated.")
+]
+Adapt = Annotated[
+    str,
+    typer.Option(
+        "--adapt",
+        help="embedding, hypernetwork or all of the run; scratch (its method, fresh); in-context; any method's name "
+        "(on the bare backbone).",
+    ),
+]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", help="Also full, houlsby, prefix-tuning, ia3, lora, in-context.")
+]
+Start = Annotated[
+    str, typer.Option("--from", help="Where new tasks start: mean, nearest, scored, described, like:TASK.")
+]
+TheRecipe = Annotated[
+    Recipe, typer.Option("--recipe", help="t-few: its losses, Adafactor, 1000 steps, per-token scoring.")
+]
+TheSampling = Annotated[Sampling, typer.Option("--sampling", help="Shots of each choice alike, or any.")]
+TheChoice = Annotated[
+    Choose | None,
+    typer.Option("--choose", help="Weights of the last step (default), or best on a held-out quarter of shots."),
+]
+TheLoss = Annotated[Loss | None, typer.Option("--loss", help="lm (default), ranking, or t-few's.")]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option("--learning-rate", metavar="[ADAPT=]RATE", help="Peak, for all or one of --adapt; repeatable."),
+]
+Rows = Annotated[int | None, typer.Option("--limit", min=1, help="Rows of it, a fixed random sample.")]
+Context = Annotated[int, typer.Option("--context-length", min=8, help="Tokens of a prompt (in-context).")]
+Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes to spread the cells over.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/transfer; it goes on there.")
+]
+
+
 def transfer(
     run: common.Run,
-    tasks: Annotated[
-        list[str], typer.Option("--tasks", help="Names, wildcards or mixtures, comma-separated or repeated.")
-    ],
+    tasks: Tasks,
     shots: Annotated[str, typer.Option("--shots", help="Numbers of training examples.")] = "0,4,16,32,100",
     seeds: Annotated[str, typer.Option("--seeds", help="How many (5), or which ones (13,21,42).")] = "5",
-    adapt: Annotated[
-        str,
-        typer.Option(
-            "--adapt",
-            help="embedding, hypernetwork or all of the run; scratch (its method, fresh); in-context; any method's "
-            "name (on the bare backbone).",
-        ),
-    ] = "embedding,hypernetwork,all,scratch",
-    baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also full, houlsby, prefix-tuning, ia3, lora, in-context.")
-    ] = False,
-    start: Annotated[
-        str, typer.Option("--from", help="Where new tasks start: mean, nearest, scored, described, like:TASK.")
-    ] = "mean",
-    recipe: Annotated[
-        Recipe, typer.Option("--recipe", help="t-few: its losses, Adafactor, 1000 steps, per-token scoring.")
-    ] = Recipe.default,
-    sampling: Annotated[Sampling, typer.Option("--sampling", help="Shots of each choice alike, or any.")] = (
-        Sampling.balanced
-    ),
-    choose: Annotated[
-        Choose | None,
-        typer.Option("--choose", help="Weights of the last step (default), or best on a held-out quarter of shots."),
-    ] = None,
-    loss: Annotated[Loss | None, typer.Option("--loss", help="lm (default), ranking, or t-few's.")] = None,
+    adapt: Adapt = "embedding,hypernetwork,all,scratch",
+    baselines: Baselines = False,
+    start: Start = "mean",
+    recipe: TheRecipe = Recipe.default,
+    sampling: TheSampling = Sampling.balanced,
+    choose: TheChoice = None,
+    loss: TheLoss = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Optimiser steps; default 300.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows a step; default 8.")] = None,
-    learning_rate: Annotated[
-        list[str] | None,
-        typer.Option("--learning-rate", metavar="[ADAPT=]RATE", help="Peak, for all or one of --adapt; repeatable."),
-    ] = None,
+    learning_rate: Rates = None,
     split: Annotated[str, typer.Option("--split", help="What is measured.")] = "test",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of it, a fixed random sample.")] = None,
-    context_length: Annotated[
-        int, typer.Option("--context-length", min=8, help="Tokens of a prompt (in-context).")
-    ] = 512,
+    limit: Rows = None,
+    context_length: Context = 512,
     normalisation: common.Normalisation = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes to spread the cells over.")] = 1,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="FOLDER", help="Default: RUN/transfer; it goes on there."),
-    ] = None,
+    processes: Processes = 1,
+    cpu: common.Cpu = False,
+    output: Output = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
     as_json: common.Json = False,
@@ -102,44 +112,30 @@ def transfer(
     Writes cells.jsonl (a line a finished cell; a stopped transfer goes on there), summary.json, table.md, curves as SVG
     and report.html. Works under torchrun, too.
     """
+    how: dict[str, Any] = {"shots": shots, "seeds": seeds, "adapt": adapt, "start": start, "sampling": sampling.value}
+    how |= {"choose": choose and choose.value, "loss": loss and loss.value, "steps": steps, "batch_size": batch_size}
+    how |= {"learning_rate": learning_rate, "split": split, "limit": limit, "context_length": context_length}
+    how |= {"scoring": normalisation and normalisation.value, "use_cpu": cpu, "output": output and str(output)}
+    how |= {"data_root": common.full_path(data_root), "plugins": common.full_plugins(plugin)}
     with common.stdout_for_json(as_json):
         from hyperpelt.transfer.run import transfer as start_transfer
 
         quiet_transformers()
         common.load_named_plugins(plugin)
-        found = start_transfer(
-            run,
-            tasks=common.named_tasks(tasks),
-            processes=processes,
-            recipe=recipe.value,
-            baselines=baselines,
-            shots=shots,
-            seeds=seeds,
-            adapt=adapt,
-            start=start,
-            sampling=sampling.value,
-            choose=choose and choose.value,
-            loss=loss and loss.value,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            split=split,
-            limit=limit,
-            context_length=context_length,
-            scoring=normalisation and normalisation.value,
-            use_cpu=cpu,
-            output=None if output is None else str(output),
-            data_root=None if data_root is None else str(data_root.resolve()),
-            plugins=[str(Path(one).resolve()) if Path(one).is_file() else one for one in plugin or ()],
-        )
+        names = common.named_tasks(tasks)
+        found = start_transfer(run, tasks=names, processes=processes, recipe=recipe.value, baselines=baselines, **how)
     if found["rank"]:
         return
     if as_json:
         common.print_json({key: value for key, value in found.items() if key != "rank"})
-        return
+    else:
+        _print(found, title=f"{run}, {split} split")
+
+
+def _print(found: dict[str, Any], *, title: str) -> None:
     from hyperpelt.report.transfer_table import table
 
-    common.console().print(table(found["summary"], title=f"{run}, {split} split"))
+    common.console().print(table(found["summary"], title=title))
     for line in found["notes"]:
         common.note(line)
     print(f"\nCells, plots and report: {found['output']}")
@@ -153,7 +149,7 @@ def geometry(
     ] = False,
     split: Annotated[str, typer.Option("--split", help="What the matrix is measured on.")] = "validation",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of each task in the matrix.")] = 200,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")] = False,
+    cpu: common.Cpu = False,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
     as_json: common.Json = False,

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from hyperpelt.backbones import encode_targets
 from hyperpelt.data import IGNORED, MULTIPLE, encode_inputs
 from hyperpelt.data.seeing import refuse
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.errors import UserError
+from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
 
 if TYPE_CHECKING:
@@ -36,34 +37,6 @@ if TYPE_CHECKING:
     from hyperpelt.data.seeing import Eye
     from hyperpelt.model.tuned import TunedModel
     from hyperpelt.tasks import Example, Task
-
-REGRESSION = ("expected", "argmax")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What an answer depends on besides the model.
-
-    - **normalisation**: the length rule of `hyperpelt.model.scoring`
-    - **regression**: a regression's answer is the probability-weighted mean of its choices' numbers (`expected`) or the
-      number of the best choice (`argmax`)
-    - **batch_size**: rows the encoder reads at once; **decoder_rows**: candidates the decoder reads at once
-    - **max_source_length**, **max_target_length**: tokens; longer inputs are cut and counted
-    - **num_beams**: None: as each task says
-    """
-
-    normalisation: str = "sum"
-    regression: str = "expected"
-    batch_size: int = 32
-    decoder_rows: int = 256
-    max_source_length: int = 128
-    max_target_length: int = 32
-    num_beams: int | None = None
-
-    def __post_init__(self) -> None:
-        scoring.check_normalisation(self.normalisation)
-        if self.regression not in REGRESSION:
-            raise unknown("regression rule", self.regression, REGRESSION)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

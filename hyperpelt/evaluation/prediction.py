@@ -7,11 +7,12 @@ predict(model, "vl/vqav2", [{"question": "What is it?", "image": "photo.jpg"}])
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from hyperpelt import tasks as registry
 from hyperpelt.data import seeing
-from hyperpelt.evaluation.answers import Answer, Settings, answer
+from hyperpelt.evaluation.answers import Answer, answer
+from hyperpelt.evaluation.settings import Answering, Settings
 from hyperpelt.model import scoring
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.tuned import TunedModel
@@ -23,16 +24,13 @@ def predict(
     task: str | Task,
     rows: Iterable[Mapping[str, Any] | Example],
     *,
-    batch_size: int = 32,
-    max_source_length: int = 128,
-    max_target_length: int = 32,
-    normalisation: str = "sum",
-    regression: str = "expected",
-    num_beams: int | None = None,
     allow_urls: bool = False,
     blind: bool = False,
+    **how: Unpack[Answering],
 ) -> list[dict[str, Any]]:
     """Answer rows that need no gold label: the task's columns (a mapping), or rendered examples.
+
+    how: batch_size, max_source_length, ...: see `hyperpelt.evaluation.settings.Settings`.
 
     Images are paths, bytes or PIL images, addresses only where `allow_urls` says so; blind: they are withheld.
 
@@ -40,14 +38,7 @@ def predict(
     choices' order. Raises UserError for a row that lacks a column or has a bad image, naming the row.
     """
     task = registry.get(task) if isinstance(task, str) else task
-    settings = Settings(
-        normalisation=normalisation,
-        regression=regression,
-        batch_size=batch_size,
-        max_source_length=max_source_length,
-        max_target_length=max_target_length,
-        num_beams=num_beams,
-    )
+    settings = Settings(**dict[str, Any](how))
     examples = [
         row if isinstance(row, Example) else task.example(row, answered=False, number=number)
         for number, row in enumerate(rows)

@@ -22,16 +22,17 @@ from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from hyperpelt import metrics
 from hyperpelt import tasks as registry
 from hyperpelt.backbones import encode_targets
 from hyperpelt.data import seeing
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.answers import Answers, Settings, answer, tokenizer_of
+from hyperpelt.evaluation.answers import Answers, answer, tokenizer_of
 from hyperpelt.evaluation.prediction import predict
 from hyperpelt.evaluation.results import Results, TaskResult
+from hyperpelt.evaluation.settings import Answering, Settings
 from hyperpelt.model import scoring
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.tuned import TunedModel
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 # would take longer than evaluating.
 MAJORITY_SAMPLE = 10_000
 __all__ = ["describe", "evaluate", "majority_answer", "predict", "resolve", "versions", "without_method"]
+TOLD = ("normalisation", "regression", "max_source_length", "max_target_length")  # with the results
 VERSIONED = ("hyperpelt", "torch", "transformers", "tokenizers", "datasets", "scikit-learn", "scipy")
 
 
@@ -53,13 +55,7 @@ def evaluate(
     *,
     split: str = "test",
     data_root: str | Path | None = None,
-    batch_size: int = 32,
-    max_source_length: int = 128,
-    max_target_length: int = 32,
-    normalisation: str = "sum",
-    regression: str = "expected",
     limit: int | None = None,
-    num_beams: int | None = None,
     majority: bool = True,
     frozen: bool = False,
     features_dir: str | Path | None = None,
@@ -67,34 +63,28 @@ def evaluate(
     blind: bool = False,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    **how: Unpack[Answering],
 ) -> Results:
     """Measure `model` on a split of each task.
 
     Args:
         tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
-        normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
-            `hyperpelt.evaluation.answers.Settings`.
         limit: at most so many rows of each task, a fixed random sample.
         majority: also score the most frequent answer of the training split.
         frozen: also score the backbone without the method (and so without images), which takes as long again.
         features_dir: folder of the feature store. on_bad_image: `error`, or `skip`: a row is answered without an image
             that cannot be used, and these are counted. blind: withhold the images.
         accelerator: shares the rows out among its processes.
+        how: normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
+            `hyperpelt.evaluation.settings.Settings`.
 
     Raises:
         UserError: for an unknown task, metric, split or rule, and for rows that do not render.
     """
-    settings = Settings(
-        normalisation=normalisation,
-        regression=regression,
-        batch_size=batch_size,
-        max_source_length=max_source_length,
-        max_target_length=max_target_length,
-        num_beams=num_beams,
-    )
+    settings = Settings(**dict[str, Any](how))
     chosen = resolve(tasks, among=model.tasks)
     _check(model, chosen)
-    check_lengths(model, max_source_length, max_target_length)
+    check_lengths(model, settings.max_source_length, settings.max_target_length)
     measure = partial(
         _measure,
         settings=settings,
@@ -111,17 +101,20 @@ def evaluate(
         for task in chosen:
             scores = measure(bare, task, majority=False, eye=None, blind=True).metrics
             found[task.name] = replace(found[task.name], frozen=scores)
-    names = ("normalisation", "regression", "max_source_length", "max_target_length")
-    how = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in names}}
-    if any("image" in task.modalities for task in chosen):
-        how |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": num_beams}
-    return Results(tasks=found, settings=how, model=describe(model), versions=versions())
+    told: dict[str, Any] = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in TOLD}}
+    if _see(chosen):
+        told |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": settings.num_beams}
+    return Results(tasks=found, settings=told, model=describe(model), versions=versions())
+
+
+def _see(tasks: Iterable[Task]) -> bool:
+    return any("image" in task.modalities for task in tasks)
 
 
 def _eye(
     model: TunedModel, tasks: Sequence[Task], features_dir: str | Path | None, on_bad_image: str
 ) -> seeing.Eye | None:
-    if not any("image" in task.modalities for task in tasks):
+    if not _see(tasks):
         return None
     return eye_of(model, features_dir=features_dir, on_bad_image=on_bad_image)
 

@@ -14,6 +14,9 @@ Reference: float64 transcription.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.baselines import trained_norms
 from hyperpelt.methods.registry import method
@@ -22,13 +25,6 @@ from hyperpelt.weights import Head, HyperNetworkConfig
 
 PAPER = "HyperFormer, arXiv 2106.04489"
 SITES = ("self_attention", "feed_forward")
-
-
-def _make(name: str, bottleneck: int, train_norms: bool, config: HyperNetworkConfig) -> Method:
-    adapter = Adapter(bottleneck=bottleneck, reads="output", activation="gelu_new", norm=True)
-    part = Part(tuner=adapter, at=SITES, source="hypernetwork")
-    sources = {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
-    return Method(name=name, parts=(part, *trained_norms(train_norms)), sources=sources)
 
 
 @method("hyperformer++", paper=PAPER)
@@ -51,27 +47,20 @@ def hyperformer_plus(
         init=init,
         description_dropout=description_dropout,
     )
-    return _make("hyperformer++", bottleneck, train_norms, config)
+    adapter = Adapter(bottleneck=bottleneck, reads="output", activation="gelu_new", norm=True)
+    part = Part(tuner=adapter, at=SITES, source="hypernetwork")
+    sources = {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
+    return Method(name="hyperformer++", parts=(part, *trained_norms(train_norms)), sources=sources)
 
 
-@method("hyperformer", paper=PAPER)
-def hyperformer(
-    *,
-    bottleneck: int = 24,
-    embedding_dim: int = 64,
-    hidden_dim: int = 128,
-    hyper_dim: int = 64,
-    init: str = "plain",
-    description_dropout: float = 0.0,
-    train_norms: bool = True,
-) -> Method:
-    config = HyperNetworkConfig(
-        embedding_dim=embedding_dim,
-        hidden_dim=hidden_dim,
-        hyper_dim=hyper_dim,
+@method("hyperformer", paper=PAPER, extends=hyperformer_plus)
+def hyperformer(**settings: Any) -> Method:
+    plus = hyperformer_plus(**settings)
+    config = replace(
+        plus.source("hypernetwork").hypernetwork,
+        trunk="all",
         reads=("task",),
         heads={"default": Head(shared="operation")},
-        init=init,
-        description_dropout=description_dropout,
     )
-    return _make("hyperformer", bottleneck, train_norms, config)
+    sources = {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
+    return replace(plus, name="hyperformer", sources=sources)

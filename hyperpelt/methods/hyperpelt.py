@@ -14,25 +14,14 @@ fresh adapters compute what the backbone computes, bit for bit. Reference: float
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.baselines import trained_norms
 from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, Prefix
 from hyperpelt.weights import Head, HyperNetworkConfig
-
-
-def _source(
-    embedding_dim: int, hidden_dim: int, hyper_dim: int, prefix_hidden: int, init: str, description_dropout: float
-) -> dict[str, Source]:
-    config = HyperNetworkConfig(
-        embedding_dim=embedding_dim,
-        hidden_dim=hidden_dim,
-        hyper_dim=hyper_dim,
-        heads={"prefix": Head(shared="kind", hidden=prefix_hidden), "default": Head(shared="all")},
-        init=init,
-        description_dropout=description_dropout,
-    )
-    return {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
 
 
 @method("hyperprefix", paper="HyperPELT, arXiv 2203.03878")
@@ -47,31 +36,22 @@ def hyperprefix(
     description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
+    config = HyperNetworkConfig(
+        embedding_dim=embedding_dim,
+        hidden_dim=hidden_dim,
+        hyper_dim=hyper_dim,
+        heads={"prefix": Head(shared="kind", hidden=prefix_hidden), "default": Head(shared="all")},
+        init=init,
+        description_dropout=description_dropout,
+    )
     prefix = Part(tuner=Prefix(length=prefix_length), at=("attention",), source="hypernetwork")
-    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init, description_dropout)
+    sources = {"hypernetwork": Source(type="hypernetwork", hypernetwork=config)}
     return Method(name="hyperprefix", parts=(prefix, *trained_norms(train_norms)), sources=sources)
 
 
-@method("hyperpelt", paper="HyperPELT, arXiv 2203.03878")
-def hyperpelt(
-    *,
-    prefix_length: int = 49,
-    bottleneck: int = 16,
-    activation: str = "relu",
-    scale: float = 1.0,
-    embedding_dim: int = 64,
-    hidden_dim: int = 128,
-    hyper_dim: int = 64,
-    prefix_hidden: int = 512,
-    init: str = "plain",
-    description_dropout: float = 0.0,
-    train_norms: bool = True,
-) -> Method:
-    adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)
-    parts = (
-        Part(tuner=Prefix(length=prefix_length), at=("attention",), source="hypernetwork"),
-        Part(tuner=adapter, at=("feed_forward",), source="hypernetwork"),
-        *trained_norms(train_norms),
-    )
-    sources = _source(embedding_dim, hidden_dim, hyper_dim, prefix_hidden, init, description_dropout)
-    return Method(name="hyperpelt", parts=parts, sources=sources)
+@method("hyperpelt", paper="HyperPELT, arXiv 2203.03878", extends=hyperprefix)
+def hyperpelt(*, bottleneck: int = 16, activation: str = "relu", scale: float = 1.0, **settings: Any) -> Method:
+    prefix, *norms = (alone := hyperprefix(**settings)).parts
+    tuner = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)
+    adapter = Part(tuner=tuner, at=("feed_forward",), source="hypernetwork")
+    return replace(alone, name="hyperpelt", parts=(prefix, adapter, *norms))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from hyperpelt.config.setting_types import check_settings
 from hyperpelt.errors import UserError, unknown
@@ -34,16 +34,32 @@ class _Registered:
 _METHODS: dict[str, _Registered] = {}
 
 
-def method(name: str, *, paper: str) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
-    """Decorator: registers a function that makes a method under `name`. Its keywords are the method's settings."""
+def method(
+    name: str, *, paper: str, extends: Callable[..., Method] | None = None
+) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
+    """Decorator: registers a function that makes a method under `name`. Its keywords are the method's settings.
+
+    - **extends**: the function of another method, all of whose settings this one has too and takes as `**settings`
+    """
 
     def register(make: Callable[..., Method]) -> Callable[..., Method]:
         if name in _METHODS:
             raise UserError(f"Method {name!r} is defined twice: {_METHODS[name].make!r} and {make!r}.")
+        if extends is not None:
+            _take_settings(make, extends)
         _METHODS[name] = _Registered(make, paper)
         return make
 
     return register
+
+
+def _take_settings(make: Callable[..., Method], extends: Callable[..., Method]) -> None:
+    """Let `make` show the settings of the other method before its own, with their types and defaults."""
+    signature = inspect.signature(make)
+    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    both = [*inspect.signature(extends).parameters.values(), *own]
+    vars(make)["__signature__"] = signature.replace(parameters=both)
+    make.__annotations__ |= {**get_type_hints(extends), **make.__annotations__}
 
 
 def names() -> list[str]:

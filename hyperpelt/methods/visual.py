@@ -15,6 +15,7 @@ T5-base, 8 tasks, CLIP-ResNet's 49 cells of 2048: see docs/methods.md. Identity:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hyperpelt.errors import UserError
@@ -22,62 +23,38 @@ from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.hyperpelt import hyperpelt
 from hyperpelt.methods.registry import get, method
 from hyperpelt.tuners import Adapter, Memory, Prefix, Prompt
-from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
+from hyperpelt.weights.hyper_config import Head
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualHyperConfig
 
 
-@method("vl-hyperpelt", paper="HyperPELT, arXiv 2203.03878")
+@method("vl-hyperpelt", paper="HyperPELT, arXiv 2203.03878", extends=hyperpelt)
 def vl_hyperpelt(
     *,
-    prefix_length: int = 49,
-    bottleneck: int = 16,
     visual_bottleneck: int = 16,
     visual_prefix: bool = True,
     visual_prefix_hidden: int = 512,
-    activation: str = "relu",
-    scale: float = 1.0,
-    embedding_dim: int = 64,
-    hidden_dim: int = 128,
-    hyper_dim: int = 64,
-    prefix_hidden: int = 512,
-    init: str = "plain",
-    description_dropout: float = 0.0,
-    train_norms: bool = True,
     feature_dim: int = 2048,
     cells: int = 49,
     max_images: int = 2,
+    **settings: Any,
 ) -> Method:
-    text = hyperpelt(
-        prefix_length=prefix_length,
-        bottleneck=bottleneck,
-        activation=activation,
-        scale=scale,
-        embedding_dim=embedding_dim,
-        hidden_dim=hidden_dim,
-        hyper_dim=hyper_dim,
-        prefix_hidden=prefix_hidden,
-        init=init,
-        description_dropout=description_dropout,
-        train_norms=train_norms,
-    )
+    text = hyperpelt(**settings)
     prefix_head = {"visual_prefix": Head(shared="kind", hidden=visual_prefix_hidden)} if visual_prefix else {}
-    network = HyperNetworkConfig(
-        embedding_dim=embedding_dim,
-        hidden_dim=hidden_dim,
-        hyper_dim=hyper_dim,
+    network = replace(
+        text.source("hypernetwork").hypernetwork,
         heads={**prefix_head, "default": Head(shared="all")},
-        init=init,
+        description_dropout=0.0,  # images have no words
     )
     config = VisualHyperConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, network=network)
-    adapter = Adapter(
-        bottleneck=visual_bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True
+    adapter = next(part.tuner for part in text.parts if isinstance(part.tuner, Adapter))
+    beside = Part(
+        name="visual_adapter",
+        tuner=replace(adapter, bottleneck=visual_bottleneck),
+        at=("feed_forward",),
+        source="visual",
     )
     prefix = Part(name="visual_prefix", tuner=Prefix(length=cells), at=("attention",), source="visual")
-    parts = (
-        *text.parts,
-        *([prefix] if visual_prefix else []),
-        Part(name="visual_adapter", tuner=adapter, at=("feed_forward",), source="visual"),
-    )
+    parts = (*text.parts, *([prefix] if visual_prefix else []), beside)
     sources = {**text.sources, "visual": Source(type="visual_hypernetwork", visual=config)}
     return Method(name="vl-hyperpelt", parts=parts, sources=sources)
 

@@ -134,9 +134,7 @@ class TunedModel(Inference, Persistence, Habits):
             images = self._images(visual, visual_rows, input_ids.shape[0])
             return ranked(self, input_ids, attention_mask, task_ids, candidates, images, row_weights)
         if decoder_input_ids is None:
-            if labels is None:
-                raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
-            decoder_input_ids = self.shift_right(labels)
+            decoder_input_ids = self._read_by_decoder(labels)
         images = self._images(visual, visual_rows, input_ids.shape[0])
         where = None if labels is None or keep_logits else target_positions(labels, targets)
         head = self._head()
@@ -158,6 +156,11 @@ class TunedModel(Inference, Persistence, Habits):
             terms = choice_losses(self, right, labels, wrong, states, mask, task_ids, images=images)
             return with_choices(result, terms, row_weights, wrong)
         return result
+
+    def _read_by_decoder(self, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise UserError("forward needs `labels` or `decoder_input_ids`; to get answers call generate or score.")
+        return self.shift_right(labels)
 
     def standardise_features(self, features: Float[Tensor, "N G Dv"]) -> None:
         """Let the model measure features in units of these: their mean and deviation in each of the Dv dimensions.

@@ -14,7 +14,8 @@ import torch
 from benchmarking.timing import interleaved
 from hyperpelt import tasks as registry
 from hyperpelt.backbones import encode_targets, load_backbone, load_tokenizer
-from hyperpelt.evaluation.answers import Settings, answer
+from hyperpelt.evaluation.answers import answer
+from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import Example, Task
 

@@ -55,6 +55,194 @@ class Seen:
         return Example(input=text, label=row[self.answers], images=tuple(draw(row[name]) for name in self.pictures))
 
 
+@dataclass(frozen=True)
+class Definition:
+    """A task of the suite without what `tasks` chooses: its name's prefix, difficulty, seed and size."""
+
+    name: str
+    rows: Callable[..., Any]
+    render: Any
+    description: str
+    fields: Mapping[str, Any]
+
+    def task(self, prefix: str, options: Mapping[str, Any]) -> Task:
+        source = Generator(self.rows, options=options)
+        name = f"{prefix}/{self.name}"
+        return Task(name=name, source=source, render=self.render, description=self.description, **self.fields)
+
+
+def _text(name: str, rows: Callable[..., Any], render: Any, description: str, **fields: Any) -> Definition:
+    return Definition(name, rows, render, description, fields)
+
+
+def _seen(name: str, rows: Callable[..., Any], render: Seen, description: str, **fields: Any) -> Definition:
+    return Definition(name, rows, render, description, {"modalities": ("text", "image"), **fields})
+
+
+DEFINITIONS = (
+    _text(
+        "acceptability",
+        judged.acceptability,
+        Fields(("sentence",)),
+        "Is the sentence right or wrong English?",
+        choices=("wrong", "right"),
+        metrics=("matthews",),
+    ),
+    _text(
+        "sentiment",
+        judged.sentiment,
+        Fields(("sentence",)),
+        "Does the speaker feel negative or positive about the thing?",
+        choices=NEGATIVE_POSITIVE,
+    ),
+    _text(
+        "paraphrase",
+        pairs.paraphrase,
+        Fields(SENTENCES),
+        "Do the two sentences tell the same or different things?",
+        choices=DIFFERENT_SAME,
+        metrics=("accuracy", "f1"),
+    ),
+    _text(
+        "similarity",
+        pairs.similarity,
+        Fields(SENTENCES, "score"),
+        "How much do the two sentences agree, from 0 (in nothing) to 5 (in everything)?",
+        kind="regression",
+        choices=SCORES,
+        metrics=("pearson", "spearman"),
+        answer=("score",),
+    ),
+    _text(
+        "entailment",
+        inference.entailment,
+        Fields(("premise", "hypothesis")),
+        "Does the hypothesis follow from the premise, yes or no?",
+        choices=NO_YES,
+    ),
+    _text(
+        "nli",
+        inference.nli,
+        Fields(("premise", "hypothesis")),
+        "By the premise, is the hypothesis true, false or unknown?",
+        choices=THREE_WAY,
+    ),
+    _text(
+        "answerable",
+        asking.answerable,
+        Fields(("question", "sentence")),
+        "Is the answer to the question present in the sentence or absent?",
+        choices=("absent", "present"),
+    ),
+    _text(
+        "reading",
+        inference.reading,
+        Fields(("passage", "question")),
+        "Answer the question about the passage with yes or no.",
+        choices=NO_YES,
+    ),
+    _text(
+        "cause",
+        sense.cause,
+        Fields(("premise", "question", "choice1", "choice2")),
+        "Is the first or the second choice the cause, or the effect, of the premise?",
+        choices=("first", "second"),
+    ),
+    _text(
+        "word-sense",
+        sense.word_sense,
+        Fields(("word", *SENTENCES)),
+        "Is the meaning of the word different in the two sentences, or the same?",
+        choices=DIFFERENT_SAME,
+    ),
+    _text(
+        "answer",
+        asking.answer,
+        Open(("context", "question"), "answers"),
+        "Answer the question with words from the context.",
+        kind="generation",
+        metrics=("squad_exact_match", "squad_f1"),
+        answer=("answers",),
+    ),
+    _text(
+        "describe",
+        asking.describe,
+        Open(("data",), "references"),
+        "Tell in one sentence what the data say.",
+        kind="generation",
+        metrics=("token_f1",),
+        answer=("references",),
+    ),
+    _text(
+        "review",
+        judged.review,
+        Fields(("text",)),
+        "Is this a negative or a positive review?",
+        choices=NEGATIVE_POSITIVE,
+    ),
+    _text(
+        "claim",
+        inference.claim,
+        Fields(("evidence", "claim")),
+        "Does the evidence support the claim, yes or no?",
+        choices=NO_YES,
+    ),
+    _text(
+        "swaps",
+        pairs.swaps,
+        Fields(SENTENCES),
+        "Do the two sentences of like words tell the same or different things?",
+        choices=DIFFERENT_SAME,
+    ),
+    _seen(
+        "vqa",
+        vision.vqa,
+        Seen(("image",), ("question",), "answers"),
+        "Answer the question about the picture.",
+        kind="generation",
+        metrics=("squad_exact_match",),
+        answer=("answers",),
+    ),
+    _seen(
+        "pairs",
+        vision.pairs,
+        Seen(("left", "right"), ("statement",)),
+        "Is the statement about the two pictures true or false?",
+        choices=("false", "true"),
+    ),
+    _seen(
+        "visual-entailment",
+        vision.visual_entailment,
+        Seen(("image",), ("hypothesis",)),
+        "By the picture, is the hypothesis true, false or unknown?",
+        choices=THREE_WAY,
+    ),
+    _seen(
+        "caption",
+        vision.caption,
+        Seen(("image",), (), "captions"),
+        "Describe the picture.",
+        kind="generation",
+        metrics=("token_f1",),
+        answer=("captions",),
+    ),
+    _seen(
+        "count",
+        vision.count,
+        Seen(("image",), ("question",)),
+        "How many are in the picture, from zero to four?",
+        choices=COUNTS,
+    ),
+    _seen(
+        "foil",
+        vision.foil,
+        Seen(("image",), ("caption",)),
+        "Is the caption right for the picture, yes or no?",
+        choices=NO_YES,
+    ),
+)
+
+
 def tasks(*, prefix: str = "tabletop", seed: int = 0, difficulty: str = "default", **settings: int) -> list[Task]:
     """All tasks of the suite, text first.
 
@@ -65,173 +253,4 @@ def tasks(*, prefix: str = "tabletop", seed: int = 0, difficulty: str = "default
     options = (
         settings | ({"seed": seed} if seed else {}) | ({"difficulty": difficulty} if difficulty != "default" else {})
     )
-
-    def one(name: str, make: Callable[..., Any], render: Any, description: str, **fields: Any) -> Task:
-        source = Generator(make, options=options)
-        return Task(name=f"{prefix}/{name}", source=source, render=render, description=description, **fields)
-
-    def seen(name: str, make: Callable[..., Any], render: Seen, description: str, **fields: Any) -> Task:
-        return one(name, make, render, description, modalities=("text", "image"), **fields)
-
-    return [
-        one(
-            "acceptability",
-            judged.acceptability,
-            Fields(("sentence",)),
-            "Is the sentence right or wrong English?",
-            choices=("wrong", "right"),
-            metrics=("matthews",),
-        ),
-        one(
-            "sentiment",
-            judged.sentiment,
-            Fields(("sentence",)),
-            "Does the speaker feel negative or positive about the thing?",
-            choices=NEGATIVE_POSITIVE,
-        ),
-        one(
-            "paraphrase",
-            pairs.paraphrase,
-            Fields(SENTENCES),
-            "Do the two sentences tell the same or different things?",
-            choices=DIFFERENT_SAME,
-            metrics=("accuracy", "f1"),
-        ),
-        one(
-            "similarity",
-            pairs.similarity,
-            Fields(SENTENCES, "score"),
-            "How much do the two sentences agree, from 0 (in nothing) to 5 (in everything)?",
-            kind="regression",
-            choices=SCORES,
-            metrics=("pearson", "spearman"),
-            answer=("score",),
-        ),
-        one(
-            "entailment",
-            inference.entailment,
-            Fields(("premise", "hypothesis")),
-            "Does the hypothesis follow from the premise, yes or no?",
-            choices=NO_YES,
-        ),
-        one(
-            "nli",
-            inference.nli,
-            Fields(("premise", "hypothesis")),
-            "By the premise, is the hypothesis true, false or unknown?",
-            choices=THREE_WAY,
-        ),
-        one(
-            "answerable",
-            asking.answerable,
-            Fields(("question", "sentence")),
-            "Is the answer to the question present in the sentence or absent?",
-            choices=("absent", "present"),
-        ),
-        one(
-            "reading",
-            inference.reading,
-            Fields(("passage", "question")),
-            "Answer the question about the passage with yes or no.",
-            choices=NO_YES,
-        ),
-        one(
-            "cause",
-            sense.cause,
-            Fields(("premise", "question", "choice1", "choice2")),
-            "Is the first or the second choice the cause, or the effect, of the premise?",
-            choices=("first", "second"),
-        ),
-        one(
-            "word-sense",
-            sense.word_sense,
-            Fields(("word", *SENTENCES)),
-            "Is the meaning of the word different in the two sentences, or the same?",
-            choices=DIFFERENT_SAME,
-        ),
-        one(
-            "answer",
-            asking.answer,
-            Open(("context", "question"), "answers"),
-            "Answer the question with words from the context.",
-            kind="generation",
-            metrics=("squad_exact_match", "squad_f1"),
-            answer=("answers",),
-        ),
-        one(
-            "describe",
-            asking.describe,
-            Open(("data",), "references"),
-            "Tell in one sentence what the data say.",
-            kind="generation",
-            metrics=("token_f1",),
-            answer=("references",),
-        ),
-        one(
-            "review",
-            judged.review,
-            Fields(("text",)),
-            "Is this a negative or a positive review?",
-            choices=NEGATIVE_POSITIVE,
-        ),
-        one(
-            "claim",
-            inference.claim,
-            Fields(("evidence", "claim")),
-            "Does the evidence support the claim, yes or no?",
-            choices=NO_YES,
-        ),
-        one(
-            "swaps",
-            pairs.swaps,
-            Fields(SENTENCES),
-            "Do the two sentences of like words tell the same or different things?",
-            choices=DIFFERENT_SAME,
-        ),
-        seen(
-            "vqa",
-            vision.vqa,
-            Seen(("image",), ("question",), "answers"),
-            "Answer the question about the picture.",
-            kind="generation",
-            metrics=("squad_exact_match",),
-            answer=("answers",),
-        ),
-        seen(
-            "pairs",
-            vision.pairs,
-            Seen(("left", "right"), ("statement",)),
-            "Is the statement about the two pictures true or false?",
-            choices=("false", "true"),
-        ),
-        seen(
-            "visual-entailment",
-            vision.visual_entailment,
-            Seen(("image",), ("hypothesis",)),
-            "By the picture, is the hypothesis true, false or unknown?",
-            choices=THREE_WAY,
-        ),
-        seen(
-            "caption",
-            vision.caption,
-            Seen(("image",), (), "captions"),
-            "Describe the picture.",
-            kind="generation",
-            metrics=("token_f1",),
-            answer=("captions",),
-        ),
-        seen(
-            "count",
-            vision.count,
-            Seen(("image",), ("question",)),
-            "How many are in the picture, from zero to four?",
-            choices=COUNTS,
-        ),
-        seen(
-            "foil",
-            vision.foil,
-            Seen(("image",), ("caption",)),
-            "Is the caption right for the picture, yes or no?",
-            choices=NO_YES,
-        ),
-    ]
+    return [definition.task(prefix, options) for definition in DEFINITIONS]

@@ -15,8 +15,8 @@ from hyperpelt import Example, Generator, Splits, Task, UserError
 from hyperpelt.backbones import encode_targets
 from hyperpelt.evaluation import answers
 from hyperpelt.evaluation import run as evaluation
-from hyperpelt.evaluation.answers import Settings
 from hyperpelt.evaluation.results import Results, TaskResult, load_results
+from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model.tuned import TunedModel
 
 WORDS = ("good", "bad", "to be", "not to be", "maybe", "the sentence is true", "no", "a")

@@ -169,6 +169,17 @@ def test_every_method_is_described_with_its_settings(name):
     assert json.loads(json.dumps(row))["operations"] == row["operations"]
 
 
+def test_a_method_that_extends_another_takes_its_settings_and_checks_their_types():
+    for name, base in (("hyperpelt", "hyperprefix"), ("vl-hyperpelt", "hyperpelt"), ("hyperformer", "hyperformer++")):
+        assert methods.settings(base).items() <= methods.settings(name).items()
+        with pytest.raises(UserError, match=f"'hidden_dim' of method '{name}' must be int, got 'wide'"):
+            methods.get({"name": name, "hidden_dim": "wide"})
+        with pytest.raises(UserError, match="Did you mean 'hidden_dim'"):
+            methods.get({"name": name, "hiden_dim": 8})
+    both = methods.get({"name": "vl-hyperpelt", "hidden_dim": 8, "scale": 2}).sources
+    assert both["hypernetwork"].hypernetwork.hidden_dim == both["visual"].visual.network.hidden_dim == 8
+
+
 # A stranger's tuner and method, in their own file
 
 
