@@ -138,7 +138,7 @@ class _Job:
         done = records.read(self.path).keys()
         return [cell for cell in cells if self.planned[cell] not in done]
 
-    def _do(self, cell: Cell, bar: tqdm) -> bool:
+    def _do(self, cell: Cell, bar: tqdm[Any]) -> bool:
         """Measure a cell and record it, unless another process is at it or has done it; whether it was done here."""
         name = self.planned[cell]
         with records.claimed(self.path, name) as free:

@@ -11,7 +11,6 @@ Results go to one JSON file a backbone, a cell at a time: an interrupted evaluat
 from __future__ import annotations
 
 import json
-import os
 import platform
 import random
 import time
@@ -31,6 +30,7 @@ from hyperpelt.backbones.mini_bart import assemble_mini_bart
 from hyperpelt.backbones.packaged import sha256
 from hyperpelt.errors import unknown
 from hyperpelt.evaluation.run import majority_answer
+from hyperpelt.files.atomic import write_json
 from pretraining.batches import Batch
 from pretraining.models import MiniBart, MiniT5
 from pretraining.runs import Material, Plan, held_out_loss, unigram
@@ -252,6 +252,4 @@ def _resumed(output: Path, header: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(output: Path, result: Mapping[str, Any]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
-    os.replace(partial, output)
+    write_json(output, result)

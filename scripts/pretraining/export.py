@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from hyperpelt.backbones.mini_bart import mini_bart_config
 from hyperpelt.backbones.mini_t5 import mini_t5_config
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders
+from hyperpelt.files.atomic import write_json
+from hyperpelt.files.tensors import write_tensors
 from pretraining.loop import checkpoints
 
 # Beside the weights; kept when they are replaced. A first export takes what cards/ has for the model.
@@ -29,22 +32,15 @@ def export(run: Path, target: Path, *, step: int | None = None) -> Path:
     """
     checkpoint = choose(run, step)
     plan = json.loads((run / "plan.json").read_text(encoding="utf8"))
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    state = {n: t.to(torch.bfloat16).contiguous() for n, t in load_file(checkpoint / "model.safetensors").items()}
-    save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
-    (partial / "model.safetensors").chmod(
-        0o644
-    )  # safetensors writes for its owner alone; an installed file is read by all
-    _write_config(plan, partial)
-    record = training_record(run, checkpoint)
-    (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf8")
+    state = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(checkpoint / "model.safetensors").items()}
     card = target / _CARD if (target / _CARD).is_file() else CARDS / f"{plan['model']}.md"
-    if card.is_file():
-        shutil.copy(card, partial / _CARD)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    folders.recover(target.parent, re.escape(target.name))
+    with folders.building(target) as new:
+        write_tensors(new / "model.safetensors", state, {"format": "pt"})
+        _write_config(plan, new)
+        write_json(new / "training.json", training_record(run, checkpoint))
+        if card.is_file():
+            shutil.copy(card, new / _CARD)
     return target
 
 

@@ -11,8 +11,6 @@ can be prolonged: resume with larger `--steps` and the plateau simply goes on, f
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -22,11 +20,14 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders
+from hyperpelt.files.atomic import write_json
+from hyperpelt.files.tensors import write_tensors
 from hyperpelt.training.interrupts import Stop, noticing_signals
 from pretraining.batches import Batch
 
@@ -249,21 +250,20 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def save_checkpoint(trainer: Trainer) -> Path:
     target = trainer.folder / "checkpoints" / f"step-{trainer.step}"
-    partial = target.with_name(f"partial-{trainer.step}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {n: t.detach().cpu().contiguous() for n, t in trainer.task.state().items()}, partial / "model.safetensors"
-    )
-    save_file(_moments(trainer), partial / "optimizer.safetensors")
     state = {"step": trainer.step, "target_tokens": trainer.tokens, "settings": asdict(trainer.settings)}
-    (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf8")
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    with folders.building(target) as new:
+        write_tensors(new / "model.safetensors", trainer.task.state())
+        write_tensors(new / "optimizer.safetensors", _moments(trainer))
+        write_json(new / "state.json", state)
     kept = [p for p in checkpoints(trainer.folder) if int(p.name[5:]) not in trainer.settings.keep]
     for old in kept[: -trainer.settings.save_total_limit]:
-        shutil.rmtree(old)
+        folders.remove(old)
     return target
+
+
+def recover(folder: Path) -> None:
+    """Put back a checkpoint that a killed process was about to replace, and clear away what else it left."""
+    folders.recover(folder / "checkpoints", r"step-\d+")
 
 
 def _moments(trainer: Trainer) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,11 @@ from hyperpelt.backbones import embedded
 from hyperpelt.backbones.mini_t5 import mini_t5_config
 from hyperpelt.backbones.minilm import minilm_tokenizer
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.files.atomic import write_json
 from pretraining.batches import IGNORED, Batch, make_batch
 from pretraining.corpus import Corpus, load_corpus
 from pretraining.distillation import MiniT5Encoder
-from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision
+from pretraining.loop import Pretrainable, Settings, Trainer, autocast, choose_precision, recover
 from pretraining.models import MiniBart, MiniT5, minilm_vocabulary
 from pretraining.objectives import OBJECTIVES
 from pretraining.rows import Noise, Vocabulary
@@ -232,13 +232,12 @@ def _silent(step: int, values: Mapping[str, float]) -> None:
 
 def bind(plan: Plan, output: Path) -> None:
     """Write the plan into a new folder; in an old one it must be the same, or resuming would not be exact."""
+    recover(output)
     path = output / "plan.json"
     new = json.loads(json.dumps(asdict(plan)))
     if not path.is_file():
         output.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(new, indent=1), encoding="utf8")
-        os.replace(partial, path)
+        write_json(path, new)
         return
     old = json.loads(path.read_text(encoding="utf8"))
     old = {"draws": 0, "encoder": None, **old}

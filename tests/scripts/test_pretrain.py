@@ -420,6 +420,15 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path, corpus: Corpus
     assert trainer.step == 2
 
 
+def test_a_checkpoint_that_was_being_replaced_is_put_back(tmp_path: Path, corpus: Corpus) -> None:
+    make_trainer(tmp_path, corpus, stop_after_steps=2).run()
+    saved = tmp_path / "checkpoints" / "step-2"
+    saved.rename(saved.with_name(".old-step-2-999999999"))
+    saved.with_name(".tmp-step-2-999999999").mkdir()
+    loop.recover(tmp_path)
+    assert [path.name for path in saved.parent.iterdir()] == ["step-2"]
+
+
 def test_old_checkpoints_go_and_kept_ones_stay(tmp_path: Path, corpus: Corpus) -> None:
     make_trainer(tmp_path, corpus, keep=(2,)).run()
     assert [path.name for path in loop.checkpoints(tmp_path)] == ["step-2", "step-6", "step-8"]
