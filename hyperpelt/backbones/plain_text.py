@@ -106,7 +106,9 @@ def _structural(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     missing = (None, tokenizer.unk_token_id)
     pieces = [text for text in _SENTINELS if tokenizer.convert_tokens_to_ids(text) not in missing]
     texts = dict.fromkeys([*named, *(text for text in marked if _STRUCTURAL.fullmatch(text)), *pieces])
-    return {text: int(tokenizer.convert_tokens_to_ids(text)) for text in texts}
+    ids = tokenizer.convert_tokens_to_ids(list(texts))
+    assert isinstance(ids, list), "a list for a list"
+    return dict(zip(texts, ids, strict=True))
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str, target: bool) -> tuple[list[int], list[int] | None]:

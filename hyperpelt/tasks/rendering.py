@@ -131,16 +131,20 @@ def _complete_classification(example: Example, choices: Choices) -> Example:
     if example.label is None and example.target:
         if example.target not in choices:
             raise UserError(f"the answer {example.target!r} is not a choice; expected one of {_listed(choices)}")
-        chosen: str | None = example.target
+        chosen = example.target
     else:
-        place = place_of(example.label, choices)
-        chosen = choices[place]
-        if chosen is None:
-            raise UserError(f"the label {place} is the place of an empty choice")
+        chosen = _text_at(choices, place_of(example.label, choices))
     if example.target and example.target != chosen:
         raise UserError(f"the target {example.target!r} is not the choice of label {example.label!r}, {chosen!r}")
     there = _there(choices)
     return replace(example, choices=there, label=there.index(chosen), target=chosen)
+
+
+def _text_at(choices: tuple[str | None, ...], place: int) -> str:
+    text = choices[place]
+    if text is None:
+        raise UserError(f"the label {place} is the place of an empty choice")
+    return text
 
 
 def _complete_regression(example: Example, choices: Choices) -> Example:
@@ -155,7 +159,7 @@ def _complete_regression(example: Example, choices: Choices) -> Example:
         target = gold.strip() if isinstance(gold, str) else number_text(plain(gold))
     if choices and target not in choices:
         raise UserError(f"the target {target!r} is not a choice; expected {choices[0]!r} to {choices[-1]!r}")
-    return replace(example, choices=choices and _there(choices), label=label, target=target)
+    return replace(example, choices=None if choices is None else _there(choices), label=label, target=target)
 
 
 def _number(gold: Any) -> float:
@@ -177,7 +181,7 @@ def _complete_generation(example: Example, choices: Choices) -> Example:
     written = example.targets[0][0] if example.targets else next(filter(None, references), "")
     target = example.target or written
     _check_targets(example.targets)
-    there = choices and _there(choices)
+    there = None if choices is None else _there(choices)
     if there and target not in there:
         raise UserError(f"the answer {target!r} is not a choice; expected one of {_listed(there)}")
     one = isinstance(label, str) or not isinstance(label, Iterable)
@@ -225,7 +229,8 @@ def complete(kind: str, example: Example, choices: tuple[str, ...] | None, *, an
         raise UserError(f"the input is {example.input!r}, expected a string")
     own = choices if example.choices is None else own_choices(example.choices)
     if not answered:
-        return replace(example, choices=own and _there(own), target="", label=None, targets=())
+        there = None if own is None else _there(own)
+        return replace(example, choices=there, target="", label=None, targets=())
     return _COMPLETE[kind](example, own)
 
 

@@ -50,7 +50,7 @@ def worth_saying(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
     """What the tasks' definitions and rows say that their author may not mean, one sentence each."""
     from hyperpelt.tasks.meanings import before_training
 
-    found = []
+    found: list[str] = []
     for task in tasks:
         if config.blind or "image" not in task.modalities:
             splits = ["train", *evaluated(config)]
