@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.backbones.minilm import minilm_tokenizer
 from hyperpelt.errors import UserError
+from hyperpelt.files import checksums
+from hyperpelt.files.reading import read_object
+from hyperpelt.files.tensors import read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NAMES = ("mini-bart", "mini-t5")
+CHECKSUM = "weights_xxh3"  # of model.safetensors, in training.json
 
 
 def asset_folder(name: str) -> Path:
@@ -37,12 +41,15 @@ def asset_folder(name: str) -> Path:
 
 
 def load(name: str) -> PreTrainedModel:
-    """An embedded backbone with its shipped weights, in float32."""
-    from safetensors.torch import load_file
+    """An embedded backbone with its shipped weights, in float32.
 
+    Raises:
+        UserError: they are not part of this installation, or not as they were shipped.
+    """
     folder = asset_folder(name)
     config = read_config(folder)
-    state = load_file(folder / "model.safetensors")
+    _check_weights(folder)
+    state = read_tensors(folder / "model.safetensors")
     if name == "mini-bart":
         from hyperpelt.backbones.mini_bart import assemble_mini_bart
 
@@ -50,6 +57,17 @@ def load(name: str) -> PreTrainedModel:
     from hyperpelt.backbones.mini_t5 import assemble_mini_t5
 
     return assemble_mini_t5(config, state)
+
+
+def _check_weights(folder: Path) -> None:
+    """Compare the weights with the checksum in the record of their training, where that has one."""
+    record = folder / "training.json"
+    expected = read_object(record).get(CHECKSUM) if record.is_file() else None
+    if expected not in (None, checksums.of_file(folder / "model.safetensors")):
+        raise UserError(
+            f"{folder / 'model.safetensors'} is damaged: it is not the file that {record.name} beside it speaks of. "
+            "Install hyperpelt again."
+        )
 
 
 def read_config(folder: Path) -> Any:

@@ -9,10 +9,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from hyperpelt.backbones import embedded
 from hyperpelt.backbones.moving import moved
 from hyperpelt.backbones.plain_text import encode
 from hyperpelt.errors import UserError
+from hyperpelt.files.damage import find_damage
 
 if TYPE_CHECKING:
     import torch
@@ -110,10 +113,10 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
             raise UserError(f"Expected a model in the folder {str(name_or_path)!r}, but it holds no config.json.")
         try:
             config = AutoConfig.from_pretrained(name_or_path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"No model configuration could be read from {str(name_or_path)!r}: expected {_expected()}. "
-                f"{_first_line(error)}"
+                f"{find_damage(name_or_path) or _first_line(error)}"
             ) from error
     check_family(config, str(name_or_path))
     _start_token(config)
@@ -129,9 +132,10 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     _check_name(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the tokenizers library raises this very class
         raise UserError(
-            f"No tokenizer could be read from {str(name_or_path)!r}: expected {_expected()}. {_first_line(error)}"
+            f"No tokenizer could be read from {str(name_or_path)!r}: expected {_expected()}. "
+            f"{find_damage(name_or_path) or _first_line(error)}"
         ) from error
     assert tokenizer is not None  # None is only of models that have no text
     return tokenizer
@@ -237,13 +241,22 @@ def _empty(config: PreTrainedConfig) -> PreTrainedModel:
 def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
         # Pickles are never loaded; a repository that has only those needs converting once.
-        return _model_class(config).from_pretrained(name, config=config, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model, found = _model_class(config).from_pretrained(
+            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"Backbone {str(name)!r} has a configuration but no weights that could be read: expected safetensors "
             f"(pickled weights are not loaded; load them once with transformers and save_pretrained). "
-            f"{_first_line(error)}"
+            f"{find_damage(name) or _first_line(error)}"
         ) from error
+    absent = sorted(found["missing_keys"])
+    if absent:  # transformers draws them at random
+        raise UserError(
+            f"The weights of backbone {str(name)!r} lack {len(absent)} of its tensors, such as {absent[0]}: they are "
+            "of another kind of model, or incomplete. Fetch or copy them again."
+        )
+    return model
 
 
 def _start_token(config: Any) -> None:

@@ -28,11 +28,10 @@ from hyperpelt.files import checksums
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Words, cases, accents, numbers, marks, spaces, scripts, and the names of special tokens: what normalisers differ in.
+# Words, cases, accents, numbers, marks, spaces, scripts: what normalisers and splitters differ in.
 PROBES = (
     "The quick brown fox doesn't jump over 12,345.67 lazy dogs!",
     "  Two  spaces,\ttabs\nand lines;  Ünïcödé ÀÉ e\u0301 ﬁ ½ № ™ 你好 Привет 😀 ",
-    "premise: [SEP] </s> <s> <pad> <unk> <extra_id_0> [CLS] <mask>",
     "antidisestablishmentarianism http://a.b/c?d=e_f#g @user #tag snake_case CamelCase x=y**2",
 )
 

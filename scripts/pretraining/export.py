@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from hyperpelt.backbones import embedded
 from hyperpelt.backbones.mini_bart import mini_bart_config
 from hyperpelt.backbones.mini_t5 import mini_t5_config
 from hyperpelt.errors import UserError
-from hyperpelt.files import folders
+from hyperpelt.files import checksums, folders
 from hyperpelt.files.atomic import write_json
 from hyperpelt.files.tensors import write_tensors
 from pretraining.loop import checkpoints
@@ -38,7 +39,8 @@ def export(run: Path, target: Path, *, step: int | None = None) -> Path:
     with folders.building(target) as new:
         write_tensors(new / "model.safetensors", state, {"format": "pt"})
         _write_config(plan, new)
-        write_json(new / "training.json", training_record(run, checkpoint))
+        checksum = {embedded.CHECKSUM: checksums.of_file(new / "model.safetensors")}
+        write_json(new / "training.json", training_record(run, checkpoint) | checksum)
         if card.is_file():
             shutil.copy(card, new / _CARD)
     return target

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_models import make_bart, make_t5
 from transformers import (
     AttentionInterface,
@@ -362,3 +364,47 @@ def test_dropout_of_zero_makes_training_mode_deterministic(make):
         silent = model(**inputs).logits
         assert torch.equal(silent, model(**inputs).logits)
         torch.testing.assert_close(silent, model.eval()(**inputs).logits)
+
+
+# Damaged files
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_weights_of_an_embedded_backbone_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(embedded.ASSETS / "mini-bart", tmp_path / "mini-bart")
+    monkeypatch.setattr(embedded, "ASSETS", tmp_path)
+    flip(tmp_path / "mini-bart" / "model.safetensors", -5)
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+        load_backbone("mini-bart")
+
+
+@pytest.mark.parametrize("how", ["cut", "header", "emptied", "lacking"])
+def test_damaged_weights_of_a_folder_are_named(tmp_path: Path, tiny_t5, how: str) -> None:
+    tiny_t5.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    if how == "lacking":
+        tensors = load_file(path)
+        del tensors["encoder.final_layer_norm.weight"]
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        content = path.read_bytes()
+        path.write_bytes({"cut": content[:-9], "header": content[:9] + b"]" + content[10:], "emptied": b""}[how])
+    expected = "lack 1 of its tensors, such as encoder.final" if how == "lacking" else r"model\.safetensors is damaged"
+    with pytest.raises(UserError, match=expected):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b"[1, 2]", b"3"])
+def test_damaged_json_of_a_folder_is_one_sentence(tmp_path: Path, tiny_t5, tiny_tokenizer, name: str, content: bytes):
+    tiny_t5.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    load = load_backbone if name == "config.json" else load_tokenizer
+    with pytest.raises(UserError, match=re.escape(name) if content[0] in b"{\xff" else str(tmp_path)):
+        load(tmp_path)
