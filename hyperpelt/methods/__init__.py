@@ -9,6 +9,7 @@ from typing import Any
 from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     adapters,
     baselines,
+    hyperblock,
     hyperformer,
     hyperpelt,
     pasta,

@@ -23,8 +23,8 @@ from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix, Site, TensorSpec, Tune
 from hyperpelt.tuners import base as tuners_base
 
 NAMED = [
-    "bitfit", "frozen", "full", "houlsby", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix", "ia3",
-    "layer-norm", "lora", "mam", "memvp", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning",
+    "bitfit", "frozen", "full", "houlsby", "hyperblock", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix",
+    "ia3", "layer-norm", "lora", "mam", "memvp", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning",
     "prefix-tuning-mlp", "prompt-tuning", "u-tuning", "unipelt", "visual-tokens", "vl-hyperpelt",
 ]  # fmt: skip
 FORMS = ["hyper-lora", "hyper-unipelt", "hyper-prefix-tuning-mlp", "hyper-pasta", "shared-houlsby", "shared-mam"]
@@ -35,6 +35,7 @@ SMALL = {
     "mam": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "prefix-tuning-mlp": {"hidden": 8},
+    "hyperblock": {"bottleneck": 4},
     "hyperformer": {"bottleneck": 4},
     "memvp": {"hidden": 8, "feature_dim": 12, "cells": 4},
     "visual-tokens": {"feature_dim": 12, "cells": 4},

@@ -13,6 +13,7 @@ TASKS = ["a", "b", "c"]
 METHODS = [
     "hyperpelt",
     "hyperformer++",
+    "hyperblock",
     "mam",
     "lora",
     "ia3",
@@ -30,6 +31,7 @@ def small(method: str) -> str | dict[str, object]:
     settings = {
         "hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 16},
         "hyperformer++": {"bottleneck": 4},
+        "hyperblock": {"bottleneck": 4},
         "mam": {"prefix_length": 4, "prefix_hidden": 16, "bottleneck": 8},
         "prompt-tuning": {"length": 6},
         "unipelt": {"prefix_length": 4, "prefix_hidden": 16, "bottleneck": 8},

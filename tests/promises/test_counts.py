@@ -91,6 +91,15 @@ def test_hyperformer_plus_is_the_papers_0_29_percent_a_task(t5_base):
     assert made["percent_per_task"] == 0.2922
 
 
+def test_hyperblock_trains_fewer_values_than_hyperformer_plus(t5_base):
+    adapter = 2 * 768 * 9 + 9 + 768
+    heads = 65 * (5 * adapter + 2)  # a head a kind of block; the scale at the two feed-forward ones
+    trunk = 192 * 128 + 128 + 128 * 64 + 64 + 2 * 64
+    made = methods.describe("hyperblock", backbone=t5_base, num_tasks=8)
+    assert made["trainable"] == heads + trunk + (8 + 12 + 5) * 64 + 47_616 == 4_827_759
+    assert made["percent_per_task"] == 0.2707
+
+
 def test_hyperformer_is_about_the_papers_6_75_percent_a_task(t5_base):
     """1.54 times the backbone in the paper, which its shipped configuration does not reproduce to the digit."""
     assert 6.7 < methods.describe("hyperformer", backbone=t5_base, num_tasks=8)["percent_per_task"] < 7.1
@@ -110,6 +119,7 @@ def test_a_further_task_costs_its_embeddings_in_a_hypernetwork_and_a_whole_set_e
     for spec, more in (
         ("hyperpelt", 49 * 64),
         ("hyperformer++", 64),
+        ("hyperblock", 64),
         ("hyper-lora", 64),
         ("lora", 884_736),
         ("shared-lora", 0),

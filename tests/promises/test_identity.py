@@ -16,7 +16,16 @@ NOTHING_AT_START = [
     {"name": "prompt-tuning", "length": 0},
     *(
         small(name)
-        for name in ("hyperformer", "hyperformer++", "houlsby", "pfeiffer", "parallel-adapter", "lora", "ia3")
+        for name in (
+            "hyperformer",
+            "hyperformer++",
+            "hyperblock",
+            "houlsby",
+            "pfeiffer",
+            "parallel-adapter",
+            "lora",
+            "ia3",
+        )
     ),
     *(small(name) for name in ("bitfit", "pasta", "u-tuning", "layer-norm", "hyper-lora", "hyper-ia3", "frozen")),
 ]

@@ -61,7 +61,8 @@ class Transcribed(Reference):
         t = self.adapters.get(name)
         if t is None:
             return out
-        z = {True: out, False: x, "with residual": out + h}[self.sequential]
+        sequential = self.sequential[name] if isinstance(self.sequential, dict) else self.sequential
+        z = {True: out, False: x, "with residual": out + h}[sequential]
         made = self.phi(z @ t["down"] + t["down_bias"]) @ t["up"] + t["up_bias"]
         if "gamma" in t:
             centred = made - made.mean(-1, keepdim=True)
@@ -108,6 +109,22 @@ def test_hyperpelt_is_its_equations_from_embedding_to_logits(kind):
         references.append(reference.shifted(tensors_of(model, task, part="norms")))
     assert len(references[0].prefixes) == 6
     assert len(references[0].adapters) == 4
+    assert_agrees(model, references)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hyperblock_is_its_equations_from_embedding_to_logits(kind):
+    backbone = make_rough(kind)
+    settings = {"bottleneck": 4, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}
+    model, references = make_tuned(backbone, {"name": "hyperblock", **settings}), []
+    for task in range(2):
+        made = hyper_tensors(model, task)
+        after, beside = by_operation(made, "attention"), by_operation(made, "feed_forward")
+        assert len(after) == 6, "self-attention of both stacks, and cross-attention"
+        assert len(beside) == 4
+        reference = Transcribed(backbone, adapters=after | beside, phi=relu)
+        reference.sequential = {name: name in after for name in (*after, *beside)}
+        references.append(reference.shifted(tensors_of(model, task, part="norms")))
     assert_agrees(model, references)
 
 
