@@ -71,7 +71,7 @@ def _courses(runs: Sequence[RunRecord]) -> Iterator[str]:
     from hyperpelt.report.plots import curves
 
     for tag, title, unit in (
-        ("train/loss", "training loss of all runs", "loss a token"),
+        ("train/loss", "training loss of all runs", "loss"),
         ("eval/average", "average while training, of all runs", "points"),
     ):
         found = {run.name: run.curves[tag] for run in runs if tag in run.curves}
@@ -148,7 +148,7 @@ def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
 
     loss = {name: curves[tag] for name, tag in (("all tasks", "train/loss"),) if tag in curves}
     if loss:
-        yield picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss a token"), "Loss.")
+        yield picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss"), "Loss.")
     if below("eval/"):
         yield picture(plot(below("eval/"), title="evaluation while training", ylabel="points"), "Metrics over steps.")
     small = (("train/learning_rate", "learning rate"), ("train/grad_norm", "gradient norm, before clipping"))

@@ -20,7 +20,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.files.atomic import write_text
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
-from hyperpelt.report.transfer_table import COLUMNS, as_cells
+from hyperpelt.report.transfer_table import as_table
 
 ZERO = 1.5  # where no shots stand on the logarithmic axis
 
@@ -95,7 +95,7 @@ def sections(folder: Path) -> Iterator[str]:
     )
     for task in dict.fromkeys(row["task"] for row in rows):
         yield picture(learning_curves([row for row in rows if row["task"] == task], title=task), f"Curves of {task}.")
-    yield table(COLUMNS, [as_cells(row) for row in rows])
+    yield table(*as_table(rows))
 
 
 def write_page(folder: Path) -> Path:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from hyperpelt.model.outputs import TunedOutput
 
 
-
 def total_loss(output: TunedOutput, batch: Batch) -> Tensor:
     """This micro-batch's share of the loss of the whole global batch.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 MOST_TASKS = 16  # shown at once; more are summed up
+MOST_IN_LINE = 5  # of these where there is no terminal
 SMOOTHING = 0.8  # of the losses on the screen; TensorBoard gets the plain ones
 
 
@@ -77,14 +78,11 @@ class Reporter:
         self.scalars(step, {**numbers, **{f"train/loss/{name}": loss for name, loss in task_losses.items()}})
         for name, loss in task_losses.items():
             self.losses[name] = SMOOTHING * self.losses.get(name, loss) + (1 - SMOOTHING) * loss
-        text = (
-            f"loss {numbers['train/loss']:.4f}  lr {numbers['train/learning_rate']:.2e}  "
-            f"grad {numbers['train/grad_norm']:.2f}  {numbers['train/tokens_per_second']:,.0f} tokens/s"
-        )
-        self._bar.update(self._task, numbers=text)
+        whole, speed = f"loss {numbers['train/loss']:.4f}", f"{numbers['train/tokens_per_second']:,.0f} tokens/s"
+        rate = f"lr {numbers['train/learning_rate']:.2e}  grad {numbers['train/grad_norm']:.2f}"
+        self._bar.update(self._task, numbers=f"{whole}  {rate}  {speed}")
         if not self.console.is_terminal:
-            tasks = "  ".join(f"{name} {loss:.3f}" for name, loss in sorted(task_losses.items())[:MOST_TASKS])
-            self.say(f"step {step}/{self.total}  {text}  ({tasks})  {self._remaining(step)}")
+            self.say(f"step {step}/{self.total}  {whole}  {self._remaining(step)}  {in_line(task_losses)}")
 
     def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         """To TensorBoard alone."""
@@ -111,6 +109,15 @@ class Reporter:
         if len(self.losses) > MOST_TASKS:
             table.add_row(f"  ... and {len(self.losses) - MOST_TASKS} more tasks")
         return Group(self._bar, table)
+
+
+def in_line(losses: Mapping[str, float]) -> str:
+    """The tasks with the highest losses, as much as a line holds; the group is left out where all are of one."""
+    groups = {name.rpartition("/")[0] for name in losses}
+    highest = sorted(losses, key=lambda name: -losses[name])[:MOST_IN_LINE]
+    shown = [f"{name.rpartition('/')[2] if len(groups) == 1 else name} {losses[name]:.3f}" for name in sorted(highest)]
+    more = [f"{len(losses) - len(shown)} more below"] if len(losses) > len(shown) else []
+    return "  ".join([*shown, *more])
 
 
 def _open_writer(folder: Path, start: int) -> SummaryWriter:

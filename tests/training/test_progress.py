@@ -1,0 +1,32 @@
+"""What a person reads of a training run without a terminal: a short line at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyperpelt.training.progress import Reporter, in_line
+
+NUMBERS = {
+    "train/loss": 1.25,
+    "train/learning_rate": 1e-3,
+    "train/grad_norm": 0.5,
+    "train/tokens_per_second": 1234.0,
+}
+
+
+def test_a_line_names_the_tasks_that_are_hardest_without_what_all_names_begin_with():
+    assert in_line({"glue/rte": 0.5, "glue/cola": 0.25}) == "cola 0.250  rte 0.500"
+    assert in_line({"glue/rte": 0.5, "my/task": 0.25}) == "glue/rte 0.500  my/task 0.250"
+    many = {f"tabletop/task-{number}": number / 10 for number in range(12)}
+    assert in_line(many).split("  ") == [
+        "task-10 1.000", "task-11 1.100", "task-7 0.700", "task-8 0.800", "task-9 0.900", "7 more below",
+    ]  # fmt: skip
+
+
+def test_lines_fit_a_screen_however_many_tasks_there_are(tmp_path: Path, capsys):
+    reporter = Reporter(tmp_path, total=5000, start=0, show=True, write=False)
+    with reporter:
+        reporter.log(50, NUMBERS, {f"super_glue/some-long-name-{number}": 1.0 for number in range(30)})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("step 50/5000  loss 1.2500")
+    assert len(line) <= 180
