@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -102,7 +103,9 @@ def _marian() -> PreTrainedTokenizerBase:
         vocab.write_text(json.dumps({text: number for number, text in enumerate(pieces)}), encoding="utf8")
         options: dict[str, Any] = {"source_lang": "en", "target_lang": "de", "model_max_length": 512}
         source, target = map(str, models)
-        return transformers.MarianTokenizer(source_spm=source, target_spm=target, vocab=str(vocab), **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            return transformers.MarianTokenizer(source_spm=source, target_spm=target, vocab=str(vocab), **options)
 
 
 _MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {

@@ -29,6 +29,8 @@ from hyperpelt.data.seeing import refuse
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
+from hyperpelt.tasks.spelling import decode
+from hyperpelt.tasks.values import read_number
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -253,7 +255,7 @@ def _generate(
         num_beams=beams,
     )
     assert isinstance(tokens, Tensor), "ids for ids"
-    return [text.strip() for text in tokenizer_of(model).batch_decode(tokens, skip_special_tokens=True)]
+    return decode(tokenizer_of(model), tokens)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int, *, multiple: int = 1) -> Int[Tensor, "B S"]:
@@ -277,7 +279,5 @@ def _parsed(kind: str, text: str) -> str | float:
     """A generated answer as its metrics take it; nan where a number was expected and none came."""
     if kind != "regression":
         return text
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    number = read_number(text)
+    return math.nan if number is None else number

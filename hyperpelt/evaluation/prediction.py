@@ -6,6 +6,7 @@ predict(model, "vl/vqav2", [{"question": "What is it?", "image": "photo.jpg"}])
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Unpack
 
@@ -34,8 +35,10 @@ def predict(
 
     Images are paths, bytes or PIL images, addresses only where `allow_urls` says so; blind: they are withheld.
 
-    Each answer is `{"answer": text or number}`, and where choices were ranked `"probabilities": {choice: p}` in the
-    choices' order. Raises UserError for a row that lacks a column or has a bad image, naming the row.
+    Each answer is `{"answer": text or number}` (None where a number was asked for and none came, with the `text` that
+    did), and where choices were ranked `"probabilities": {choice: p}` in the choices' order.
+
+    Raises UserError for a row that lacks a column or has a bad image, naming the row.
     """
     task = registry.get(task) if isinstance(task, str) else task
     settings = Settings(**dict[str, Any](how))
@@ -55,7 +58,9 @@ def predict(
 
 def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
     content: dict[str, Any] = {"answer": found.prediction if task.kind == "regression" else found.text}
+    if isinstance(found.prediction, float) and math.isnan(found.prediction):  # JSON has no nan
+        content = {"answer": None, "text": found.text}
     if found.scores is not None and example.choices is not None:
-        weights = scoring.probabilities(found.scores)
-        content["probabilities"] = dict(zip(example.choices, weights, strict=True))
+        scores = dict(zip(example.choices, found.scores, strict=True))  # equal choices are one
+        content["probabilities"] = dict(zip(scores, scoring.probabilities(list(scores.values())), strict=True))
     return content

@@ -164,7 +164,7 @@ class Results:
         table.add_column("rows", justify="right")
         for name, result in self.tasks.items():
             cells = [joined(getattr(result, of)) for _, of in columns]
-            table.add_row(name, " / ".join(result.metrics), *cells, f"{result.rows:,}")
+            table.add_row(name, " / ".join(result.metrics), *cells, _counted(result))
         if self.tasks:
             table.add_section()
             self._add_averages(table, [of for _, of in columns])
@@ -181,6 +181,11 @@ class Results:
         for key, label in kinds.items():
             cells = ["-" if averages is None else f"{averages[key]:.2f}" for averages in found]
             table.add_row("average", label, *cells, "", style="bold" if key == "average" else None)
+
+
+def _counted(result: TaskResult) -> str:
+    """The rows, and how many of their answers were none."""
+    return f"{result.rows:,}" + (f"\ninvalid: {result.invalid:,}" if result.invalid else "")
 
 
 def joined(scores: Scores | None) -> str:

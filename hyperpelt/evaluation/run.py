@@ -12,38 +12,32 @@ its share of the rows and all get the same results, equal to those of one proces
 
 from __future__ import annotations
 
-import math
 import platform
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from hyperpelt import metrics
 from hyperpelt import tasks as registry
-from hyperpelt.backbones import encode_targets
 from hyperpelt.data import seeing
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.answers import Answers, answer, tokenizer_of
+from hyperpelt.evaluation.answers import answer, tokenizer_of
+from hyperpelt.evaluation.judging import Judge, majority_answer, notes, num_invalid
 from hyperpelt.evaluation.prediction import predict
 from hyperpelt.evaluation.results import Results, TaskResult
 from hyperpelt.evaluation.settings import Answering, Settings
-from hyperpelt.model import scoring
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.tasks import Example, Task
+from hyperpelt.tasks import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# The majority answer is that of at most so many training rows, a fixed random sample: rendering all of a large set
-# would take longer than evaluating.
-MAJORITY_SAMPLE = 10_000
 __all__ = ["describe", "evaluate", "majority_answer", "predict", "resolve", "versions", "without_method"]
 TOLD = ("normalisation", "regression", "max_source_length", "max_target_length")  # with the results
 VERSIONED = ("hyperpelt", "torch", "transformers", "tokenizers", "datasets", "scikit-learn", "scipy")
@@ -180,75 +174,18 @@ def _measure(
     num_bad = 0 if eye is None else eye.num_bad - bad
     found = answer(model, task, examples, settings, eye=eye, accelerator=accelerator, progress=progress)
     predictions = [answer.prediction for answer in found.answers]
-    baseline = [majority_answer(task, split, data_root)] * len(examples) if majority else None
+    judge = Judge(task, examples, tokenizer_of(model))
     return TaskResult(
         kind=task.kind,
         rows=len(examples),
-        metrics=_scores(task, predictions, examples),
-        majority=None if baseline is None else _scores(task, baseline, examples),
-        invalid=sum(isinstance(value, float) and math.isnan(value) for value in predictions),
+        metrics=judge.scores(predictions),
+        majority=judge.majority(split, data_root) if majority else None,
+        invalid=num_invalid(predictions),
         num_cut=found.num_cut,
         num_bad_images=num_bad,
         seconds=time.perf_counter() - start,
-        notes=tuple(_notes(model, task, examples, settings, found, num_bad)),
+        notes=tuple(notes(model, task, examples, settings, found, num_bad)),
     )
-
-
-def _scores(task: Task, predictions: Sequence[Any], examples: Sequence[Example]) -> dict[str, float]:
-    groups = [example.group for example in examples]
-    labels = [example.label for example in examples]
-    return metrics.compute(metrics.available(task.metrics)[0], predictions, labels, groups=groups)
-
-
-@cache
-def majority_answer(task: Task, split: str, data_root: str | Path | None) -> Any:
-    """What always to answer: the most frequent label of the training split, or its mean if labels are numbers.
-
-    A task without a training split takes `split` itself.
-    """
-    basis = "train" if _has_rows(task, "train", data_root) else split
-    labels = [example.label for example in task.examples(basis, data_root=data_root, limit=MAJORITY_SAMPLE)]
-    if task.kind == "regression":
-        return sum(labels) / len(labels)
-    if task.kind == "generation":
-        labels = [reference for label in labels for reference in ([label] if isinstance(label, str) else label)]
-    return Counter(labels).most_common(1)[0][0]
-
-
-def _has_rows(task: Task, split: str, data_root: str | Path | None) -> bool:
-    try:
-        return len(task.rows(split, data_root=data_root)) > 0
-    except UserError:
-        return False
-
-
-def _notes(
-    model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings, found: Answers, num_bad: int
-) -> Iterable[str]:
-    for name, why in metrics.available(task.metrics)[1].items():
-        yield f"{name} is not measured: {why}"
-    if num_bad:
-        yield f"{num_bad} bad images were skipped; their rows were answered without them"
-    if found.num_cut:
-        yield f"{found.num_cut} of {len(examples)} inputs were cut at {settings.max_source_length} tokens"
-    if settings.normalisation == "token":
-        return
-    shadowed = sum(_shadowed(model, choices) * count for choices, count in _choice_sets(examples).items())
-    if shadowed:
-        yield (
-            f"in {shadowed} of {len(examples)} rows one choice begins with another one, so that it cannot win under "
-            f"the length rule {settings.normalisation!r}; 'token' scores the end as well"
-        )
-
-
-def _choice_sets(examples: Sequence[Example]) -> Counter[tuple[str, ...]]:
-    return Counter(example.choices for example in examples if example.choices is not None)
-
-
-def _shadowed(model: TunedModel, choices: tuple[str, ...]) -> bool:
-    tokenizer = tokenizer_of(model)
-    candidates = encode_targets(tokenizer, choices)
-    return scoring.shadowed([scoring.scored(ids, tokenizer.eos_token_id, "sum") for ids in candidates])
 
 
 def describe(model: TunedModel) -> dict[str, Any]:

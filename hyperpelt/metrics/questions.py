@@ -39,6 +39,7 @@ CONTRACTIONS = """
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
+_JOINT = re.compile(r"\s*_\s*")  # of words such as garbage_bin, round which a tokenizer may put blanks
 _LOOSE_PERIOD = re.compile(r"\.(?!\d)")
 
 
@@ -108,7 +109,7 @@ Similarity = Callable[[str, str], float]
 
 
 def _words(answer: str) -> frozenset[str]:
-    return frozenset(word.strip().lower() for word in answer.split(",") if word.strip())
+    return frozenset(_JOINT.sub("_", word.strip().lower()) for word in answer.split(",") if word.strip())
 
 
 def _best_gold(label: str | Sequence[str], score: Callable[[str], float]) -> float:

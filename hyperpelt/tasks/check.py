@@ -8,7 +8,7 @@ of every split are looked at (or a fixed random sample of `limit` rows):
     answers     a choice that never occurs, one class far ahead of the others, the same input with different answers;
                 answers of another split that seem to be numbered in another order than train's
     tokens      fixed choices that share their first token or are the start of one another, targets that the tokenizer
-                cannot write, shares of inputs and targets that are cut
+                cannot write, shares of inputs and targets that are cut, and the most that can be reached with all that
     leaks       rows of one split that stand in another, exactly or but for case, spacing and punctuation
 """
 
@@ -26,6 +26,7 @@ from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.findings import Finding, Numbered
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
+from hyperpelt.tasks.spelling import ceiling, lost
 from hyperpelt.tasks.types import Examples, Task
 
 SHOWN = 3  # rendered rows, and failures, shown of each split
@@ -35,7 +36,8 @@ TOKENISED = 2000  # rows of each split whose tokens are counted, evenly spread: 
 @dataclass(kw_only=True)
 class CheckReport:
     """What was found. sizes: rows of each split; balance: {split: {choice: rows}} for fixed choices; lengths:
-    {split: {"median", "longest"}} in tokens; rendered: the first rows of each split as they will be read."""
+    {split: {"median", "longest"}} in tokens; ceiling: {split: {metric: points}} of a model that writes exactly the
+    targets' tokens; rendered: the first rows of each split as they will be read."""
 
     task: str
     origin: str
@@ -43,6 +45,7 @@ class CheckReport:
     sizes: dict[str, int] = field(default_factory=dict)
     balance: dict[str, dict[str, int]] = field(default_factory=dict)
     lengths: dict[str, dict[str, int]] = field(default_factory=dict)
+    ceiling: dict[str, dict[str, float]] = field(default_factory=dict)
     rendered: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
@@ -64,7 +67,9 @@ class CheckReport:
             total = max(1, sum(counts.values()))
             shares = ", ".join(f"{choice} {count / total:.1%}" for choice, count in counts.items())
             tokens = ", ".join(f"{name} {n} tokens" for name, n in self.lengths.get(split, {}).items())
-            yield f"  {split:10} {size:7,} rows" + "".join(f"  {part}" for part in (shares, tokens) if part)
+            reached = ", ".join(f"{name} {points:.1f}" for name, points in self.ceiling.get(split, {}).items())
+            most = f"at most {reached}" if reached else ""
+            yield f"  {split:10} {size:7,} rows" + "".join(f"  {part}" for part in (shares, tokens, most) if part)
         for split, rows in self.rendered.items():
             for row in rows:
                 yield f"\n  {split} row {row['row']}\n    input   {row['input']}\n    target  {row['target']}"
@@ -109,11 +114,31 @@ def check_task(
             num_tokens = look.lengths(sample, tokenizer)
             report.lengths[split] = {"median": sorted(num_tokens)[len(sample) // 2], "longest": max(num_tokens)}
             report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
+            examples = [example for _, example in sample]
+            report.findings += _reached(task, split, examples, tokenizer, max_target_length, report)
     report.findings += look.leaks(splits)
     report.findings += exchanged(task, splits)
     order = ("error", "warning", "note")
     report.findings.sort(key=lambda finding: order.index(finding.level))
     return report
+
+
+def _reached(
+    task: Task, split: str, examples: Sequence[Example], tokenizer: Any, max_target_length: int, report: CheckReport
+) -> Iterator[Finding]:
+    """The most that a model can reach that writes with this tokenizer; a warning where the tokenizer lowers it."""
+    try:
+        report.ceiling[split] = ceiling(task, examples, tokenizer, max_target_length=max_target_length)
+        less = lost(task, examples, tokenizer, max_target_length=max_target_length)
+    except UserError as error:
+        yield Finding(level="error", about="tokens", split=split, message=f"the metrics cannot be computed: {error}")
+        return
+    for metric, (reached, itself) in less.items():
+        message = (
+            f"{metric} cannot exceed {reached:.1f} with this tokenizer, which cannot write or tell apart all answers "
+            f"within {max_target_length} tokens (the answers themselves score {itself:.1f})"
+        )
+        yield Finding(level="warning", about="tokens", split=split, message=message)
 
 
 def _definition(task: Task, known_metrics: Collection[str] | None) -> Iterator[Finding]:

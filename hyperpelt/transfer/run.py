@@ -273,11 +273,14 @@ def _majorities(
     config: TransferConfig, tasks: Mapping[str, Task], cells: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     """What always answering the most frequent training label scores, by task of the cells."""
+    from hyperpelt.backbones import load_tokenizer
     from hyperpelt.transfer.baseline import majority_score
 
     names = dict.fromkeys(cell["task"] for cell in cells)
+    is_open = any(tasks[name].kind == "generation" for name in names)  # whose answers are judged as they are written
+    tokenizer = load_tokenizer(str(read_config(local_folder(config.run))["backbone"])) if is_open else None
     how = {"limit": config.limit, "data_root": config.data_root}
-    return {name: majority_score(tasks[name], config.split, **how) for name in names}
+    return {name: majority_score(tasks[name], config.split, tokenizer, **how) for name in names}
 
 
 def _device(config: TransferConfig) -> torch.device:
