@@ -20,7 +20,7 @@ from hyperpelt.evaluation.answers import Answers, tokenizer_of
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
 from hyperpelt.tasks.meanings import about_answers, about_metrics
-from hyperpelt.tasks.spelling import Spelling, decode, is_open, lost
+from hyperpelt.tasks.spelling import Spelling, is_open, lost
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +37,7 @@ class Judge:
     """Scores answers to some rows of a task, which a model writes with `tokenizer` (None: it writes none)."""
 
     def __init__(self, task: Task, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase | None) -> None:
-        self.task, self.examples, self.tokenizer = task, examples, tokenizer
+        self.task, self.examples = task, examples
         self.spelling = Spelling(tokenizer, examples) if is_open(task, examples) else None
 
     def scores(self, predictions: Sequence[Any]) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Judge:
         """The scores of always answering the same, as the tokenizer writes it."""
         always = majority_answer(self.task, split, data_root)
         if self.spelling is not None:
-            said = decode(self.tokenizer, encode_targets(self.tokenizer, [always]))[0]
+            said = self.spelling.said([always])[0]
             return self.scores([said if row.choices is None else always for row in self.examples])
         return self.scores([always] * len(self.examples))
 

@@ -37,22 +37,27 @@ def is_open(task: Task, examples: Sequence[Example]) -> bool:
 class Spelling:
     """What a tokenizer makes of every gold answer of some rows, and of the words in it."""
 
-    def __init__(self, tokenizer: Any, examples: Iterable[Example], max_target_length: int | None = None) -> None:
-        self.tokenizer, self.max_target_length = tokenizer, max_target_length
+    def __init__(self, tokenizer: Any, examples: Iterable[Example]) -> None:
+        self.tokenizer = tokenizer
         texts = dict.fromkeys(text for example in examples for text in _golds(example))
         words = dict.fromkeys(word for text in texts for word in _words(text))
-        self.forms: dict[str, str] = self.written([*texts, *words])
+        self.forms = self.written([*texts, *words])
 
-    def written(self, texts: Sequence[str], max_target_length: int | None = None) -> dict[str, str]:
+    def written(self, texts: Sequence[str]) -> dict[str, str]:
         """Each text as the tokenizer writes it, without those that it cannot write whole."""
-        texts, found = list(dict.fromkeys(texts)), {}
+        texts = list(dict.fromkeys(texts))
+        found: dict[str, str] = {}
         for start in range(0, len(texts), CHUNK):
             some = texts[start : start + CHUNK]
-            ids = encode_targets(self.tokenizer, some, max_length=max_target_length)
+            ids = encode_targets(self.tokenizer, some)
             said = decode(self.tokenizer, ids)
             unknown = self.tokenizer.unk_token_id
             found |= {t: s for t, s, row in zip(some, said, ids, strict=True) if unknown is None or unknown not in row}
         return found
+
+    def said(self, texts: Sequence[str]) -> list[str]:
+        """Each text as the tokenizer writes it, or as much of it as it can."""
+        return decode(self.tokenizer, encode_targets(self.tokenizer, texts))
 
     def respelt(self, answer: str, example: Example) -> str:
         """The answer in the spelling of the row's gold, wherever it says the same in the tokenizer's."""
