@@ -10,16 +10,21 @@ that they were published with is kept in the cache.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
-import shutil
-import tempfile
+import re
 import warnings
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.config.caching import user_cache, writable
+from filelock import FileLock
 
+from hyperpelt.config.caching import user_cache, writable
+from hyperpelt.files import folders, manifests
+from hyperpelt.files.reading import Damaged
+
+_log = logging.getLogger(__name__)
 FOLDER = "WNSEARCHDIR"
 NEEDED = "data.noun"
 PACKAGED = Path("data", "wordnet-3.0")
@@ -73,19 +78,28 @@ def _packaged() -> Path | None:
 
 
 def _mended(packaged: Path) -> Path:
-    """A copy of the packaged files with the line ends that their index counts on."""
-    folder = user_cache() / "wordnet-3.0"
-    if folder.is_dir():
-        return folder
-    with tempfile.TemporaryDirectory(dir=writable(folder.parent)) as temporary:
-        made = Path(temporary) / folder.name
-        made.mkdir(mode=0o700)
-        for path in packaged.iterdir():
-            (made / path.name).write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
-            (made / path.name).chmod(0o600)
-        if not folder.is_dir():  # another process may have been faster
-            shutil.move(str(made), str(folder))
+    """A copy of the packaged files with the line ends that their index counts on; made again if it was damaged."""
+    folder = writable(user_cache()) / "wordnet-3.0"
+    with FileLock(folder.with_name("wordnet-3.0.lock")):
+        if not _is_whole(folder):
+            folders.recover(folder.parent, re.escape(folder.name), everyone=True)
+            with folders.building(folder) as made:
+                made.chmod(0o700)  # nltk reads no file that others may write
+                for path in packaged.iterdir():
+                    (made / path.name).write_bytes(path.read_bytes().replace(b"\r\n", b"\n"))
+                manifests.write(made)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        manifests.check(folder)
+        return True
+    except FileNotFoundError:  # never made, or by an earlier version
+        return False
+    except Damaged as problem:
+        _log.warning("%s is not as it was written (%s): it is made again.", folder, problem)
+        return False
 
 
 def _reader(folder: Path) -> Any:

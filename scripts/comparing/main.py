@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from comparing.pictures import pictures
 from comparing.study import Cell, Study, cells, read_study, run_study
 from comparing.tables import by_method, markdown, summary
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.files.atomic import write_json, write_text
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -93,8 +93,8 @@ def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequen
     found = summary(study, done, command=command)
     for cell in found["cells"]:
         cell["settings"] = [pair for pair in cell["settings"] if not pair.startswith("data_root=")]
-    (output / f"{study.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf8")
+    write_json(output / f"{study.name}.json", found)
     drawn = {f"{study.name}-{name}.svg": svg for name, svg in pictures(by_method(found), found).items()}
     for name, svg in drawn.items():
-        (output / name).write_text(svg, encoding="utf8")
-    (output / f"{study.name}.md").write_text(markdown(study, found, drawn), encoding="utf8")
+        write_text(output / name, svg)
+    write_text(output / f"{study.name}.md", markdown(study, found, drawn))

@@ -18,6 +18,8 @@ from hyperpelt.config.settings import build_run
 from hyperpelt.config.text import read_yaml
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.evaluation.results import Results, load_results
+from hyperpelt.files import folders
+from hyperpelt.files.atomic import write_json
 from hyperpelt.training.checkpoints import list_checkpoints
 
 NEEDED = ("title", "run", "seeds", "methods")
@@ -160,10 +162,11 @@ def run_cell(study: Study, cell: Cell, at_work: set[subprocess.Popen[bytes]]) ->
     """
     cell.folder.mkdir(parents=True, exist_ok=True)
     same = not cell.differing()
-    if not same:  # what lies here was made otherwise
-        (cell.folder / "results.json").unlink(missing_ok=True)
+    if not same:  # what lies here was made otherwise, and nothing may go on from it
+        folders.remove(cell.folder / "results.json")
+        folders.remove(cell.folder / "checkpoints")
     marker = {"settings": list(cell.settings), "resolved": dict(cell.resolved)}
-    (cell.folder / MARKER).write_text(json.dumps(marker), encoding="utf8")
+    write_json(cell.folder / MARKER, marker)
     going_on = same and bool(list_checkpoints(cell.folder / "checkpoints"))
     settings = [*cell.settings, f"output_dir={cell.folder}", "resume=true" if going_on else "overwrite=true"]
     environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}

@@ -139,7 +139,10 @@ def test_the_packaged_wordnet_gets_the_line_ends_that_its_index_counts_on(
     assert (mended / "data.noun").stat().st_mode & 0o077 == 0, "nltk reads no file that others may write"
     (package / "data.noun").unlink()
     assert wordnet._mended(package) == mended, "made once"
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["wordnet-3.0"]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"wordnet-3.0", "wordnet-3.0.lock"}
+    (package / "data.noun").write_bytes(b"  1 words\r\n00000012 03 n\r\n")
+    (mended / "data.noun").write_bytes(b"  1 words\n00000012 04 n\n")
+    assert (wordnet._mended(package) / "data.noun").read_bytes() == b"  1 words\n00000012 03 n\n", "a damaged copy"
 
 
 CAPTIONS = ["a dog runs on the grass", "two men play football", "a red car in the street"]
