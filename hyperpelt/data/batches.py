@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hyperpelt.data.candidates import Candidates, Ranking
 from hyperpelt.data.choices import Choices
-from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
+from hyperpelt.data.sampler import Draws, RowBatch, slice_batch
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def lengths_of(sets: Mapping[str, TokenizedSet]) -> dict[str, Int[np.ndarray, " 
 class MicroBatches(Dataset[Batch]):
     """All micro-batches of one process, by number: step * num_micro + micro."""
 
-    sampler: MixtureSampler
+    sampler: Draws
     sets: Mapping[str, TokenizedSet]
     task_ids: Mapping[str, int]
     pad_token_id: int

@@ -8,9 +8,9 @@ resumed without replaying the ones before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -41,6 +41,16 @@ def slice_batch(batch: RowBatch, *, micro: int, num_micro: int, rank: int, world
     """
     size = len(batch) // num_micro
     return batch[micro * size : (micro + 1) * size][slice(rank, None, world)]
+
+
+class Draws(Protocol):
+    """What `MicroBatches` asks of a sampler: the rows of each step, whose tasks are places in `names`."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    @property
+    def seed(self) -> int: ...
+    def batch(self, step: int) -> RowBatch: ...
 
 
 @dataclass

@@ -54,7 +54,7 @@ class ShotData:
         if self.ranked_by is not None and self.choices is not None:
             ranking = ranking_of(model, self.choices, self.ranked_by, multiple=multiple)
         return MicroBatches(
-            sampler,  # type: ignore[arg-type]
+            sampler,
             {self.task.name: self.tokens},
             task_ids={self.task.name: model.task_id(self.task.name)},
             pad_token_id=model.backbone.config.pad_token_id,

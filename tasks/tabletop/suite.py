@@ -76,7 +76,6 @@ def rows_of(name: str, *, labels: int) -> Callable[[Make], Callable[..., Iterato
             dice = Dice("tabletop", name, split, seed)
             yield from draw(make, dice, split, level, labels=labels, count=rows or SPLIT_ROWS[split])
 
-        rows.make = make  # type: ignore[attr-defined]
         return rows
 
     return decorate
