@@ -203,7 +203,8 @@ def _description(key: str, model: type[BaseModel]) -> str:
 def _unknown_key(key: str, model: type[BaseModel]) -> str:
     *outer, name = key.split(".")
     for part in outer:
-        model = model.model_fields[part].annotation  # type: ignore[assignment]
+        inner: Any = model.model_fields[part].annotation
+        model = inner
     options = list(model.model_fields)
     if not outer and name in FAMILIAR:
         return f"Unknown key {key!r}. Did you mean {FAMILIAR[name]}?"

@@ -130,12 +130,10 @@ class TunedModel(Inference, Persistence, Habits):
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         task_ids = self._task_ids(None if task_ids is None else unwrapped(task_ids), input_ids.shape[0])
-        if candidates is not None:
-            images = self._images(visual, visual_rows, input_ids.shape[0])
-            return ranked(self, input_ids, attention_mask, task_ids, candidates, images, row_weights)
-        if decoder_input_ids is None:
-            decoder_input_ids = self._read_by_decoder(labels)
         images = self._images(visual, visual_rows, input_ids.shape[0])
+        if candidates is not None:
+            return ranked(self, input_ids, attention_mask, task_ids, candidates, images, row_weights)
+        decoder_input_ids = self._read_by_decoder(labels) if decoder_input_ids is None else decoder_input_ids
         where = None if labels is None or keep_logits else target_positions(labels, targets)
         head = self._head()
         with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
