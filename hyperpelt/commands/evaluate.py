@@ -33,6 +33,13 @@ Features = Annotated[
     Path | None, typer.Option("--features", metavar="FOLDER", help="The feature store; default: the run's.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")]
+Intervals = Annotated[
+    bool, typer.Option("--intervals", help="Also 95 % intervals of each score, by a bootstrap over rows.")
+]
+LogSamples = Annotated[
+    Path | None,
+    typer.Option("--log-samples", metavar="FILE", help="Write every row with its answer as a JSON line."),
+]
 
 
 def evaluate(
@@ -48,6 +55,9 @@ def evaluate(
     blind: Blind = None,
     skip_bad_images: SkipBad = False,
     features_dir: Features = None,
+    intervals: Intervals = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    log_samples: LogSamples = None,
     output: Output = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
@@ -63,8 +73,8 @@ def evaluate(
         from hyperpelt.evaluation.run import evaluate as measure
         from hyperpelt.training.distributed import start_processes
 
-        if output is not None:
-            common.writable(output)
+        for path in filter(None, (output, log_samples)):
+            common.writable(path)
         processes = start_processes()
         model, settings = load(run, plugin, processes.device)
         results = measure(
@@ -77,6 +87,9 @@ def evaluate(
             regression=regression.value,
             accelerator=processes.accelerator,
             num_beams=num_beams,
+            intervals=intervals,
+            seed=seed,
+            log_samples=log_samples,
             **_image_settings(settings, blind, skip_bad_images, features_dir),
             **scoring_settings(settings, normalisation, batch_size),
         )

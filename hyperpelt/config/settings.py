@@ -55,8 +55,18 @@ def _size(value: str | None) -> str | None:
     return value
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
+
+
+def _trackers(value: Any) -> Any:
+    """`none` is no tracker; each once."""
+    names = split_names(value)
+    if names is None or names == ["none"]:
+        return []
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return list(dict.fromkeys(names)) if named else names
 
 
 class _Strict(BaseModel):
@@ -185,6 +195,12 @@ class RunConfig(_Strict):
 
     # Watching and keeping
     log_steps: Whole = Field(10, ge=1)
+    report_to: Annotated[list[Tracker], BeforeValidator(_trackers)] = Field(
+        default_factory=lambda: ["tensorboard"],
+        description="where numbers go: tensorboard, wandb, trackio, mlflow (optional packages), or none",
+    )
+    project: str = Field("hyperpelt", min_length=1, description="under which trackers file the run")
+    run_name: str | None = Field(None, description="by which trackers show the run; null: the run folder's name")
     eval_steps: Whole | None = Field(None, ge=1, description="evaluate each so many steps; null: only at the end")
     eval_split: str = Field("validation", description="split that chooses the best checkpoint")
     eval_limit: Whole | None = Field(None, ge=1, description="rows of each task in evaluations during training")

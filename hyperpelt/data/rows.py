@@ -139,4 +139,4 @@ class Collator:
             multiple=self.multiple,
         )
         batch: dict[str, Tensor] = {name: torch.as_tensor(made[name]) for name in FORWARD}
-        return batch if self.features is None else batch | see(tokens, self.features)
+        return batch if self.features is None else {**batch, **see(tokens, self.features)}

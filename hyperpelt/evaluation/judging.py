@@ -42,11 +42,16 @@ class Judge:
 
     def scores(self, predictions: Sequence[Any]) -> dict[str, float]:
         """Each of the task's metrics that can be computed here, in points."""
-        if self.spelling is not None:
-            pairs = zip(predictions, self.examples, strict=True)
-            predictions = [self.spelling.respelt(said, row) if row.choices is None else said for said, row in pairs]
+        predictions = self.compared(predictions)
         groups, labels = [row.group for row in self.examples], [row.label for row in self.examples]
         return metrics.compute(metrics.available(self.task.metrics)[0], predictions, labels, groups=groups)
+
+    def compared(self, predictions: Sequence[Any]) -> list[Any]:
+        """The predictions as metrics take them: written answers in the spelling of their gold."""
+        if self.spelling is None:
+            return list(predictions)
+        pairs = zip(predictions, self.examples, strict=True)
+        return [self.spelling.respelt(said, row) if row.choices is None else said for said, row in pairs]
 
     def majority(self, split: str, data_root: str | Path | None) -> dict[str, float]:
         """The scores of always answering the same, as the tokenizer writes it."""

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
@@ -43,6 +44,10 @@ class TaskResult:
     num_bad_images: int = 0  # images that were skipped; their rows were answered without them
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    intervals: Mapping[str, Mapping[str, float]] | None = None  # metric -> se, low, high
+    templates: Mapping[str, Scores] | None = None  # of each of several templates; `metrics` are their means
+    confusion: Mapping[str, Any] | None = None  # choices, and how often each was answered (columns) for each (rows)
+    worst: tuple[Mapping[str, Any], ...] = ()  # the rows that the model gets most wrong
 
     @property
     def score(self) -> float:
@@ -62,7 +67,16 @@ class TaskResult:
             "num_bad_images": self.num_bad_images,
             "seconds": round(self.seconds, 3),
             "notes": list(self.notes),
+            **({} if self.intervals is None else {"intervals": self.intervals}),
+            **({} if self.templates is None else {"templates": self.templates, "spread": self.spread()}),
+            **({} if self.confusion is None else {"confusion": self.confusion}),
+            **({"worst": list(self.worst)} if self.worst else {}),
         }
+
+    def spread(self) -> dict[str, float]:
+        """The standard deviation of each metric over the task's templates; nothing with one."""
+        each = list((self.templates or {}).values())
+        return {name: stdev(scores[name] for scores in each) for name in self.metrics} if len(each) > 1 else {}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> TaskResult:
@@ -74,6 +88,8 @@ class TaskResult:
         names = ("kind", "rows", "metrics", "invalid", "num_cut", "seconds")
         kept: dict[str, Any] = {name: content[name] for name in names}
         kept["num_bad_images"] = content.get("num_bad_images", 0)
+        kept |= {name: content.get(name) for name in ("intervals", "templates", "confusion")}
+        kept["worst"] = tuple(content.get("worst", ()))
         majority, frozen = scores(content["majority"]), scores(content["frozen"])
         return cls(**kept, majority=majority, frozen=frozen, notes=tuple(content["notes"]))
 
@@ -101,6 +117,7 @@ class Results:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, float]] | None = None  # of both averages: se, low, high
 
     @property
     def average(self) -> float:
@@ -134,6 +151,7 @@ class Results:
             "columns": self.num_columns,
             "majority": self.averages("majority"),
             "frozen": self.averages("frozen"),
+            **({} if self.intervals is None else {"intervals": self.intervals}),
             "tasks": {name: result.as_dict() for name, result in self.tasks.items()},
             **self.settings,
             "model": dict(self.model),
@@ -143,12 +161,14 @@ class Results:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Results:
         """The reverse of `as_dict`, for reports; raises KeyError where something is missing."""
-        derived = ("average", "average_over_tasks", "columns", "majority", "frozen", "tasks", "model", "versions")
+        derived = ("average", "average_over_tasks", "columns", "majority", "frozen", "intervals", "tasks", "model")
+        derived += ("versions",)
         return cls(
             tasks={name: TaskResult.from_dict(task) for name, task in content["tasks"].items()},
             settings={name: value for name, value in content.items() if name not in derived},
             model=content["model"],
             versions=content["versions"],
+            intervals=content.get("intervals"),
         )
 
     def table(self, *, title: str | None = None) -> Table:
@@ -161,9 +181,12 @@ class Results:
         table.add_column("metric")
         for heading, _ in columns:
             table.add_column(heading, justify="right", no_wrap=True)
+        if self.intervals:
+            table.add_column("95 % interval", justify="right", no_wrap=True)
         table.add_column("rows", justify="right")
         for name, result in self.tasks.items():
             cells = [joined(getattr(result, of)) for _, of in columns]
+            cells += [between(result.intervals)] if self.intervals else []
             table.add_row(name, " / ".join(result.metrics), *cells, _counted(result))
         if self.tasks:
             table.add_section()
@@ -180,6 +203,7 @@ class Results:
         kinds = {"average": f"{self.num_columns} columns", "average_over_tasks": f"{len(self.tasks)} tasks"}
         for key, label in kinds.items():
             cells = ["-" if averages is None else f"{averages[key]:.2f}" for averages in found]
+            cells += [between({key: self.intervals[key]})] if self.intervals else []
             table.add_row("average", label, *cells, "", style="bold" if key == "average" else None)
 
 
@@ -191,6 +215,11 @@ def _counted(result: TaskResult) -> str:
 def joined(scores: Scores | None) -> str:
     """Scores as the papers print them: `89.42 / 92.31`."""
     return "-" if scores is None else " / ".join(f"{value:.2f}" for value in scores.values())
+
+
+def between(intervals: Mapping[str, Mapping[str, float]] | None) -> str:
+    """Intervals as a cell of a table: `58.1 .. 64.5 / 60.0 .. 66.2`."""
+    return " / ".join(f"{each['low']:.1f} .. {each['high']:.1f}" for each in (intervals or {}).values()) or "-"
 
 
 def load_results(path: str | Path) -> Results:

@@ -13,23 +13,23 @@ its share of the rows and all get the same results, equal to those of one proces
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from tqdm import tqdm
+
 from hyperpelt import metrics
 from hyperpelt import tasks as registry
-from hyperpelt.data import seeing
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.answers import answer, tokenizer_of
-from hyperpelt.evaluation.judging import Judge, majority_answer, notes, num_invalid
+from hyperpelt.evaluation.intervals import RESAMPLES, of_averages
+from hyperpelt.evaluation.judging import majority_answer
+from hyperpelt.evaluation.measuring import Measuring
 from hyperpelt.evaluation.prediction import predict
-from hyperpelt.evaluation.results import Results, TaskResult
+from hyperpelt.evaluation.results import Results
+from hyperpelt.evaluation.samples import sample_log
 from hyperpelt.evaluation.settings import Answering, Settings
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.tuned import TunedModel
@@ -37,6 +37,8 @@ from hyperpelt.tasks import Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from hyperpelt.data import seeing
 
 __all__ = ["describe", "evaluate", "majority_answer", "predict", "resolve", "versions", "without_method"]
 TOLD = ("normalisation", "regression", "max_source_length", "max_target_length")  # with the results
@@ -55,6 +57,9 @@ def evaluate(
     features_dir: str | Path | None = None,
     on_bad_image: str = "error",
     blind: bool = False,
+    intervals: bool = False,
+    seed: int = 0,
+    log_samples: str | Path | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
     **how: Unpack[Answering],
@@ -68,6 +73,8 @@ def evaluate(
         frozen: also score the backbone without the method (and so without images), which takes as long again.
         features_dir: folder of the feature store. on_bad_image: `error`, or `skip`: a row is answered without an image
             that cannot be used, and these are counted. blind: withhold the images.
+        intervals: also how sure each score is: a bootstrap over rows (`hyperpelt.evaluation.intervals`) of that seed.
+        log_samples: a file to which every row goes with its answer, as a JSON line.
         accelerator: shares the rows out among its processes.
         how: normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
             `hyperpelt.evaluation.settings.Settings`.
@@ -79,26 +86,40 @@ def evaluate(
     chosen = resolve(tasks, among=model.tasks)
     _check(model, chosen)
     check_lengths(model, settings.max_source_length, settings.max_target_length)
-    measure = partial(
-        _measure,
-        settings=settings,
-        split=split,
-        data_root=data_root,
-        limit=limit,
-        accelerator=accelerator,
-        progress=progress,
-    )
-    eye = None if blind else _eye(model, chosen, features_dir, on_bad_image)
-    found = {task.name: measure(model, task, majority=majority, eye=eye, blind=blind) for task in chosen}
+    is_main = accelerator is None or accelerator.is_main_process
+    with sample_log(Path(log_samples) if log_samples is not None and is_main else None) as log:
+        measuring = Measuring(
+            settings=settings,
+            split=split,
+            data_root=data_root,
+            limit=limit,
+            majority=majority,
+            blind=blind,
+            eye=None if blind else _eye(model, chosen, features_dir, on_bad_image),
+            resamples=RESAMPLES if intervals else 0,
+            seed=seed,
+            log=log,
+            accelerator=accelerator,
+            progress=progress,
+        )
+        measured = {task.name: measuring.task(model, task) for task in _shown(chosen, progress)}
+    found = {name: result for name, (result, _) in measured.items()}
     if frozen:
-        bare = without_method(model)
+        bare, alone = without_method(model), measuring.alone()
         for task in chosen:
-            scores = measure(bare, task, majority=False, eye=None, blind=True).metrics
-            found[task.name] = replace(found[task.name], frozen=scores)
+            found[task.name] = replace(found[task.name], frozen=alone.task(bare, task)[0].metrics)
     told: dict[str, Any] = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in TOLD}}
     if _see(chosen):
         told |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": settings.num_beams}
-    return Results(tasks=found, settings=told, model=describe(model), versions=versions())
+    made = Results(tasks=found, settings=told, model=describe(model), versions=versions())
+    return replace(
+        made, intervals=of_averages({name: drawn for name, (_, drawn) in measured.items()} if intervals else {})
+    )
+
+
+def _shown(tasks: Sequence[Task], progress: bool) -> Iterable[Task]:
+    """The tasks, with a bar over them where there are several."""
+    return tqdm(tasks, desc="tasks", unit="task", leave=False, disable=None if progress and len(tasks) > 1 else True)
 
 
 def _see(tasks: Iterable[Task]) -> bool:
@@ -150,42 +171,6 @@ def without_method(model: TunedModel) -> TunedModel:
 
         backbone = moved(load_backbone(model.backbone_name, dtype=model.dtype), model.device)
     return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
-
-
-def _measure(
-    model: TunedModel,
-    task: Task,
-    *,
-    settings: Settings,
-    split: str,
-    data_root: str | Path | None,
-    limit: int | None,
-    majority: bool,
-    eye: seeing.Eye | None,
-    blind: bool,
-    accelerator: Accelerator | None,
-    progress: bool,
-) -> TaskResult:
-    start = time.perf_counter()
-    rows = task.examples(split, data_root=data_root, limit=limit)
-    bad = 0 if eye is None else eye.num_bad
-    with accelerator.main_process_first() if accelerator else nullcontext():  # one process encodes what is new
-        examples = seeing.seen(task, f"{task.name} {split}", zip(rows.numbers, rows, strict=True), eye, blind=blind)
-    num_bad = 0 if eye is None else eye.num_bad - bad
-    found = answer(model, task, examples, settings, eye=eye, accelerator=accelerator, progress=progress)
-    predictions = [answer.prediction for answer in found.answers]
-    judge = Judge(task, examples, tokenizer_of(model))
-    return TaskResult(
-        kind=task.kind,
-        rows=len(examples),
-        metrics=judge.scores(predictions),
-        majority=judge.majority(split, data_root) if majority else None,
-        invalid=num_invalid(predictions),
-        num_cut=found.num_cut,
-        num_bad_images=num_bad,
-        seconds=time.perf_counter() - start,
-        notes=tuple(notes(model, task, examples, settings, found, num_bad)),
-    )
 
 
 def describe(model: TunedModel) -> dict[str, Any]:

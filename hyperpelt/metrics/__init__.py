@@ -10,7 +10,8 @@ What a prediction and a label are depends on the task's kind:
                      captions: as their own text says)
 
 The arithmetic is scikit-learn's and scipy's where they have it. `register` adds a metric, for tasks that need their
-own. The walls: registry, classical (text), questions (VQA, DAQUAR, NLVR2), captions (BLEU, CIDEr-D).
+own. The walls: registry, classical (text), questions (VQA, DAQUAR, NLVR2), captions (BLEU, CIDEr-D), overlap
+(sacrebleu, rouge-score), foreign (any metric of evaluate or torchmetrics).
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from hyperpelt.metrics.classical import (
     squad_exact_match,
     squad_f1,
     token_f1,
+    weighted_f1,
 )
+from hyperpelt.metrics.overlap import KINDS as _OVERLAP  # noqa: F401  (registers its metrics)
 from hyperpelt.metrics.questions import (
     consistency,
     normalise_vqa_answer,
@@ -71,5 +74,6 @@ __all__ = [
     "token_f1",
     "vqa_accuracy",
     "vqa_scores",
+    "weighted_f1",
     "wups",
 ]

@@ -19,7 +19,7 @@ def _right(prediction: Any, label: Any) -> bool:
     return prediction in label if isinstance(label, (tuple, list, set)) else prediction == label
 
 
-@register("accuracy", kinds=("classification",), description="share of right answers")
+@register("accuracy", kinds=("classification",), description="share of right answers", row_wise=True)
 def accuracy(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Share of right answers. A label may be a tuple: any of its members is right."""
     return 100.0 * sum(map(_right, predictions, labels)) / len(labels)
@@ -44,6 +44,16 @@ def macro_f1(predictions: Values, labels: Values, groups: Values | None = None) 
 
     classes = sorted({*labels, *(prediction for prediction in predictions if prediction is not None)})
     return 100.0 * float(f1_score(labels, _numbered(predictions), labels=classes, average="macro", zero_division=0))
+
+
+@register("weighted_f1", kinds=("classification",), description="mean of each class's F1, weighed by its rows")
+def weighted_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+    """Mean of the F1 of every class that occurs as a label, weighed by how often it does."""
+    from sklearn.metrics import f1_score
+
+    classes = sorted(set(labels))
+    guess = _numbered(predictions)
+    return 100.0 * float(f1_score(labels, guess, labels=classes, average="weighted", zero_division=0))
 
 
 @register("matthews", kinds=("classification",), description="Matthews correlation (CoLA)")
@@ -112,25 +122,37 @@ def _without_nan(values: list[float]) -> list[float]:
 # Generation ----------------------------------------------------------------------------------------------------------
 
 
-@register("exact_match", kinds=("generation",), description="share of answers equal to a reference, spaces trimmed")
+@register(
+    "exact_match",
+    kinds=("generation",),
+    description="share of answers equal to a reference, spaces trimmed",
+    row_wise=True,
+)
 def exact_match(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Equal to a reference after stripping; case and punctuation count."""
     return _best_reference(lambda guess, gold: guess.strip() == gold.strip(), predictions, labels)
 
 
-@register("squad_exact_match", kinds=("generation",), description="share of answers equal to a reference, normalised")
+@register(
+    "squad_exact_match",
+    kinds=("generation",),
+    description="share of answers equal to a reference, normalised",
+    row_wise=True,
+)
 def squad_exact_match(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Equal to a reference after SQuAD's normalisation."""
     return _best_reference(lambda guess, gold: normalise_answer(guess) == normalise_answer(gold), predictions, labels)
 
 
-@register("squad_f1", kinds=("generation",), description="word overlap with the best reference, normalised")
+@register(
+    "squad_f1", kinds=("generation",), description="word overlap with the best reference, normalised", row_wise=True
+)
 def squad_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Mean over rows of the word-overlap F1 with the best reference after SQuAD's normalisation."""
     return _best_reference(_overlap, predictions, labels)
 
 
-@register("token_f1", kinds=("generation",), description="the same as squad_f1")
+@register("token_f1", kinds=("generation",), description="the same as squad_f1", row_wise=True)
 def token_f1(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Another name of squad_f1."""
     return squad_f1(predictions, labels)

@@ -84,7 +84,9 @@ def vqa_scores(answers: Sequence[str]) -> dict[str, float]:
     return {answer: worth(count) for answer, count in counts.most_common()}
 
 
-@register("vqa_accuracy", kinds=("generation",), description="VQA's soft accuracy: agreement with ten people")
+@register(
+    "vqa_accuracy", kinds=("generation",), description="VQA's soft accuracy: agreement with ten people", row_wise=True
+)
 def vqa_accuracy(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Mean over rows of the answer's worth. A label holds every person's answer, repeats included."""
     total = 0.0
@@ -117,7 +119,10 @@ def _best_gold(label: str | Sequence[str], score: Callable[[str], float]) -> flo
 
 
 @register(
-    "set_accuracy", kinds=("generation",), description="comma-separated answers equal as sets (DAQUAR's accuracy)"
+    "set_accuracy",
+    kinds=("generation",),
+    description="comma-separated answers equal as sets (DAQUAR's accuracy)",
+    row_wise=True,
 )
 def set_accuracy(predictions: Values, labels: Values, groups: Values | None = None) -> float:
     """Share of answers whose comma-separated words are those of a reference, in any order."""
@@ -152,4 +157,5 @@ for _threshold in (0.9, 0.0):
         kinds=("generation",),
         description=f"WUPS at {_threshold}: answers by their distance in WordNet (DAQUAR)",
         lacking=lacking_wordnet,
+        row_wise=True,
     )(partial(_mean_wups, threshold=_threshold))

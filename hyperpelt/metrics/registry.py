@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.metrics import foreign
 
 Values = Sequence[Any]
 Function = Callable[[Values, Values, Values | None], float]
@@ -21,7 +22,8 @@ def _nothing() -> str | None:
 class Metric:
     """One metric: `function(predictions, labels, groups)` in points.
 
-    `lacking()` says in one sentence what is missing to compute it here, or None.
+    `lacking()` says in one sentence what is missing to compute it here, or None. `row_wise`: the metric is the mean
+    over rows of what it is of each row alone.
     """
 
     name: str
@@ -29,22 +31,27 @@ class Metric:
     kinds: tuple[str, ...]  # kinds of task it applies to
     description: str
     lacking: Callable[[], str | None] = _nothing
+    row_wise: bool = False
 
 
 _METRICS: dict[str, Metric] = {}
 
 
 def register(
-    name: str, *, kinds: Sequence[str], description: str, lacking: Callable[[], str | None] = _nothing
+    name: str,
+    *,
+    kinds: Sequence[str],
+    description: str,
+    lacking: Callable[[], str | None] = _nothing,
+    row_wise: bool = False,
 ) -> Callable[[Registered], Registered]:
-    """Decorator: make `function(predictions, labels, groups) -> points` known as `name`."""
+    """Decorator: make `function(predictions, labels, groups) -> points` known as `name`; the rest is `Metric`'s."""
 
     def add(function: Registered) -> Registered:
         if name in _METRICS:
             raise UserError(f"The metric {name!r} exists already ({_METRICS[name].description}); choose another name.")
-        _METRICS[name] = Metric(
-            name=name, function=function, kinds=tuple(kinds), description=description, lacking=lacking
-        )
+        about = {"kinds": tuple(kinds), "description": description, "lacking": lacking, "row_wise": row_wise}
+        _METRICS[name] = Metric(name=name, function=function, **about)
         return function
 
     return add
@@ -56,10 +63,23 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Metric:
-    """The metric called `name`; UserError with the nearest names if there is none."""
+    """The metric called `name`, or one of another library; UserError with the nearest names if there is none."""
+    if foreign.library_of(name) is not None:
+        return _foreign(name)
     if name not in _METRICS:
         raise unknown("metric", name, _METRICS)
     return _METRICS[name]
+
+
+def _foreign(name: str) -> Metric:
+    def function(predictions: Values, labels: Values, groups: Values | None = None) -> float:
+        return foreign.compute(name, list(predictions), list(labels))
+
+    library = foreign.library_of(name)
+    return Metric(
+        name=name, function=function, kinds=foreign.KINDS, description=f"{name.partition(':')[2]} of {library}",
+        lacking=lambda: foreign.lacking(name),
+    )  # fmt: skip
 
 
 def available(metric_names: Sequence[str]) -> tuple[list[str], dict[str, str]]:

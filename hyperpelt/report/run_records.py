@@ -26,6 +26,9 @@ NOT_COMPARED = (
     "features_dir",
     "features_max_size",
     "plugins",
+    "report_to",
+    "project",
+    "run_name",
     "overwrite",
     "resume",
 )

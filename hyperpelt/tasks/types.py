@@ -40,7 +40,9 @@ class Task:
     render: a pure function of a row. kind: how answers are judged. choices: the fixed candidates in label order; None
     if each row brings its own, or if answers are open. metrics: names in `hyperpelt.metrics`. description: one
     sentence that instructs. answer: the columns that hold the gold answer, which a row to predict on does not have
-    (they are None then). num_beams: of the search for open answers; 1 is greedy. origin: file:line of the definition.
+    (they are None then). templates: further renderings by name, of which training draws one for a row each time and
+    evaluation scores all; `render` is then the first of them. num_beams: of the search for open answers; 1 is greedy.
+    origin: file:line of the definition.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Task:
     modalities: tuple[str, ...] = ("text",)
     answer: tuple[str, ...] = ("label",)
     num_beams: int = 1
+    templates: tuple[tuple[str, Callable[[Row], Example]], ...] = ()
     origin: str = ""
 
     def __post_init__(self) -> None:
@@ -83,6 +86,9 @@ class Task:
             yield f"expected modalities among {', '.join(MODALITIES)}, got {self.modalities!r}"
         if not isinstance(self.num_beams, int) or self.num_beams < 1:
             yield f"expected num_beams to be a count of at least 1, got {self.num_beams!r}"
+        names = [name for name, _ in self.templates]
+        if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+            yield f"expected templates with a name each, every name once, got {names!r}"
         if self.choices is not None:
             yield from self._problems_of_choices(self.choices, self.kind)
 
@@ -106,7 +112,13 @@ class Task:
         parts = (self.name, self.source, self.kind, self.choices, self.metrics, self.splits, self.modalities)
         # What is as by default stays unsaid, so that tasks without it keep their fingerprints.
         search = () if self.num_beams == 1 else (self.num_beams,)
-        return fingerprint(*parts, self.description, self.answer, self.render, *search)
+        return fingerprint(*parts, self.description, self.answer, self.render, *search, *self.templates)
+
+    def variants(self) -> tuple[tuple[str | None, Task], ...]:
+        """(template's name, the task with that rendering alone); of a task without templates itself, without a name."""
+        if not self.templates:
+            return ((None, self),)
+        return tuple((name, replace(self, render=render, templates=())) for name, render in self.templates)
 
     def rows(self, split: str, *, data_root: str | Path | None = None) -> Rows:
         """The raw rows of 'train', 'validation' or 'test': a `datasets.Dataset` or a list.

@@ -9,7 +9,8 @@ or with many, under `accelerate launch` or torchrun.
 
 The walls of this room: run (the whole), setup (all before the first step), loop (steps, evaluations, saving),
 folder (what is there already), resuming (what a resumed run may change), checkpoints, optimisation, objective,
-distributed, step_records, progress, interrupts (Ctrl-C).
+distributed, step_records, callbacks (who is told), progress (the screen), tracking (TensorBoard and others),
+interrupts (Ctrl-C).
 """
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+from .callbacks import Callback, Evaluation
 from .run import train

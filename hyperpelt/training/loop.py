@@ -24,6 +24,7 @@ from hyperpelt.data import Batch
 from hyperpelt.errors import UserError
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training import checkpoints
+from hyperpelt.training.callbacks import Callbacks, Evaluation
 from hyperpelt.training.checkpoints import Checkpoint
 from hyperpelt.training.interrupts import Stop, StopNow, TrainingInterrupted
 from hyperpelt.training.objective import total_loss
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from hyperpelt.evaluation.results import Results
     from hyperpelt.model.tuned import TunedModel
     from hyperpelt.training.distributed import Processes
-    from hyperpelt.training.progress import Reporter
+    from hyperpelt.training.progress import Screen
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Loop:
     evaluate: Callable[[], Results]
     about: Mapping[str, Any]  # settings and data, kept in each checkpoint
     state: State = field(default_factory=State)
-    reporter: Reporter = field(init=False)
+    screen: Screen = field(init=False)
+    callbacks: Callbacks = field(init=False)  # of the main process; the screen and trackers are among them
     _unseen: list[StepRecord] = field(default_factory=list)
     _saved: int | None = None
 
@@ -95,7 +97,6 @@ class Loop:
         for batches in steps if not self.state.stopped_early else ():
             self._step(batches)
             self.state.seconds = before + monotonic() - began
-            self.reporter.advance(self.state.step)
             self._watch()
             if self.state.stopped_early:
                 break
@@ -133,8 +134,8 @@ class Loop:
         signum = self.processes.largest(self.stop.signum)
         saving = last or (config.save_steps is not None and step % config.save_steps == 0)
         logging = last or step % config.log_steps == 0
-        if logging or saving or signum or self._evaluation_is_due():
-            self._look(log=logging)
+        looking = logging or saving or signum or self._evaluation_is_due()
+        self.callbacks.on_step(step, self._look(log=logging) if looking else {})
         if saving or signum:
             self.save()
         if signum:
@@ -150,11 +151,11 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------------- looking
 
-    def _look(self, *, log: bool) -> None:
-        """Check the steps since the last look, and report them."""
+    def _look(self, *, log: bool) -> dict[str, float]:
+        """Check the steps since the last look; their numbers, if they are to be logged."""
         self._check_finite()
         if not log:
-            return
+            return {}
         sums = self.processes.sum(task_sums(self._unseen, len(self.model.tasks))).numpy()
         now = monotonic()
         numbers = {
@@ -163,11 +164,11 @@ class Loop:
             "train/grad_norm": float(torch.stack([record.gradient_norm for record in self._unseen]).mean()),
             "train/tokens_per_second": (self.state.tokens - self._log_tokens) / max(now - self._logged, 1e-9),
         }
-        per_task = {name: float(a / b) for name, (a, b) in zip(self.model.tasks, sums, strict=True) if b}
+        named = zip(self.model.tasks, sums, strict=True)
         self.state.loss = numbers["train/loss"]
-        self.reporter.log(self.state.step, numbers, per_task)
         self._unseen.clear()
         self._logged, self._log_tokens = now, self.state.tokens
+        return numbers | {f"train/loss/{name}": float(loss / tokens) for name, (loss, tokens) in named if tokens}
 
     def _check_finite(self) -> None:
         """UserError if a loss or gradient since the last look is nan or inf, on whatever process it was."""
@@ -198,7 +199,7 @@ class Loop:
     def _evaluate(self) -> bool:
         """Evaluate, note the result, and say whether it is the best so far."""
         began = monotonic()
-        with self.reporter.paused(), self.stop.at_once(self.processes.world == 1):
+        with self.screen.paused(), self.stop.at_once(self.processes.world == 1):
             results = self.evaluate()
         self.model.train()
         value = metric_value(results, self.config.metric_for_best)
@@ -211,7 +212,7 @@ class Loop:
             self.state.best_step, self.state.best_value, self.state.worse = self.state.step, value, 0
         else:
             self.state.worse += 1
-        self._report(results, value, best)
+        self.callbacks.on_evaluate(self.told(results, value))
         self.state.stopped_early = self._has_stopped_early()
         return best
 
@@ -219,15 +220,19 @@ class Loop:
         patience = self.config.early_stopping_patience
         return patience is not None and self.state.worse >= patience
 
-    def _report(self, results: Results, value: float, best: bool) -> None:
-        numbers = {"eval/average": results.average}
-        for name, task in results.tasks.items():
-            numbers |= {f"eval/{name}/{metric}": score for metric, score in task.metrics.items()}
-        self.reporter.scalars(self.state.step, numbers)
-        tasks = "  ".join(f"{name} {task.score:.1f}" for name, task in results.tasks.items())
-        standing = "best so far" if best else f"best {self.state.best_value:.2f} at step {self.state.best_step}"
-        label = self.config.metric_for_best
-        self.reporter.say(f"step {self.state.step}: {self.config.eval_split} {label} {value:.2f} ({standing})  {tasks}")
+    def told(self, results: Results, value: float, *, final: bool = False) -> Evaluation:
+        """An evaluation as callbacks get it."""
+        state, config = self.state, self.config
+        return Evaluation(
+            step=state.step,
+            split=config.test_split if final else config.eval_split,
+            results=results,
+            metric=config.metric_for_best,
+            value=value,
+            best_step=state.best_step,
+            best_value=state.best_value,
+            final=final,
+        )
 
     # -------------------------------------------------------------------------------------------------------- saving
 
@@ -248,11 +253,11 @@ class Loop:
         trainer = {"state": asdict(self.state), "sampler": self.sampler.state_dict(), "optimizer": numbers}
         checkpoint = Checkpoint(self.state.step, self.model.method_state(), tensors, rng, {**trainer, **self.about})
         try:
-            checkpoints.save_checkpoint(self.folder, checkpoint)
+            written = checkpoints.save_checkpoint(self.folder, checkpoint)
         except (OSError, UserError) as error:
             return str(error)
         checkpoints.prune(self.folder, keep=self.config.save_total_limit, best=self.state.best_step)
-        self.reporter.flush()
+        self.callbacks.on_save(self.state.step, written)
         return None
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a progress bar with the loss of every task, or plain lines; and TensorBoard.
+"""What a person sees of a training run: a progress bar with the loss of every task, or plain lines.
 
 People read on stderr, so that stdout stays free for results. Only the main process reports.
 """
@@ -7,34 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from hyperpelt.training.callbacks import Callback, Evaluation
 
 MOST_TASKS = 16  # shown at once; more are summed up
 MOST_IN_LINE = 5  # of these where there is no terminal
-SMOOTHING = 0.8  # of the losses on the screen; TensorBoard gets the plain ones
+SMOOTHING = 0.8  # of the losses on the screen; trackers get the plain ones
+OF_TASK = "train/loss/"
 
 
-class Reporter:
-    """The screen and the TensorBoard log of one run.
+class Screen(Callback):
+    """The screen of one run.
 
-    show: print at all. write: write TensorBoard files (the main process does). start: the step the run goes on from.
+    show: print at all. start: the step the run goes on from.
     """
 
-    def __init__(self, folder: Path, *, total: int, start: int, show: bool, write: bool) -> None:
+    def __init__(self, *, total: int, start: int, show: bool) -> None:
         self.total, self.step = total, start
         self.console = Console(stderr=True, quiet=not show)
         self.losses: dict[str, float] = {}
-        self._writer = _open_writer(folder, start) if write else None
         self._began, self._start = monotonic(), start
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -43,15 +41,13 @@ class Reporter:
         self._task = self._bar.add_task("training", total=total, completed=start, numbers="")
         self._live = Live(console=self.console, get_renderable=self._picture, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Reporter:
+    def __enter__(self) -> Screen:
         if self.console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
-        if self._writer is not None:
-            self._writer.close()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -68,14 +64,15 @@ class Reporter:
         """One line, or a table, above the bar."""
         self.console.print(text, highlight=False, soft_wrap=isinstance(text, str), markup=False)
 
-    def advance(self, step: int) -> None:
-        """So many optimiser steps are done."""
+    def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Move the bar, and show the numbers where there are new ones."""
         self.step = step
         self._bar.update(self._task, completed=step)
+        if numbers:
+            self._show(step, numbers)
 
-    def log(self, step: int, numbers: Mapping[str, float], task_losses: Mapping[str, float]) -> None:
-        """Numbers of the steps since the last call: train/loss, train/learning_rate, train/grad_norm, ..."""
-        self.scalars(step, {**numbers, **{f"train/loss/{name}": loss for name, loss in task_losses.items()}})
+    def _show(self, step: int, numbers: Mapping[str, float]) -> None:
+        task_losses = {name.removeprefix(OF_TASK): loss for name, loss in numbers.items() if name.startswith(OF_TASK)}
         for name, loss in task_losses.items():
             self.losses[name] = SMOOTHING * self.losses.get(name, loss) + (1 - SMOOTHING) * loss
         whole, speed = f"loss {numbers['train/loss']:.4f}", f"{numbers['train/tokens_per_second']:,.0f} tokens/s"
@@ -84,16 +81,17 @@ class Reporter:
         if not self.console.is_terminal:
             self.say(f"step {step}/{self.total}  {whole}  {self._remaining(step)}  {in_line(task_losses)}")
 
-    def scalars(self, step: int, numbers: Mapping[str, float]) -> None:
-        """To TensorBoard alone."""
-        if self._writer is not None:
-            for name, value in numbers.items():
-                self._writer.add_scalar(name, value, step)
-
-    def flush(self) -> None:
-        """What was logged so far is on disk."""
-        if self._writer is not None:
-            self._writer.flush()
+    def on_evaluate(self, evaluation: Evaluation) -> None:
+        """One line; the final figures come as a table."""
+        if evaluation.final:
+            return
+        best = evaluation.best_step == evaluation.step
+        standing = "best so far" if best else f"best {evaluation.best_value:.2f} at step {evaluation.best_step}"
+        found = list(evaluation.results.tasks.items())
+        tasks = "  ".join(f"{name} {task.score:.1f}" for name, task in found[:MOST_TASKS])
+        more = f"  ... and {len(found) - MOST_TASKS} more tasks" if len(found) > MOST_TASKS else ""
+        label = f"{evaluation.split} {evaluation.metric} {evaluation.value:.2f} ({standing})"
+        self.say(f"step {evaluation.step}: {label}  {tasks}{more}")
 
     def _remaining(self, step: int) -> str:
         done = max(1, step - self._start)
@@ -118,13 +116,6 @@ def in_line(losses: Mapping[str, float]) -> str:
     shown = [f"{name.rpartition('/')[2] if len(groups) == 1 else name} {losses[name]:.3f}" for name in sorted(highest)]
     more = [f"{len(losses) - len(shown)} more below"] if len(losses) > len(shown) else []
     return "  ".join([*shown, *more])
-
-
-def _open_writer(folder: Path, start: int) -> SummaryWriter:
-    from torch.utils.tensorboard import SummaryWriter
-
-    # Steps after the checkpoint that a stopped run had logged are hidden: they are trained again.
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
 
 def rates_as_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -18,7 +18,10 @@ from hyperpelt.files.atomic import flush
 from hyperpelt.training.checkpoints import list_checkpoints
 
 # Everything a run writes. Checkpoints go first and come back last: where they are tells how far a killed move got.
-OURS = ("checkpoints", "results.json", "model.safetensors", "config.json", "run.yaml", "report.html", "tensorboard")
+OURS = (
+    "checkpoints", "results.json", "model.safetensors", "config.json", "run.yaml", "report.html", "tensorboard",
+    "trackers.json", "wandb",
+)  # fmt: skip
 
 
 _KINDS = ("replacing", "replaced")

@@ -19,7 +19,7 @@ IRRELEVANT = {
     "output_dir", "resume", "overwrite", "plugins", "data_root", "dataloader_num_workers", "log_steps", "save_steps",
     "save_total_limit", "eval_steps", "eval_split", "eval_limit", "test_split", "test_limit", "metric_for_best",
     "early_stopping_patience", "scoring", "per_device_eval_batch_size", "frozen_row", "use_cpu", "features_dir",
-    "features_max_size",
+    "features_max_size", "report_to", "project", "run_name",
 }  # fmt: skip
 
 

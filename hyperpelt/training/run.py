@@ -15,32 +15,38 @@ import torch
 from hyperpelt.config import RunConfig, build_run, to_yaml
 from hyperpelt.files.atomic import write_json
 from hyperpelt.training import checkpoints
+from hyperpelt.training.callbacks import Callback, Callbacks
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
 from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
-from hyperpelt.training.loop import Loop, State
+from hyperpelt.training.loop import Loop, State, metric_value
 from hyperpelt.training.optimisation import make_optimizer
-from hyperpelt.training.progress import Reporter, rates_as_table
+from hyperpelt.training.progress import Screen, rates_as_table
 from hyperpelt.training.resuming import settings_that_differ
 from hyperpelt.training.setup import Setup, build_model, prepare, taken_over
+from hyperpelt.training.tracking import Trackers
 
 if TYPE_CHECKING:
     from hyperpelt.evaluation.results import Results
     from hyperpelt.model.tuned import TunedModel
 
 
-def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> dict[str, Any]:
+def train(
+    config: RunConfig | Mapping[str, Any], *, progress: bool = True, callbacks: Sequence[Callback] = ()
+) -> dict[str, Any]:
     """Train as `config` says (a mapping of its keys will do), write the run folder, and return its results.json.
 
-    progress: print to stderr. Raises UserError for every mistake of the input, before training starts where it can be
-    known; TrainingInterrupted after Ctrl-C or SIGTERM, when the run is saved.
+    progress: print to stderr. callbacks: told of steps, evaluations and checkpoints, on the main process.
+
+    Raises UserError for every mistake of the input, before training starts where it can be known; TrainingInterrupted
+    after Ctrl-C or SIGTERM, when the run is saved.
     """
     config = (config if isinstance(config, RunConfig) else build_run(config)).with_full_paths()
     config = taken_over(config)
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop:
-        results = _Run(prepare(config, processes, show=show), folder, stop, show=show).train()
+        results = _Run(prepare(config, processes, show=show), folder, stop, show=show, callbacks=callbacks).train()
     processes.close()
     return results
 
@@ -48,10 +54,12 @@ def train(config: RunConfig | Mapping[str, Any], *, progress: bool = True) -> di
 class _Run:
     """One call of `train`, from a set-up to its results."""
 
-    def __init__(self, setup: Setup, folder: RunFolder, stop: Stop, *, show: bool) -> None:
+    def __init__(
+        self, setup: Setup, folder: RunFolder, stop: Stop, *, show: bool, callbacks: Sequence[Callback]
+    ) -> None:
         self.setup, self.config, self.processes = setup, setup.config, setup.processes
         self.model, self.folder = setup.model, folder
-        self.stop, self.show = stop, show
+        self.stop, self.show, self.callbacks = stop, show, tuple(callbacks)
 
     def train(self) -> dict[str, Any]:
         """Loop, then measure the best and write."""
@@ -61,13 +69,13 @@ class _Run:
         loop = self._make_loop()
         if checkpoint is not None:
             loop.restore(checkpoint)
-        with self._reporting(start) as loop.reporter:
+        with self._told(start) as (loop.screen, loop.callbacks):
             if not self._bring_checkpoints(loop.state):
                 notes.append("The best checkpoint so far is not there any more: the best is looked for anew.")
             if checkpoint is not None and self.processes.is_main:
                 aside = checkpoints.set_aside(self.folder.checkpoints, after=start)
                 notes += [f"Later checkpoints than that are set aside: {', '.join(aside)}."] if aside else []
-            self._introduce(loop.reporter, start, notes)
+            self._introduce(loop.screen, start, notes)
             loop.run(self.setup.steps(start), checkpoint.rng if checkpoint else ())
             return self._finish(loop)
 
@@ -91,13 +99,23 @@ class _Run:
         )
 
     @contextmanager
-    def _reporting(self, start: int) -> Iterator[Reporter]:
+    def _told(self, start: int) -> Iterator[tuple[Screen, Callbacks]]:
         """From here on the run folder is ours: cleared of what it may replace, and written to."""
         run_yaml = to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False}))
         self.processes.on_main(partial(self.folder.prepare, run_yaml))
-        folder, main = self.folder.tensorboard, self.processes.is_main
-        with Reporter(folder, total=self.setup.total, start=start, show=self.show, write=main) as reporter:
-            yield reporter
+        main, trackers = self.processes.is_main, list[Trackers]()
+        screen = Screen(total=self.setup.total, start=start, show=self.show)
+
+        def track() -> None:
+            trackers.append(Trackers(self.config, self.folder.path, start=start, say=screen.say))
+
+        self.processes.on_main(track)
+        try:
+            with screen:
+                yield screen, Callbacks([screen, *trackers, *self.callbacks] if main else [])
+        finally:
+            for tracker in trackers:
+                tracker.close()
 
     def _bring_checkpoints(self, state: State) -> bool:
         """A run that goes on in another folder takes its checkpoints along. False if the best one is lost."""
@@ -115,25 +133,25 @@ class _Run:
             state.best_step = state.best_value = None
         return not lost
 
-    def _introduce(self, reporter: Reporter, start: int, notes: Sequence[str]) -> None:
+    def _introduce(self, screen: Screen, start: int, notes: Sequence[str]) -> None:
         config, trained = self.config, self.model.num_trainable()
         share = trained / sum(p.numel() for p in self.model.backbone.parameters())
-        reporter.say(
+        screen.say(
             f"{self.model.method.name} on {config.backbone}: {trained:,} trained values ({share:.2%} of the backbone), "
             f"{len(self.setup.tasks)} tasks, {self.setup.total:,} steps of {self.setup.sampler.batch_size} rows, "
             f"{self.processes.world} x {self.processes.device.type}, {config.precision}"
         )
         mixture = self.setup.mixture()
-        reporter.say(rates_as_table(mixture))
+        screen.say(rates_as_table(mixture))
         if self.setup.about_images:
-            reporter.say(self.setup.about_images)
+            screen.say(self.setup.about_images)
         for row in mixture:
             if row["num_bad_images"]:
-                reporter.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")
+                screen.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")
         for warning in self.setup.warnings:
-            reporter.say(f"Note on {warning}")
+            screen.say(f"Note on {warning}")
         for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
-            reporter.say(note)
+            screen.say(note)
 
     def _evaluate(self, split: str, limit: int | None, *, majority: bool = True, frozen: bool = False) -> Results:
         from hyperpelt.evaluation.run import evaluate
@@ -171,10 +189,11 @@ class _Run:
             self._writable_model().save_pretrained(self.folder.path)
         self.processes.wait()
         try:
-            with loop.reporter.paused(), self.stop.at_once(self.processes.world == 1):
+            with loop.screen.paused(), self.stop.at_once(self.processes.world == 1):
                 results = self._evaluate(self.config.test_split, self.config.test_limit, frozen=self.config.frozen_row)
         except StopNow:
             loop.interrupt(self.stop.signum)
+        loop.callbacks.on_evaluate(loop.told(results, metric_value(results, self.config.metric_for_best), final=True))
         content = _plain({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
             write_json(self.folder.results, content)

@@ -37,6 +37,7 @@ from hyperpelt.model.starts import start_task
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import checks, images
 from hyperpelt.training.distributed import Processes
+from hyperpelt.training.tracking import check_installed
 
 if TYPE_CHECKING:
     from hyperpelt.data.seeing import Eye
@@ -115,6 +116,7 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
 
     Raises UserError for whatever of it is not as the configuration says; nothing is written to the run folder.
     """
+    check_installed(config.report_to)
     trees = _find_tasks(config)
     tasks = _registered(task_names(trees))
     checks.splits_are_there(config, tasks)

@@ -29,7 +29,7 @@ from hyperpelt.backbones import embedded, encode_targets, load_backbone, load_co
 from hyperpelt.backbones.mini_bart import assemble_mini_bart
 from hyperpelt.backbones.packaged import sha256
 from hyperpelt.errors import unknown
-from hyperpelt.evaluation.run import majority_answer
+from hyperpelt.evaluation.judging import majority_answer
 from hyperpelt.files.atomic import write_json
 from pretraining.batches import Batch
 from pretraining.models import MiniBart, MiniT5

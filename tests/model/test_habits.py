@@ -182,3 +182,15 @@ def test_rows_are_drawn_by_rate_or_come_once_each(tiny_tokenizer: PreTrainedToke
         Collator(tiny_tokenizer)([{"input_ids": [5], "labels": [6]}])
     with pytest.raises(UserError, match="takes a list of tasks"):
         MixedRows("toy/mood", tiny_tokenizer)
+
+
+def test_the_collator_brings_the_features_of_images(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    class Store:
+        def read(self, keys: list[str]) -> torch.Tensor:
+            return torch.tensor([[[float(key)]] for key in keys])
+
+    rows = [{"input_ids": [5], "labels": [6], "task_ids": 0, "images": images} for images in (("3",), (), ("7", "8"))]
+    made = Collator(tiny_tokenizer, features=Store())(rows)
+    assert made["visual"].flatten().tolist() == [3, 7, 8]
+    assert made["visual_rows"].tolist() == [0, 2, 2]
+    assert "visual" not in Collator(tiny_tokenizer, features=Store())(rows[1:2])
