@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hyperpelt.commands import common, evaluate, export, features, methods, predict, report, tasks, train, transfer
+from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.training.interrupts import TrainingInterrupted
 
@@ -75,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Not `app(...)`: that has statuses of its own for interruptions and closed pipes.
         command = typer.main.get_command(app)
-        with command.make_context("hyperpelt", list(arguments)) as context:
+        with command.make_context("hyperpelt", [_at_home(one) for one in arguments]) as context:
             command.invoke(context)
         return DONE
     except typer.Exit as stopped:
@@ -102,6 +103,12 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         hint = "" if debug else " (--debug shows where)"
         return _failed(f"this is a defect of hyperpelt: {type(error).__name__}: {error}{hint}", DEFECT, debug)
+
+
+def _at_home(argument: str) -> str:
+    """`~/runs` and `--output=~/runs` as a shell would have given them; the settings of a run do so themselves."""
+    option, sign, path = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + sign + at_home(path) if path.startswith("~") else argument
 
 
 def _failed(message: str, status: int, debug: bool) -> int:

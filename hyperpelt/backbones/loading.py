@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from hyperpelt.backbones import embedded
 from hyperpelt.backbones.moving import moved
 from hyperpelt.backbones.plain_text import encode
+from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.files.damage import find_damage
 
@@ -86,6 +87,7 @@ def load_backbone(
     Raises:
         UserError: unknown name, missing weights or package, not an encoder-decoder of a supported family, fp16.
     """
+    name_or_path = type(name_or_path)(at_home(str(name_or_path)))
     import torch
 
     dtype = resolve_dtype(dtype)
@@ -103,6 +105,7 @@ def load_backbone(
 
 def load_config(name_or_path: str | Path) -> PreTrainedConfig:
     """The checked configuration of a backbone, complete with the token its decoder starts from."""
+    name_or_path = type(name_or_path)(at_home(str(name_or_path)))
     from transformers import AutoConfig
 
     if name_or_path in embedded.NAMES:
@@ -125,6 +128,7 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a backbone; inputs are `tokenizer(texts)`, targets are `encode_targets(tokenizer, texts)`."""
+    name_or_path = type(name_or_path)(at_home(str(name_or_path)))
     from transformers import AutoTokenizer
 
     if name_or_path in embedded.NAMES:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hyperpelt.config.paths import place
+
 RUNS = Path(__file__).parents[1] / "assets" / "trained"
 
 
@@ -23,5 +25,5 @@ def folder_of(run: str | Path) -> Path | None:
 
 def place_for(run: str | Path) -> Path:
     """Where to write what is made of a run: its own folder, or `runs/NAME` if none is here (shipped, on the hub)."""
-    path = Path(run)
+    path = place(run)
     return path if path.exists() else Path("runs") / path.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 
 VARIABLE = "HYPERPELT_CACHE"
@@ -13,7 +14,7 @@ VARIABLE = "HYPERPELT_CACHE"
 def user_cache() -> Path:
     """HYPERPELT_CACHE, else `hyperpelt` in XDG_CACHE_HOME or in ~/.cache. It need not exist."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get(VARIABLE) or home / "hyperpelt")
+    return place(os.environ.get(VARIABLE) or home / "hyperpelt")
 
 
 def writable(folder: Path) -> Path:

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hyperpelt.config.modules import importable
+from hyperpelt.config.overrides import DEFAULT_METHOD, Override, parse_overrides
+from hyperpelt.config.paths import at_home, place
 from hyperpelt.config.sizes import num_bytes
-from hyperpelt.config.text import DEFAULT_METHOD, Override, explain, parse_overrides, read_yaml, split_names
+from hyperpelt.config.text import explain, read_yaml, split_names, split_paths
 from hyperpelt.errors import UserError
 
 FP16 = (
@@ -36,8 +38,9 @@ def _absolute(value: Any) -> Any:
     """A path that is there, made absolute, so that the run folder can be used from any other folder."""
     if isinstance(value, list):
         return [_absolute(each) for each in value]
-    there = isinstance(value, str) and value != "" and Path(value).expanduser().exists()
-    return str(Path(value).expanduser().absolute()) if there else value
+    if isinstance(value, str) and value:
+        return str(place(value).absolute()) if place(value).exists() else at_home(value)
+    return value
 
 
 def _absolute_unless_module(plugins: list[str]) -> list[str]:
@@ -58,6 +61,7 @@ def _size(value: str | None) -> str | None:
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Number = Annotated[float, BeforeValidator(_not_boolean)]
+Home = Annotated[str, AfterValidator(at_home)]  # a path, or a name, that may start with ~
 
 
 def _trackers(value: Any) -> Any:
@@ -89,7 +93,7 @@ class RunConfig(_Strict):
     """One training run, complete: `run.yaml` in the run folder holds it with every default filled in."""
 
     # What is trained
-    backbone: str = Field("mini-bart", description="embedded name, folder or hub id of a T5- or BART-like model")
+    backbone: Home = Field("mini-bart", description="embedded name, folder or hub id of a T5- or BART-like model")
     method: str | dict[str, Any] = Field(
         DEFAULT_METHOD, description="a method's name, {name: ..., option: ...}, or a composition (tuners @ operations)"
     )
@@ -104,15 +108,15 @@ class RunConfig(_Strict):
     start_from: str = Field(
         "mean", description="where added tasks start: mean, nearest, described or like:TASK; see docs/transfer.md"
     )
-    plugins: Annotated[list[str], AfterValidator(_absolute_unless_module), BeforeValidator(split_names)] = Field(
+    plugins: Annotated[list[str], AfterValidator(_absolute_unless_module), BeforeValidator(split_paths)] = Field(
         default_factory=list, description="files, modules or YAML tasks that register further tasks"
     )
     data_root: Annotated[str | None, AfterValidator(_absolute)] = Field(
         None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub"
     )
-    output_dir: str = Field(description="the run folder")
+    output_dir: Home = Field(description="the run folder")
     overwrite: bool = Field(False, description="replace the run that the output folder already holds")
-    resume: bool | Literal["auto"] | str = Field(
+    resume: bool | Literal["auto"] | Home = Field(
         False, description="true: go on from the latest checkpoint; auto: if there is one; or a checkpoint folder"
     )
     seed: Whole = Field(42, ge=0, le=2**63 - 1, description="of the initial tensors, the order of rows and dropout")
@@ -132,7 +136,7 @@ class RunConfig(_Strict):
     dataloader_num_workers: Whole = Field(0, ge=0)
 
     # Images
-    image_encoder: str = Field(
+    image_encoder: Home = Field(
         "mini-vision", description="whose features methods with a visual part read: embedded name, folder or hub id"
     )
     image_grid: Whole | None = Field(
@@ -263,16 +267,16 @@ def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str,
 def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> RunConfig:
     """Read RUN.yaml (or a run folder's run.yaml), apply overrides in order, and check the result.
 
-    An override is a text `key=value`, whose value is YAML, or a pair (key, value), taken as it is. Without a path,
+    An override is a text `key=value` (see `overrides`), or a pair (key, value), taken as it is. Without a path,
     everything comes from the overrides. A run that lies elsewhere than its settings say (it was copied or moved) is
     the run in the folder that is given. Raises UserError for a file that is absent or no YAML, an unknown key, a value
     of a wrong type.
     """
-    values, lines = read_yaml(Path(path)) if path is not None else ({}, {})
-    folder = _run_folder(Path(path)) if path is not None else None
+    values, lines = read_yaml(place(path)) if path is not None else ({}, {})
+    folder = _run_folder(place(path)) if path is not None else None
     if folder is not None:
         values["output_dir"] = str(folder)
-    changed = parse_overrides(values, overrides)
+    changed = parse_overrides(values, overrides, RunConfig)
     kept = {key: line for key, line in lines.items() if key.split(".")[0] not in changed}
     return build_run(values, where=str(path) if path is not None else "", lines=kept)
 

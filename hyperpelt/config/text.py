@@ -1,11 +1,13 @@
-"""The text around a run configuration: reading YAML with line numbers, `key=value` pairs, and errors in plain words."""
+"""The text around a run configuration: reading YAML with line numbers, and errors in plain words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from hyperpelt.errors import UserError
 
@@ -32,8 +34,6 @@ FAMILIAR = {
     "temperature": "mixing.temperature",
     "warmup_ratio": "warmup_steps (below 1 it is a share of all steps)",
 }
-Override = str | tuple[str, Any]  # `key=value`, or the two as they are
-DEFAULT_METHOD = "hyperpelt"  # what `method.option=value` changes when no method is named
 EXPECTED = {
     "int": "a whole number",
     "float": "a number",
@@ -47,6 +47,13 @@ EXPECTED = {
 }
 
 
+class Tagless(yaml.SafeLoader):
+    """Reads plain values, and `!glue/wnli` as the text that it is: an exclusion, no tag of YAML."""
+
+    def fetch_tag(self) -> None:
+        self.fetch_plain()
+
+
 def split_names(value: Any) -> Any:
     """'glue/rte, glue/cola' -> a list, so that lists can be written on a command line."""
     if isinstance(value, str):
@@ -54,18 +61,26 @@ def split_names(value: Any) -> Any:
     return value
 
 
+def split_paths(value: Any) -> Any:
+    """'a.py, b.py' -> a list, and a path that is there stays whole, whatever stands in its name."""
+    if not isinstance(value, str):
+        return value
+    if Path(value).expanduser().exists():
+        return [value]
+    pieces = [piece.strip() for piece in value.split(",") if piece.strip()]
+    return [one for piece in pieces for one in ([piece] if Path(piece).expanduser().exists() else piece.split())]
+
+
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """A run file's values, and the line of each key (dotted). A run folder stands for the run.yaml inside it."""
-    import yaml
-
     if path.is_dir():
         path = path / "run.yaml"
     try:
-        node = yaml.compose(path.read_text(encoding="utf8"), Loader=yaml.SafeLoader)
-        values = yaml.safe_load(path.read_text(encoding="utf8"))
+        node = yaml.compose(path.read_text(encoding="utf8"), Loader=Tagless)
+        values = yaml.load(path.read_text(encoding="utf8"), Tagless)  # a safe loader
     except FileNotFoundError:
         raise UserError(f"Run file {path} does not exist{_near_files(path)}.") from None
     except UnicodeDecodeError:
@@ -100,51 +115,6 @@ def _key_lines(node: Any, path: Path, prefix: str = "") -> dict[str, int]:
         if value.id == "mapping":
             lines |= _key_lines(value, path, f"{name}.")
     return lines
-
-
-def parse_overrides(values: dict[str, Any], overrides: Sequence[Override]) -> set[str]:
-    """Write overrides into `values`, in order; dotted keys reach inside. Returns the top keys touched.
-
-    The value of a text `key=value` is YAML; that of a pair (key, value) is taken as it is.
-    """
-    touched = set()
-    for override in overrides:
-        key, value = _parse(override) if isinstance(override, str) else override
-        _assign(values, key, value)
-        touched.add(key.split(".")[0])
-    return touched
-
-
-def _parse(text: str) -> tuple[str, Any]:
-    key, found, value = text.partition("=")
-    if not found or not key.strip():
-        raise UserError(f"{text!r} is not key=value; write for example max_steps=1000.")
-    return key.strip(), _parse_value(value.strip())
-
-
-def _parse_value(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # '*' and the like are YAML's syntax, but fine names
-        return text
-
-
-def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    head, dot, rest = key.partition(".")
-    if not dot:
-        values[head] = value
-    elif head == "tasks":  # a task's name may hold dots itself
-        tasks = split_names(values.get("tasks")) or {}
-        values["tasks"] = (tasks if isinstance(tasks, dict) else dict.fromkeys(tasks)) | {rest: value}
-    else:
-        inner = values.get(head)
-        if head == "method" and not isinstance(inner, dict):
-            inner = {"name": inner or DEFAULT_METHOD}
-        inner = dict(inner) if isinstance(inner, dict) else {}
-        _assign(inner, rest, value)
-        values[head] = inner
 
 
 # ----------------------------------------------------------------------------------------------------------- errors

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from hyperpelt.config.caching import user_cache, writable
+from hyperpelt.config.paths import place
 from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
 from hyperpelt.data.making import Columns, cut_targets, encode_inputs, see_again, tokenise
 from hyperpelt.errors import UserError
@@ -216,7 +217,7 @@ def _how_seen(task: Task, eye: Eye | None, rows: Any) -> list[str]:
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
     """Where tokenised sets are kept: below the argument or the user's cache. Made if absent."""
-    return writable((user_cache() if cache_dir is None else Path(cache_dir)) / "tokenized")
+    return writable((user_cache() if cache_dir is None else place(cache_dir)) / "tokenized")
 
 
 def _open_whole(path: Path) -> TokenizedSet | None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hyperpelt.attachment.passes import Placed
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.export.placing import writing_export
 from hyperpelt.files.atomic import write_json
@@ -105,9 +106,9 @@ def export_baked(model: TunedModel, task: str, folder: str | Path) -> Path:
     Raises:
         UserError: as `bake`; the folder holds something else than an export.
     """
-    with writing_export(Path(folder), form="baked", task=task) as new:
+    with writing_export(folder, form="baked", task=task) as new:
         bake(model, task).save_pretrained(new)
-    return Path(folder)
+    return folder
 
 
 # PEFT adapters
@@ -200,8 +201,9 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
                     raise _no_room(model, "tuners", operation.path)
                 state |= written
         config = configure(baked)
+    folder = place(folder)
     config |= {"task_type": "SEQ_2_SEQ_LM", "base_model_name_or_path": model.backbone_name, "inference_mode": True}
-    with writing_export(Path(folder), form="peft", task=task) as new:
+    with writing_export(folder, form="peft", task=task) as new:
         write_tensors(new / "adapter_model.safetensors", state)
         write_json(new / "adapter_config.json", config, indent=2)
-    return Path(folder)
+    return folder

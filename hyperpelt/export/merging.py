@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.attachment.passes import Placed
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
 from hyperpelt.export.placing import writing_export
@@ -79,12 +80,13 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
             f"Plain weights cannot hold {left} of method {model.method.name!r}: LoRA, (IA)^3, norms, biases that the "
             "backbone has, and trained backbones can be merged. Use `--to baked`, which keeps every method."
         )
+    folder = place(folder)
     merged.detach()
-    with writing_export(Path(folder), form="merged", task=task) as new:
+    with writing_export(folder, form="merged", task=task) as new:
         merged.backbone.save_pretrained(new)
         if merged.tokenizer is not None:
             merged.tokenizer.save_pretrained(new)
-    return Path(folder)
+    return folder
 
 
 def mergeable(model: TunedModel, *, plain: bool = False) -> set[str]:

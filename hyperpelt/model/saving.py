@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from hyperpelt.backbones import shipped
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders
 from hyperpelt.files import tensors as tensor_files
@@ -49,7 +50,7 @@ def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, T
     Raises:
         UserError: the folder holds another library's model.
     """
-    folder = Path(folder)
+    folder = place(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _refuse_foreign(folder)
     _clean(folder)
@@ -127,7 +128,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such folder or file, not JSON, edited, or of a newer format.
     """
-    path = Path(folder) / CONFIG
+    path = place(folder) / CONFIG
     if not path.is_file():
         raise UserError(
             f"Expected a folder with a trained model ({CONFIG} and {TENSORS}), found no {path}. Runs that come with "
@@ -157,7 +158,7 @@ def read_tensors(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Ten
     Raises:
         UserError: the file is missing, truncated or changed.
     """
-    path = Path(folder) / TENSORS
+    path = place(folder) / TENSORS
     if not path.is_file():
         raise UserError(f"{path} is missing: the folder holds a model's configuration without its tensors.")
     got, expected = _file_hash(path), config.get("tensors_sha256")
@@ -179,7 +180,7 @@ def local_folder(folder: str | Path) -> Path:
     Raises:
         UserError: neither is there.
     """
-    path = shipped.folder_of(folder) or Path(folder)
+    path = shipped.folder_of(folder) or place(folder)
     if path.exists() or str(folder).count("/") != 1 or str(folder).startswith((".", "/", "~")):
         return path
     from huggingface_hub import snapshot_download

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from hyperpelt.backbones.shipped import RUNS, place_for
+from hyperpelt.config.paths import place
 from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.files.atomic import write_text
 from hyperpelt.report.html import document, picture, table
@@ -20,7 +21,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
 
     Raises UserError where there is no run, or a file of it is damaged.
     """
-    output = Path(output)
+    output = place(output)
     page = render(read_runs(runs))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, page)

@@ -30,6 +30,7 @@ from hyperpelt import tasks as registry
 from hyperpelt.backbones import resolve_dtype
 from hyperpelt.backbones.shipped import place_for
 from hyperpelt.config import load_run
+from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import evaluate
 from hyperpelt.files.atomic import write_json, write_text
@@ -69,7 +70,7 @@ def measure(
     model = TunedModel.from_pretrained(folder, device=device, dtype=dtype)
     if len(model.tasks) < 2 or not any(True for _ in model.task_parameters()):
         raise UserError(f"{run} has one task, or a method that makes nothing by task: there is nothing to compare.")
-    place = Path(output) if output is not None else place_for(run) / "geometry"
+    place = Path(at_home(str(output))) if output is not None else place_for(run) / "geometry"
     place.mkdir(parents=True, exist_ok=True)  # if it cannot be made, that is better known before an hour of measuring
     maps = similarities(model)
     if matrix:

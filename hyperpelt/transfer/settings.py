@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hyperpelt.backbones.shipped import place_for
+from hyperpelt.config.paths import at_home
 from hyperpelt.config.text import explain, split_names
 from hyperpelt.errors import UserError
 
@@ -81,7 +82,7 @@ class TransferConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    run: str = Field(description="the trained run")
+    run: Annotated[str, AfterValidator(at_home)] = Field(description="the trained run")
     tasks: Names = Field(description="names, wildcards or mixtures of tasks that the run was not trained on")
     shots: Annotated[Numbers, BeforeValidator(_numbers)] = Field([0, 4, 16, 32, 100], description="training examples")
     seeds: Annotated[Numbers, BeforeValidator(_seeds)] = Field(
@@ -113,9 +114,9 @@ class TransferConfig(BaseModel):
     scoring: Literal["sum", "token", "character"] | None = Field(None, description="length rule; default: the run's")
     context_length: int = Field(512, ge=8, description="tokens of a prompt with examples (in-context)")
     eval_batch_size: int | None = Field(None, ge=1)
-    data_root: str | None = None
+    data_root: Annotated[str, AfterValidator(at_home)] | None = None
     plugins: list[str] = Field(default_factory=list)
-    output: str = ""
+    output: Annotated[str, AfterValidator(at_home)] = ""
     use_cpu: bool = False
 
     @model_validator(mode="after")

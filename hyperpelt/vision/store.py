@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hyperpelt.config.caching import user_cache
+from hyperpelt.config.paths import place
 from hyperpelt.config.sizes import as_text
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.files import folders
@@ -55,7 +56,7 @@ ABOUT, TEMPORARY, LOCK = "store.json", ".tmp-", ".lock"
 
 def default_folder() -> Path:
     """HYPERPELT_FEATURES, else a folder in the user's cache."""
-    return Path(os.environ.get("HYPERPELT_FEATURES") or user_cache() / "features")
+    return place(os.environ.get("HYPERPELT_FEATURES") or user_cache() / "features")
 
 
 @dataclass
@@ -95,7 +96,7 @@ class FeatureStore:
             raise unknown("dtype of a feature store", dtype, DTYPES)
         self.encoder = encoder if isinstance(encoder, ImageEncoder) else None
         self.spec = encoder.spec if isinstance(encoder, ImageEncoder) else encoder
-        self.root = Path(folder) if folder is not None else default_folder()
+        self.root = place(folder) if folder is not None else default_folder()
         self.folder = self.root / f"{self.spec.fingerprint[:16]}-{dtype}"
         self.dtype, self.shard_bytes, self.hold = dtype, shard_bytes, hold
         self.hits = self.misses = self.removed = 0

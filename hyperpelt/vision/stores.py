@@ -8,6 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.files import folders
 from hyperpelt.files.reading import read_object
@@ -22,7 +23,7 @@ def list_stores(folder: str | Path | None = None) -> list[dict[str, Any]]:
 
     Of a store with a damaged shard `images` is None and `damage` says which.
     """
-    root = Path(folder) if folder is not None else default_folder()
+    root = place(folder) if folder is not None else default_folder()
     found = []
     for about in sorted(root.glob(f"*/{ABOUT}")):
         shards = [path for path in about.parent.glob(f"*{SUFFIX}") if not path.name.startswith(".")]
