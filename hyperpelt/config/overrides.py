@@ -56,7 +56,7 @@ def _parse(text: str, kinds: Mapping[str, set[str]]) -> tuple[str, Any]:
     if "string" not in kind:
         return key, _parse_yaml(value.strip())
     read = None if kind <= {"string", "null"} else _parse_yaml(value.strip())
-    return key, read if isinstance(read, bool | dict) else value
+    return key, read if isinstance(read, (bool, Mapping)) else value
 
 
 def _parse_yaml(text: str) -> Any:
