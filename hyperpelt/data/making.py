@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from hyperpelt.backbones.plain_text import encode, encode_framed, frame
+from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,10 +57,12 @@ def _cut_before(tokenizer: PreTrainedTokenizerBase, text: str, ending: str, max_
     assert text.endswith(ending), f"the ending {ending!r} does not end the input {text!r}"
     framed, place = encode_framed(tokenizer, text), len(text) - len(ending)
     if framed.ends is not None:
-        first = next(index for index, end in enumerate(framed.ends) if end > place)
+        first = next((index for index, end in enumerate(framed.ends) if end > place), len(framed.body))
         start, last = framed.body[:first], framed.body[first:]
     else:  # a tokenizer that does not tell where its tokens stand: both parts for themselves
         start, last = encode(tokenizer, [text[:place], ending], special_tokens=False)
+    if not last:
+        raise UserError(f"the tokenizer makes no token of the ending {ending!r}: leave it out")
     kept = max_length - len(framed.before) - len(last) - len(framed.after)
     # Of the part before it some must be left, or there is nothing to hold the ending against.
     if kept + len(framed.before) < max_length // 4:

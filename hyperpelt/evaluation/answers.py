@@ -90,7 +90,7 @@ def answer(
     """
     if eye is None and any(example.images for example in examples):
         raise refuse(task.name)
-    inputs, num_cut = _encode(model, task, examples, settings)
+    inputs, num_cut = encode(model, task, examples, settings)
     batches = cut(inputs, settings.batch_size, settings.decoder_rows)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = list(deal(batches, rank, world))
@@ -102,18 +102,32 @@ def answer(
     return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)
 
 
-def _encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
-    """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut."""
+def encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
+    """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut.
+
+    Raises UserError for a candidate with more tokens than the backbone has positions.
+    """
     examples, tokenizer = list(examples), tokenizer_of(model)
     inputs, endings = [example.input for example in examples], [example.ending for example in examples]
     ids, num_cut = encode_inputs(tokenizer, inputs, settings.max_source_length, endings)
     texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
     end = tokenizer.eos_token_id
     candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
+    _check_candidates(model, texts, candidates)
     tokens = dict(zip(texts, candidates, strict=True))
     ranked = [None if row.choices is None else [tokens[text] for text in row.choices] for row in examples]
     parts = zip(ids, examples, ranked, strict=True)
     return [_Input(row, example.choices, rank, example.images) for row, example, rank in parts], num_cut
+
+
+def _check_candidates(model: TunedModel, texts: Sequence[str], candidates: Sequence[Sequence[int]]) -> None:
+    limit = getattr(model.backbone.config, "max_position_embeddings", None)
+    for text, tokens in zip(texts, candidates, strict=True):
+        if limit is not None and len(tokens) > limit:
+            raise UserError(
+                f"the choice {text[:40] + '...'!r} has {len(tokens)} tokens, and "
+                f"{model.backbone_name or 'this backbone'} has {limit} positions: shorten it"
+            )
 
 
 def tokenizer_of(model: TunedModel) -> PreTrainedTokenizerBase:

@@ -24,6 +24,7 @@ from hyperpelt.tasks import findings as look
 from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.findings import Finding, Numbered
+from hyperpelt.tasks.measured import unmeasured, untokenised
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
 from hyperpelt.tasks.spelling import ceiling, lost
@@ -107,6 +108,7 @@ def check_task(
             splits[split] = rows
             report.balance[split] = look.balance(task, rows)
             report.findings += [*look.answers(task, split, rows), *meanings.about_answers(task, split, rows)]
+            report.findings += unmeasured(task, split, rows)
     if tokenizer is not None:
         report.findings += look.first_tokens(task, tokenizer)
         for split, rows in splits.items():
@@ -116,6 +118,7 @@ def check_task(
             report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
             examples = [example for _, example in sample]
             report.findings += _reached(task, split, examples, tokenizer, max_target_length, report)
+            report.findings += untokenised(split, sample, tokenizer, max_target_length)
     report.findings += look.leaks(splits)
     report.findings += exchanged(task, splits)
     order = ("error", "warning", "note")

@@ -227,6 +227,8 @@ def complete(kind: str, example: Example, choices: tuple[str, ...] | None, *, an
         raise UserError(f"render returned {type(example).__name__}, expected a hyperpelt.Example")
     if not isinstance(example.input, str):
         raise UserError(f"the input is {example.input!r}, expected a string")
+    if not example.input.endswith(example.ending):
+        raise UserError(f"the input ends in {example.input[-60:]!r}, not in its ending {example.ending[-60:]!r}")
     own = choices if example.choices is None else own_choices(example.choices)
     if not answered:
         there = None if own is None else _there(own)

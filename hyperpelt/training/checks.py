@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from hyperpelt import metrics
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.evaluation.answers import Settings
+from hyperpelt.evaluation.rehearsal import rehearse
+from hyperpelt.evaluation.run import majority_answer
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
+    from hyperpelt.model.tuned import TunedModel
     from hyperpelt.tasks import Task
 
 
@@ -57,6 +61,20 @@ def worth_saying(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
             warnings = [f for f in before_training(task, splits, config.data_root) if f.level == "warning"]
             found += [f"{task.name}: {f'{f.split}: ' if f.split else ''}{f.message}." for f in warnings]
     return found
+
+
+def evaluations_work(config: RunConfig, tasks: Sequence[Task], model: TunedModel) -> None:
+    """Raises UserError for rows that an evaluation of the run could not tokenise or measure, and for training rows that
+    the majority answer would be taken of and that do not render."""
+    settings = Settings(
+        normalisation=config.scoring,
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_target_length,
+    )
+    for task in tasks:
+        for split, limit in evaluated(config).items():
+            rehearse(model, task, split, settings, data_root=config.data_root, limit=limit)
+        majority_answer(task, config.test_split, config.data_root)
 
 
 def _metrics_fit(task: Task) -> None:

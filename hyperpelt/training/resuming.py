@@ -28,6 +28,44 @@ def _defaults() -> dict[str, Any]:
     return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
 
 
+# The settings behind what the order of rows depends on.
+ORDER = {
+    "seed": "seed", "batching": "batching", "window": "length_window", "rates": "rates (by tasks, mixing)",
+    "sizes": "training rows (by tasks, train_limit)",
+}  # fmt: skip
+
+
+def _same_rows(setup: Setup, trainer: Mapping[str, Any]) -> None:
+    """UserError, which names the keys to set, where the steps of a resumed run would hold other rows."""
+    saved, mine = trainer["sampler"], setup.sampler.state_dict()
+    advice = "Resume with the settings of its run.yaml, or start a new run."
+    if saved["batch_size"] != mine["batch_size"]:
+        raise UserError(_other_batch(setup, trainer["config"], int(saved["batch_size"])))
+    for name, keys in ORDER.items():
+        if saved[name] != mine[name]:
+            raise UserError(
+                f"Cannot resume: the stopped run had {keys}={saved[name]}, this one has {mine[name]}. {advice}"
+            )
+
+
+def _other_batch(setup: Setup, config: Mapping[str, Any], rows: int) -> str:
+    device, steps = "per_device_train_batch_size", "gradient_accumulation_steps"
+    here, world = setup.config, setup.processes.world
+    before = rows // (config[device] * config[steps])
+    per_process, rest = divmod(rows, here.gradient_accumulation_steps * world)
+    set_to = f"{device}={per_process}" if not rest else f"{device} and {steps} whose product with {world} is {rows}"
+
+    def told(size: int, accumulated: int, processes: int) -> str:
+        return f"{device}={size} x {steps}={accumulated} x {processes} process{'es' * (processes != 1)}"
+
+    then = told(config[device], config[steps], before)
+    now = told(here.per_device_train_batch_size, here.gradient_accumulation_steps, world)
+    return (
+        f"Cannot resume: a step of the stopped run had {rows} rows ({then}), one of this run has "
+        f"{setup.sampler.batch_size} ({now}). Set {set_to}."
+    )
+
+
 def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
     """Notes on settings that a resumed run changes. UserError for settings and data that its checkpoint rules out."""
     # Settings that an older version did not know were as they are by default.
@@ -45,6 +83,7 @@ def settings_that_differ(setup: Setup, trainer: Mapping[str, Any]) -> list[str]:
             f"Cannot resume: the training rows of {', '.join(other)} are not those of the stopped run (its definition, "
             "data or tokenizer changed). Restore them, or start a new run."
         )
+    _same_rows(setup, trainer)
     irrelevant = IRRELEVANT - {"scoring"} if setup.config.loss == "ranking" else IRRELEVANT
     changed = [key for key in mine if key not in irrelevant and mine[key] != saved.get(key)]
     if not changed:

@@ -125,6 +125,8 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     sight = images.choose_encoder(config, processes.device)
     model = _build_model(config, processes, tasks, sight)
     check_lengths(model, config.max_source_length, config.max_target_length)
+    with processes.accelerator.main_process_first():  # which may fetch data
+        checks.evaluations_work(config, tasks, model)
     eye = images.make_eye(config, model, tasks, sight)
     with processes.accelerator.main_process_first():  # one process encodes what is not in the feature store yet
         sets = _tokenise(config, tasks, model, show, eye)

@@ -156,8 +156,8 @@ def test_a_resumed_run_must_be_the_same_run(start, run):
         (["method=lora"], "stopped run had method"),
         (["tasks=toy/mood"], "stopped run had tasks"),
         (["max_source_length=16"], "max_source_length"),
-        (["per_device_train_batch_size=4"], "batch_size 8, this run has 4"),
-        (["seed=5"], "seed 42, this run has 5"),
+        (["per_device_train_batch_size=4"], "Set per_device_train_batch_size=8"),
+        (["seed=5"], "seed=42, this one has 5"),
     ]:
         with pytest.raises(UserError, match=expected):
             start("resume=true", *overrides)
