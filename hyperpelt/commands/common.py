@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperpelt.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -63,6 +65,10 @@ Limit = Annotated[
     int | None, typer.Option("--limit", min=1, help="At most so many rows of each task, a fixed random sample.")
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="FOLDER|ID", help="Where the run's backbone is now; default: where it was."),
+]
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, a shipped run, or a hub id.")
 ]
@@ -92,8 +98,6 @@ def writable(path: Path) -> Path:
 
     Raises UserError if it is a folder, or cannot be written.
     """
-    from hyperpelt.errors import UserError
-
     if path.is_dir():
         raise UserError(f"Cannot write {path}: it is a folder; name a file in it.")
     try:
@@ -170,10 +174,32 @@ def load_named_plugins(plugins: Iterable[str] | None) -> None:
         tasks.load_plugin(plugin)
 
 
-def load_plugins_of(run: str) -> None:
-    """Load what a run was trained with: its tasks, and tuners that its method may be made of."""
-    settings = settings_of(run)
-    load_named_plugins(settings.plugins if settings else ())
+def load_plugins_of(run: str, plugins: Iterable[str] | None = None) -> RunConfig | None:
+    """Load what a run was trained with (its tasks, and tuners that its method may be made of), and the plugins named
+    now, which replace those of the run that have their file name or are not here. Returns the run's settings."""
+    settings, named = settings_of(run), list(plugins or ())
+    replaced = {Path(plugin).name for plugin in named}
+    for plugin in settings.plugins if settings else ():
+        absent = "/" in plugin and not Path(plugin).exists()
+        if Path(plugin).name in replaced or (absent and named):
+            continue
+        if absent:
+            raise UserError(
+                f"The plugin {plugin} of {run} is not here, and the run folder holds no copy of it: say which one to "
+                "load instead (--plugin FILE)."
+            )
+        load_named_plugins([plugin])
+    load_named_plugins(named)
+    return settings
+
+
+def require_tasks(run: str, tasks: Iterable[str]) -> None:
+    """UserError that says where a task of the run came from if nothing here brings it."""
+    from hyperpelt.model.saving import local_folder
+    from hyperpelt.tasks.carried import require
+
+    for line in require(tasks, local_folder(run)):
+        note(line)
 
 
 def settings_of(run: str) -> RunConfig | None:
@@ -184,8 +210,8 @@ def settings_of(run: str) -> RunConfig | None:
     from hyperpelt.config import load_run
     from hyperpelt.model.saving import local_folder
 
-    path = local_folder(run) / "run.yaml"
-    if not path.is_file():
+    folder = local_folder(run)
+    if not (folder / "run.yaml").is_file():
         return None
     elsewhere = not Path(run).exists()
-    return load_run(path, ["data_root=null", "features_dir=null", "plugins=[]"] if elsewhere else [])
+    return load_run(folder, ["data_root=null", "features_dir=null", "plugins=[]"] if elsewhere else [])

@@ -61,6 +61,7 @@ def evaluate(
     output: Output = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
+    backbone: common.Backbone = None,
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
@@ -76,7 +77,9 @@ def evaluate(
         for path in filter(None, (output, log_samples)):
             common.writable(path)
         processes = start_processes()
-        model, settings = load(run, plugin, processes.device)
+        model, settings = load(run, plugin, processes.device, backbone)
+        if not tasks:
+            common.require_tasks(run, model.tasks)
         results = measure(
             model,
             common.named_tasks(tasks) if tasks else list(model.tasks),
@@ -107,16 +110,17 @@ def evaluate(
     common.print_results(results, title=f"{run}, {split} split")
 
 
-def load(run: str, plugins: list[str] | None, device: torch.device) -> tuple[TunedModel, RunConfig | None]:
+def load(
+    run: str, plugins: list[str] | None, device: torch.device, backbone: str | None = None
+) -> tuple[TunedModel, RunConfig | None]:
     """The run's model, and its settings; its plugins are loaded, and those named now."""
-    settings = common.settings_of(run)
-    common.load_named_plugins([*(settings.plugins if settings else ()), *(plugins or ())])
+    settings = common.load_plugins_of(run, plugins)
     from hyperpelt.backbones import resolve_dtype
     from hyperpelt.model.tuned import TunedModel
 
     quiet_transformers()
     dtype = resolve_dtype(settings.precision if settings else None)
-    return TunedModel.from_pretrained(run, device=device, dtype=dtype), settings
+    return TunedModel.from_pretrained(run, device=device, dtype=dtype, backbone=backbone), settings
 
 
 def _image_settings(

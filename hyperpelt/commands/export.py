@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,26 +31,35 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/export/TASK-FORM.")
     ] = None,
+    plugin: common.Plugins = None,
+    backbone: common.Backbone = None,
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
     """Write one task of a run as static tensors: bit-equal answers, no hypernetwork.
 
-    `baked` loads as every run does. `merged` writes a whole model for transformers, its tuners merged into the weights
+    `baked` loads as every run does, and brings what `predict` needs: scoring rule, lengths, plugins. `merged` writes a
+    whole model for transformers, its tuners merged into the weights
     (LoRA, (IA)^3, norms, trained backbones); `peft` an adapter for the PEFT library, where that has the type.
     """
     with common.stdout_for_json(as_json):
         from hyperpelt.backbones.shipped import place_for
         from hyperpelt.export import export_baked, export_merged, export_peft
+        from hyperpelt.export.accompanying import accompany
+        from hyperpelt.model.saving import local_folder
         from hyperpelt.model.tuned import TunedModel
 
         folder = output or place_for(run) / "export" / f"{task.replace('/', '-')}-{to.value}"
         _check_place(folder, run)
-        common.load_plugins_of(run)
+        settings = common.load_plugins_of(run, plugin)
         quiet_transformers()
-        model = TunedModel.from_pretrained(run)
-        write = {Form.baked: export_baked, Form.merged: export_merged, Form.peft: export_peft}[to]
-        write(model, task, folder)
+        model = TunedModel.from_pretrained(run, backbone=backbone)
+        if to is Form.baked:
+            beside = partial(accompany, local_folder(run), settings, task, folder)
+            export_baked(model, task, folder, beside=beside)
+        else:
+            write = export_merged if to is Form.merged else export_peft
+            write(model, task, folder)
     if as_json:
         common.print_json({"task": task, "form": to.value, "folder": str(folder)})
     else:

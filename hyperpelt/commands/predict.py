@@ -53,6 +53,7 @@ def predict(
         bool, typer.Option("--allow-urls", help="Fetch images whose path is an http(s) address.")
     ] = False,
     plugin: common.Plugins = None,
+    backbone: common.Backbone = None,
     debug: common.Debug = False,
 ) -> None:
     """Answer rows: CSV, TSV, JSON, JSONL or Parquet with the task's columns, or lines of text; JSONL comes out.
@@ -66,12 +67,13 @@ def predict(
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes
 
-    model, settings = load(run, plugin, start_processes().device)
+    model, settings = load(run, plugin, start_processes().device, backbone)
     from hyperpelt import tasks
     from hyperpelt.evaluation import run as evaluation
     from hyperpelt.tasks.asked import read_asked
 
     model.task_id(task)
+    common.require_tasks(run, [task])
     definition = tasks.get(task)
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
     how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from hashlib import sha256
 from pathlib import Path
 
 from hyperpelt.errors import UserError
@@ -20,3 +21,23 @@ def at_home(path: str) -> str:
 def place(path: str | Path) -> Path:
     """The same for a path of either kind."""
     return Path(at_home(str(path)))
+
+
+def carried(run: Path, plugin: Path) -> Path:
+    """Where a run folder keeps its copy of a plugin file that stood at this absolute path."""
+    folder = plugin.parent
+    return run / "plugins" / f"{folder.name}-{sha256(str(folder).encode()).hexdigest()[:8]}" / plugin.name
+
+
+def present(run: Path, plugin: str) -> str:
+    """A plugin of a run as it can be loaded: where it stands, or the copy in the run folder; its name if neither is."""
+    if (run / plugin).exists() and not Path(plugin).is_absolute() and "/" in plugin:
+        return str((run / plugin).absolute())  # written relative to the run folder
+    copy = carried(run, Path(plugin))
+    return str(copy.absolute()) if not Path(plugin).exists() and copy.exists() else plugin
+
+
+def inside(run: Path, plugin: str) -> str:
+    """A plugin as run.yaml names it: relative to the run folder if it is the copy in there."""
+    path, home = Path(plugin), run.absolute()
+    return str(path.relative_to(home)) if path.is_absolute() and path.is_relative_to(home / "plugins") else plugin

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hyperpelt.config.modules import importable
 from hyperpelt.config.overrides import DEFAULT_METHOD, Override, parse_overrides
-from hyperpelt.config.paths import at_home, place
+from hyperpelt.config.paths import at_home, place, present
 from hyperpelt.config.sizes import num_bytes
 from hyperpelt.config.text import explain, read_yaml, split_names, split_paths
 from hyperpelt.errors import UserError
@@ -269,13 +269,17 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
 
     An override is a text `key=value` (see `overrides`), or a pair (key, value), taken as it is. Without a path,
     everything comes from the overrides. A run that lies elsewhere than its settings say (it was copied or moved) is
-    the run in the folder that is given. Raises UserError for a file that is absent or no YAML, an unknown key, a value
-    of a wrong type.
+    the run in the folder that is given, and its plugins are the copies in there where the originals are absent.
+
+    Raises UserError for a file that is absent or no YAML, an unknown key, a value of a wrong type.
     """
     values, lines = read_yaml(place(path)) if path is not None else ({}, {})
     folder = _run_folder(place(path)) if path is not None else None
     if folder is not None:
         values["output_dir"] = str(folder)
+        plugins = split_paths(values.get("plugins"))
+        if isinstance(plugins, list):
+            values["plugins"] = [present(folder, one) if isinstance(one, str) else one for one in plugins]
     changed = parse_overrides(values, overrides, RunConfig)
     kept = {key: line for key, line in lines.items() if key.split(".")[0] not in changed}
     return build_run(values, where=str(path) if path is not None else "", lines=kept)

@@ -100,14 +100,21 @@ def static(
     return made.eval()
 
 
-def export_baked(model: TunedModel, task: str, folder: str | Path) -> Path:
+def export_baked(
+    model: TunedModel, task: str, folder: str | Path, *, beside: Callable[[Path], None] | None = None
+) -> Path:
     """Write one task as a hyperpelt model of static tensors, see `bake`; returns the folder.
+
+    - **beside**: writes further files into a folder that is given to it, which go along
 
     Raises:
         UserError: as `bake`; the folder holds something else than an export.
     """
+    folder = place(folder)
     with writing_export(folder, form="baked", task=task) as new:
         bake(model, task).save_pretrained(new)
+        if beside is not None:
+            beside(new)
     return folder
 
 

@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.attachment.passes import Placed
+from hyperpelt.backbones.mini_bart import MiniBart
 from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
 from hyperpelt.export.placing import writing_export
+from hyperpelt.export.plain_bart import plain_bart
 from hyperpelt.model.copies import copy_of
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation, list_operations
@@ -82,8 +84,11 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
         )
     folder = place(folder)
     merged.detach()
+    backbone: PreTrainedModel = merged.backbone
+    if isinstance(backbone, MiniBart):  # whose epsilon transformers' class does not know
+        backbone = plain_bart(backbone)
     with writing_export(folder, form="merged", task=task) as new:
-        merged.backbone.save_pretrained(new)
+        backbone.save_pretrained(new)
         if merged.tokenizer is not None:
             merged.tokenizer.save_pretrained(new)
     return folder

@@ -50,7 +50,8 @@ def _listed(folder: Path) -> list[str]:
     """What belongs to the export that is there; nothing if there is none."""
     try:
         manifest = manifests.read(folder)
-        return [MANIFEST, *manifest["files"]] if "export" in manifest else []
+        names = dict.fromkeys(name.partition("/")[0] for name in manifest["files"])  # of files and folders
+        return [MANIFEST, *names] if "export" in manifest else []
     except (Damaged, FileNotFoundError):
         pass
     try:  # a baked task of an earlier version
@@ -88,7 +89,9 @@ def _move(stage: Path, folder: Path, about: dict[str, Any]) -> None:
     manifests.write(stage, export=True, **about)
     for name in _listed(folder):
         if name in ENTRIES or name not in (*new, MANIFEST):
-            (folder / name).unlink(missing_ok=True)
+            folders.remove(folder / name)
     for name in (MANIFEST, *new):
+        if (folder / name).is_dir():
+            folders.remove(folder / name)
         os.replace(stage / name, folder / name)
     flush(folder)

@@ -18,13 +18,19 @@ FORMAT = 2  # 1 had SHA-256 of the files, and none of itself
 
 def write(folder: Path, **about: Any) -> None:
     """Vouch for every file that is in the folder now. `about` stands in the manifest, too."""
-    files = {path.name: {"bytes": path.stat().st_size, "xxh3": checksums.of_file(path)} for path in _files(folder)}
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "xxh3": checksums.of_file(path)}
+        for path in _files(folder)
+    }
     content = {"format": FORMAT, **about, "files": files}
     atomic.write_json(folder / MANIFEST, {**content, "xxh3": checksums.of_json(content)})
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name != MANIFEST and not path.name.startswith("."))
+    visible = (
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    return sorted(path for path in visible if path.is_file() and path != folder / MANIFEST)
 
 
 def check(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +30,7 @@ class Attached(nn.Module):
     - **sources**: the weight sources by name; **assembly**: which of their tensors serves which operation
     - **unfrozen**: names of the backbone's parameters that the method trains in a copy of its own
     - **task_fingerprints**: of the tasks' definitions, where they are known
+    - **folder**: that it was loaded from
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Attached(nn.Module):
         self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
         method = self.method
         self.task_fingerprints: dict[str, str | None] = {}
+        self.folder: Path | None = None
         self.backbone_name: str = backbone_name or backbone.name_or_path or ""
         self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)

@@ -57,7 +57,8 @@ class Persistence(Running):
             tensor.copy_(state[name])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`."""
+        """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`. The tokenizer goes along where the
+        backbone is neither embedded nor on the hub."""
         config = {
             "hyperpelt_version": __version__,
             "backbone": self.backbone_name,
@@ -68,6 +69,8 @@ class Persistence(Running):
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
         saving.write(folder, config, self.method_state())
+        if self.tokenizer is not None and not saving.found_by_name(self.backbone_name):
+            saving.write_tokenizer(folder, self.tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -75,13 +78,15 @@ class Persistence(Running):
         folder: str | Path,
         *,
         backbone: str | Path | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Model:
         """Load a model that `save_pretrained` wrote: a run folder, or a hub id.
 
-        - **backbone**: another copy of the same backbone, as a name, folder or model; over a model, the tokenizer is
-          the one of the backbone that was saved where it can be had without a network, else None
+        - **backbone**: another copy of the same backbone, as a name, folder or model
+        - **tokenizer**: None: the one that was saved with the model, else that of the backbone; over a backbone that
+          is given as a model, the one that can be had without a network, else none
         - **dtype**: of the frozen backbone, float32 or bfloat16; None: as it is
         - returned in evaluation mode
 
@@ -93,14 +98,15 @@ class Persistence(Running):
         folder = saving.local_folder(folder)
         config = saving.read_config(folder)
         tensors = saving.read_tensors(folder, config)
-        name, tokenizer = str(config["backbone"]), None
+        name, tokenizer = str(config["backbone"]), tokenizer or saving.read_tokenizer(folder)
         if backbone is None or isinstance(backbone, str | Path):
             name = str(backbone or name)
             if not name:
                 raise UserError(f"{folder} does not name its backbone (it was built from an object): give `backbone=`.")
-            tokenizer, backbone = load_tokenizer(name), load_backbone(name, dtype=dtype)
+            saving.check_backbone_is_there(folder, name)
+            tokenizer, backbone = tokenizer or load_tokenizer(name), load_backbone(name, dtype=dtype)
         else:
-            name, tokenizer, backbone = "", _tokenizer_at_hand(name), in_dtype(backbone, dtype)
+            name, tokenizer, backbone = "", tokenizer or _tokenizer_at_hand(name), in_dtype(backbone, dtype)
         method = methods.method_from_dict(config["method"])
         trained = frozenset(unfrozen(method, backbone))
         fingerprints.check(backbone, tokenizer, config, trained, folder=folder, name=name)
@@ -114,6 +120,7 @@ class Persistence(Running):
         )
         model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
         model.load_method_state(tensors)
+        model.folder = folder
         return model.eval()
 
     def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
@@ -141,8 +148,15 @@ class Persistence(Running):
             "save_pretrained and from_pretrained, or copy.deepcopy for a copy in this process."
         )
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload what `save_pretrained` writes to a hub repository; returns the address of the commit."""
+    def push_to_hub(
+        self, repo_id: str, *, run: str | Path | None = None, private: bool | None = None, token: str | None = None
+    ) -> str:
+        """Upload the model, a model card, and of its run the settings and results; returns the address of the commit.
+
+        - **run**: the run folder; None: the folder that the model was loaded from
+
+        The settings go without the paths and plugins of this machine.
+        """
         from tempfile import TemporaryDirectory
 
         from huggingface_hub import HfApi
@@ -151,6 +165,7 @@ class Persistence(Running):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            saving.present(Path(folder), repo_id, saving.local_folder(run) if run is not None else self.folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="hyperpelt model"))
 
 

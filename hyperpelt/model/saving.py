@@ -14,21 +14,25 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hyperpelt.backbones import shipped
+from hyperpelt.backbones import embedded, shipped
 from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders
 from hyperpelt.files import tensors as tensor_files
 from hyperpelt.files.atomic import replacing
+from hyperpelt.files.folders import building
 from hyperpelt.files.names import hidden, leftovers
 from hyperpelt.files.reading import Damaged, read_object
 from hyperpelt.files.tensors import write_tensors
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
 FORMAT = 1
 
 
@@ -174,6 +178,50 @@ def read_tensors(folder: str | Path, config: Mapping[str, Any]) -> dict[str, Ten
     return tensor_files.read_tensors(path)
 
 
+def found_by_name(backbone: str) -> bool:
+    """Whether a backbone (and its tokenizer) is found by its name anywhere: an embedded one, or one on the hub."""
+    return backbone in embedded.NAMES or (backbone.count("/") == 1 and not place(backbone).exists())
+
+
+def write_tokenizer(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Beside the model, in a folder of its own."""
+    with building(place(folder) / TOKENIZER) as new:
+        tokenizer.save_pretrained(new)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that was saved with a model, if one was."""
+    from hyperpelt.backbones import load_tokenizer
+
+    return load_tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).is_dir() else None
+
+
+def check_backbone_is_there(folder: Path, name: str) -> None:
+    """UserError for a backbone in a folder that is not there, as after a move to another machine."""
+    if Path(name).is_absolute() and not Path(name).exists():
+        raise UserError(
+            f"The model in {folder} stands on the backbone {name}, which is not here: say where it is now "
+            "(--backbone FOLDER; in Python, backbone=)."
+        )
+
+
+def present(folder: Path, repo_id: str, run: Path | None) -> None:
+    """Write what a hub repository shows beside a model: its card and, of its run, settings and results."""
+    from hyperpelt.config import load_run, to_yaml
+    from hyperpelt.model.card import card
+
+    (folder / "README.md").write_text(card(read_config(folder), repo_id=repo_id, run=run), encoding="utf8")
+    if run is not None and (run / "results.json").is_file():
+        (folder / "results.json").write_bytes((run / "results.json").read_bytes())
+    if run is not None and (run / "run.yaml").is_file():
+        settings = load_run(run)
+        # What is of this machine alone stays here.
+        changes = {"output_dir": run.name, "data_root": None, "features_dir": None, "from_run": None}
+        named = [Path(plugin).name for plugin in settings.plugins]
+        shared = settings.model_copy(update={**changes, "plugins": named})
+        (folder / "run.yaml").write_text(to_yaml(shared), encoding="utf8")
+
+
 def local_folder(folder: str | Path) -> Path:
     """The folder itself, that of a shipped run, or the local copy of a hub repository `namespace/name`.
 
@@ -187,7 +235,11 @@ def local_folder(folder: str | Path) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(folder), allow_patterns=[CONFIG, TENSORS, "run.yaml"]))
+        return Path(
+            snapshot_download(
+                str(folder), allow_patterns=[CONFIG, TENSORS, "run.yaml", "results.json", f"{TOKENIZER}/*"]
+            )
+        )
     except (OSError, HFValidationError) as error:
         raise UserError(
             f"{str(folder)!r} is neither a folder here nor a hub repository that can be reached ({error})."

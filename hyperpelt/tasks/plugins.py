@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ from hyperpelt.tasks.yaml import load_yaml
 GROUP = "hyperpelt.tasks"
 _STATE: dict[str, bool] = {"loaded": False}
 _BROKEN: list[tuple[str, str]] = []
+_PACKAGES: dict[str, str] = {}  # 'name version' of the distribution that brought a task
 _NAMED: dict[str, list[str]] = {}  # what a plugin that the user named registered
 _INSTALLED: dict[str, list[str]] = {}  # what the entry points of a module registered
 _IMPORTERS = (neighbours.__file__, *(f"<frozen importlib.{name}>" for name in ("_bootstrap", "_bootstrap_external")))
@@ -46,12 +47,20 @@ def load_plugins() -> None:
         except (Exception, SystemExit):
             _BROKEN.append((_origin(entry), traceback.format_exc()))
         _INSTALLED.setdefault(entry.module, []).extend(_new(before))
+        if entry.dist is not None and entry.dist.name != "hyperpelt":
+            _PACKAGES.update(dict.fromkeys(_new(before), f"{entry.dist.name} {entry.dist.version}"))
 
 
 def broken_plugins() -> list[tuple[str, str]]:
     """(origin, traceback) of every installed plugin that could not be loaded."""
     load_plugins()
     return list(_BROKEN)
+
+
+def package_of(task: str) -> str | None:
+    """'name version' of the installed package that brought a task; None if it is none but hyperpelt."""
+    load_plugins()
+    return _PACKAGES.get(task)
 
 
 registry.found_by(load_plugins, broken_plugins)
@@ -73,8 +82,18 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
     key = str(path.resolve()) if is_file else _module_name(str(plugin))
     if key not in _NAMED:
         load = _file_loader(Path(key), data_root) if is_file else lambda: _run(_import_module(key))
+        before = registry.snapshot()
         _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load), *_defined_in(key)})
+        if not is_file and not Path(key).is_absolute():
+            _remember_package(key, _new(before))
     return list(_NAMED[key])
+
+
+def _remember_package(module: str, names: list[str]) -> None:
+    """Tasks of a module that was named, as those of the distribution it belongs to."""
+    found = packages_distributions().get(module.partition(".")[0], []) if names else []
+    if found and found[0] != "hyperpelt":
+        _PACKAGES.update(dict.fromkeys(names, f"{found[0]} {version(found[0])}"))
 
 
 def _module_name(plugin: str) -> str:

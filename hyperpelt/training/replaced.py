@@ -20,7 +20,7 @@ from hyperpelt.training.checkpoints import list_checkpoints
 # Everything a run writes. Checkpoints go first and come back last: where they are tells how far a killed move got.
 OURS = (
     "checkpoints", "results.json", "model.safetensors", "config.json", "run.yaml", "report.html", "tensorboard",
-    "trackers.json", "wandb",
+    "trackers.json", "wandb", "plugins", "tokenizer",
 )  # fmt: skip
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from hyperpelt.config import RunConfig, build_run, to_yaml
+from hyperpelt.config.paths import inside
 from hyperpelt.files.atomic import write_json
+from hyperpelt.tasks.carried import carry
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
 from hyperpelt.training.distributed import start_processes
@@ -101,8 +103,10 @@ class _Run:
     @contextmanager
     def _told(self, start: int) -> Iterator[tuple[Screen, Callbacks]]:
         """From here on the run folder is ours: cleared of what it may replace, and written to."""
-        run_yaml = to_yaml(self.config.model_copy(update={"resume": False, "overwrite": False}))
-        self.processes.on_main(partial(self.folder.prepare, run_yaml))
+        plugins = [inside(self.folder.path, plugin) for plugin in self.config.plugins]
+        changes = {"resume": False, "overwrite": False, "plugins": plugins}
+        self.processes.on_main(partial(self.folder.prepare, to_yaml(self.config.model_copy(update=changes))))
+        self.processes.on_main(self._carry)
         main, trackers = self.processes.is_main, list[Trackers]()
         screen = Screen(total=self.setup.total, start=start, show=self.show)
 
@@ -177,6 +181,9 @@ class _Run:
             blind=config.blind,
         )
 
+    def _carry(self) -> None:
+        carry(self.config.plugins, self.setup.names, self.folder.path)
+
     # ------------------------------------------------------------------------------------------------------ finishing
 
     def _finish(self, loop: Loop) -> dict[str, Any]:
@@ -197,6 +204,7 @@ class _Run:
         content = _plain({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
             write_json(self.folder.results, content)
+            self._carry()  # again: rows that were rendered may have imported further neighbours
             self.folder.finish()
         self.processes.wait()
         return content

@@ -62,7 +62,7 @@ def measure(
     than two tasks, or whose method makes nothing by task.
     """
     folder = local_folder(run)
-    settings = load_run(folder / "run.yaml") if (folder / "run.yaml").is_file() else None
+    settings = load_run(folder) if (folder / "run.yaml").is_file() else None
     for plugin in settings.plugins if settings else ():
         registry.load_plugin(plugin)
     device = torch.device("cpu") if use_cpu or not torch.accelerator.is_available() else torch.device("cuda")

@@ -104,7 +104,7 @@ class _Job:
         folder = local_folder(config.run)
         saved = read_config(folder)
         records.check_place(Path(config.output))
-        settings = load_run(folder / "run.yaml") if (folder / "run.yaml").is_file() else None
+        settings = load_run(folder) if (folder / "run.yaml").is_file() else None
         config = _completed(config, settings)
         for plugin in config.plugins:
             registry.load_plugin(plugin)
