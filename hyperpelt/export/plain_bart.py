@@ -6,10 +6,10 @@ transformers' BART has layer norms with PyTorch's epsilon of 1e-5, and MiniLM's 
     LN(c x; eps) = LN(x; eps / c^2)
 
 so a network whose layer norms all see c times their input behaves as one with an epsilon of 1e-5 / c^2. BART is
-post-norm: what enters a norm is the last norm's output plus a branch. Multiply what goes into the residual stream (embeddings,
-norms, the branches' outputs) by c, divide what reads it (queries, keys, values, fc1) by c, and let the last norm before
-the tied head divide, since the head's rows are c times as large. With c = 4096 the epsilon is 6e-13, and scaling by a
-power of two rounds nothing.
+post-norm: what enters a norm is the last norm's output plus a branch. Multiply what goes into the residual stream
+(embeddings, norms, the branches' outputs) by c, divide what reads it (queries, keys, values, fc1) by c, and let the
+last norm before the tied head divide, since the head's rows are c times as large. With c = 4096 the epsilon is 6e-13,
+and scaling by a power of two rounds nothing.
 """
 
 from __future__ import annotations
