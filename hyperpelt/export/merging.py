@@ -84,9 +84,8 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
         )
     folder = place(folder)
     merged.detach()
-    backbone: PreTrainedModel = merged.backbone
-    if isinstance(backbone, MiniBart):  # whose epsilon transformers' class does not know
-        backbone = plain_bart(backbone)
+    # transformers' class does not know mini-bart's epsilon.
+    backbone = plain_bart(merged.backbone) if isinstance(merged.backbone, MiniBart) else merged.backbone
     with writing_export(folder, form="merged", task=task) as new:
         backbone.save_pretrained(new)
         if merged.tokenizer is not None:

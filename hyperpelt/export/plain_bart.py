@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
 
+from hyperpelt.backbones.moving import moved
+
 C = 4096.0
 READS = ("q_proj", "k_proj", "v_proj", "fc1")
 ADDS = ("out_proj", "fc2")
@@ -29,7 +31,7 @@ def plain_bart(backbone: PreTrainedModel) -> BartForConditionalGeneration:
     settings = {
         key: value for key, value in backbone.config.to_dict().items() if key not in ("layer_norm_eps", "architectures")
     }
-    model = BartForConditionalGeneration(BartConfig(**settings)).to(backbone.dtype).eval()
+    model = moved(BartForConditionalGeneration(BartConfig(**settings)), backbone.dtype).eval()
     model.load_state_dict(backbone.state_dict())
     model.generation_config = backbone.generation_config
     last = f"decoder.layers.{backbone.config.decoder_layers - 1}.final_layer_norm"

@@ -116,7 +116,7 @@ def test_a_killed_write_leaves_the_old_model_whole(run, monkeypatch):
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             model.save_pretrained(run)
-    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors", "tokenizer"]
     TunedModel.from_pretrained(run)
 
 
@@ -134,7 +134,7 @@ def test_no_kill_takes_away_a_model_that_is_saved_again(run, tmp_path):
         assert torch.equal(saving.read_tensors(run, saving.read_config(run))[name], found[name])
     assert seen == {True, False}
     model.save_pretrained(run)
-    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors", "tokenizer"]
 
 
 def test_a_model_of_another_kind_is_not_replaced(run, tmp_path):
@@ -166,8 +166,10 @@ def test_a_tokenizer_that_lost_a_file_or_changed_is_refused(run, tmp_path):
     from transformers import T5Tokenizer
 
     other = T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("b", -1.0)])
-    kept = {path: path.read_bytes() for path in (tmp_path / "backbone").glob("*token*")}
     other.save_pretrained(tmp_path / "backbone")
+    TunedModel.from_pretrained(run)  # which has the tokenizer of a backbone that is on no hub with it
+    kept = {path: path.read_bytes() for path in (run / "tokenizer").glob("*token*")}
+    other.save_pretrained(run / "tokenizer")
     with pytest.raises(UserError, match=r"tokenizer of .* is not the one that the model in"):
         TunedModel.from_pretrained(run)
     for path, content in kept.items():
