@@ -117,7 +117,8 @@ def check_task(
             report.lengths[split] = {"median": sorted(num_tokens)[len(sample) // 2], "longest": max(num_tokens)}
             report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
             examples = [example for _, example in sample]
-            report.findings += _reached(task, split, examples, tokenizer, max_target_length, report)
+            if not any(finding.level == "error" for finding in unmeasured(task, split, rows)):
+                report.findings += _reached(task, split, examples, tokenizer, max_target_length, report)
             report.findings += untokenised(split, sample, tokenizer, max_target_length)
     report.findings += look.leaks(splits)
     report.findings += exchanged(task, splits)
