@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from hyperpelt.config import RunConfig
+    from hyperpelt.evaluation.results import Results
     from hyperpelt.model.tuned import TunedModel
 
 
@@ -97,17 +98,20 @@ def evaluate(
             **scoring_settings(settings, normalisation, batch_size),
         )
         processes.close()
-    if not processes.is_main:
-        return
-    if settings is not None:
-        results = replace(results, model={**results.model, "seed": settings.seed})
+    if processes.is_main:
+        told = {} if settings is None else {"seed": settings.seed}
+        results = replace(results, model={**results.model, **told})
+        _put_out(results, output, as_json, title=f"{run}, {split} split")
+
+
+def _put_out(results: Results, output: Path | None, as_json: bool, *, title: str) -> None:
     content = results.as_dict()
     if output is not None:
         write_json(output, content, indent=2)
     if as_json:
         common.print_json(content)
-        return
-    common.print_results(results, title=f"{run}, {split} split")
+    else:
+        common.print_results(results, title=title)
 
 
 def load(

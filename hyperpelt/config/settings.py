@@ -68,7 +68,7 @@ def _trackers(value: Any) -> Any:
     """`none` is no tracker; each once."""
     names = split_names(value)
     if names is None or names == ["none"]:
-        return []
+        return list[str]()
     named = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return list(dict.fromkeys(names)) if named else names
 

@@ -13,7 +13,7 @@ its share of the rows and all get the same results, equal to those of one proces
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from hyperpelt.evaluation.intervals import RESAMPLES, of_averages
 from hyperpelt.evaluation.judging import majority_answer
 from hyperpelt.evaluation.measuring import Measuring
 from hyperpelt.evaluation.prediction import predict
-from hyperpelt.evaluation.results import Results
+from hyperpelt.evaluation.results import Results, TaskResult
 from hyperpelt.evaluation.samples import sample_log
 from hyperpelt.evaluation.settings import Answering, Settings
 from hyperpelt.model.eye import eye_of
@@ -76,16 +76,12 @@ def evaluate(
         intervals: also how sure each score is: a bootstrap over rows (`hyperpelt.evaluation.intervals`) of that seed.
         log_samples: a file to which every row goes with its answer, as a JSON line.
         accelerator: shares the rows out among its processes.
-        how: normalisation, regression, batch_size, max_source_length, max_target_length, num_beams: see
-            `hyperpelt.evaluation.settings.Settings`.
+        how: batch_size, normalisation, ...: the settings of `hyperpelt.evaluation.settings.Answering`.
 
-    Raises:
-        UserError: for an unknown task, metric, split or rule, and for rows that do not render.
+    Raises UserError for an unknown task, metric, split or rule, and for rows that do not render.
     """
     settings = Settings(**dict[str, Any](how))
-    chosen = resolve(tasks, among=model.tasks)
-    _check(model, chosen)
-    check_lengths(model, settings.max_source_length, settings.max_target_length)
+    chosen = _asked(model, tasks, settings)
     is_main = accelerator is None or accelerator.is_main_process
     with sample_log(Path(log_samples) if log_samples is not None and is_main else None) as log:
         measuring = Measuring(
@@ -105,16 +101,28 @@ def evaluate(
         measured = {task.name: measuring.task(model, task) for task in _shown(chosen, progress)}
     found = {name: result for name, (result, _) in measured.items()}
     if frozen:
-        bare, alone = without_method(model), measuring.alone()
-        for task in chosen:
-            found[task.name] = replace(found[task.name], frozen=alone.task(bare, task)[0].metrics)
+        found = _beside_frozen(found, model, chosen, measuring)
+    told = _told(settings, chosen, split=split, limit=limit, blind=blind, on_bad_image=on_bad_image)
+    sure = of_averages({name: drawn for name, (_, drawn) in measured.items()} if intervals else {})
+    return Results(tasks=found, settings=told, model=describe(model), versions=versions(), intervals=sure)
+
+
+def _beside_frozen(
+    found: Mapping[str, TaskResult], model: TunedModel, tasks: Sequence[Task], measuring: Measuring
+) -> dict[str, TaskResult]:
+    """The results, and what the backbone scores without the method."""
+    bare, alone = without_method(model), measuring.alone()
+    return {task.name: replace(found[task.name], frozen=alone.task(bare, task)[0].metrics) for task in tasks}
+
+
+def _told(
+    settings: Settings, tasks: Sequence[Task], *, split: str, limit: int | None, blind: bool, on_bad_image: str
+) -> dict[str, Any]:
+    """What the figures depend on, for results.json."""
     told: dict[str, Any] = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in TOLD}}
-    if _see(chosen):
+    if _see(tasks):
         told |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": settings.num_beams}
-    made = Results(tasks=found, settings=told, model=describe(model), versions=versions())
-    return replace(
-        made, intervals=of_averages({name: drawn for name, (_, drawn) in measured.items()} if intervals else {})
-    )
+    return told
 
 
 def _shown(tasks: Sequence[Task], progress: bool) -> Iterable[Task]:
@@ -132,6 +140,14 @@ def _eye(
     if not _see(tasks):
         return None
     return eye_of(model, features_dir=features_dir, on_bad_image=on_bad_image)
+
+
+def _asked(model: TunedModel, tasks: str | Task | Iterable[str | Task], settings: Settings) -> list[Task]:
+    """The tasks to measure; what cannot be measured is reported before hours of work."""
+    chosen = resolve(tasks, among=model.tasks)
+    _check(model, chosen)
+    check_lengths(model, settings.max_source_length, settings.max_target_length)
+    return chosen
 
 
 def _check(model: TunedModel, tasks: Sequence[Task]) -> None:

@@ -40,11 +40,12 @@ def _corpus(predictions: Values, labels: Values, groups: Values | None = None, *
     return float(function(list(predictions), streams, **options).score)
 
 
-for _name, _function, _options, _description in (
+_CORPUS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("bleu", "corpus_bleu", {}, "sacrebleu's corpus BLEU"),
     ("chrf", "corpus_chrf", {}, "chrF2 of sacrebleu: overlap of characters"),
     ("chrf++", "corpus_chrf", {"word_order": 2}, "chrF2 with words of sacrebleu"),
-):
+)
+for _name, _function, _options, _description in _CORPUS:
     register(
         _name, kinds=KINDS, description=_description, lacking=partial(_lacking, "sacrebleu", "sacrebleu")
     )(partial(_corpus, name=_function, **_options))  # fmt: skip

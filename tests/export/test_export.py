@@ -8,8 +8,8 @@ from small_models import make_bart, make_t5
 from support import TASKS, batch, disturb, small, tuned
 
 from hyperpelt.errors import UserError
-from hyperpelt.export.baking import bake, export_peft
-from hyperpelt.export.merging import merge
+from hyperpelt.export.baking import bake, export_baked, export_peft
+from hyperpelt.export.merging import export_merged, merge
 from hyperpelt.model.tuned import TunedModel
 
 
@@ -34,6 +34,13 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match="adapter, norm, prefix"):
         export_peft(model, "b", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("export", [export_baked, export_peft, export_merged])
+def test_a_folder_may_be_named_by_a_text_and_from_home(tmp_path, monkeypatch, export):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert export(tuned(make_t5(), small("lora")), "b", "~/out") == tmp_path / "out"
+    assert any((tmp_path / "out").iterdir())
 
 
 def in_training(method: str) -> TunedModel:
