@@ -15,7 +15,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from hyperpelt.commands import common, evaluate, export, features, methods, predict, report, tasks, train, transfer
+from hyperpelt.commands import (
+    common,
+    evaluate,
+    export,
+    features,
+    lm_eval,
+    methods,
+    predict,
+    report,
+    tasks,
+    train,
+    transfer,
+)
 from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.training.interrupts import TrainingInterrupted
@@ -42,6 +54,7 @@ app.add_typer(methods.app, name="methods")
 app.add_typer(features.app, name="features")
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("lm-eval", context_settings=lm_eval.OPTIONS)(lm_eval.lm_eval)
 app.command("geometry")(transfer.geometry)
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
 from hyperpelt.model.running import Running
@@ -129,7 +130,33 @@ class Inference(Running):
         - **task_ids**, **labels**, **rows**: best on the host, where it is found out which candidates begin alike
         - **visual**, **visual_rows**: features of images and which of the B rows each belongs to
         """
-        images = self._images(visual, visual_rows, input_ids.shape[0])
+        seen = self._images(visual, visual_rows, input_ids.shape[0])
+        logits, which, labels = self._target_logits(input_ids, attention_mask, task_ids, labels, rows, seen)
+        return _picked(logits, which, labels)
+
+    @torch.no_grad()
+    def token_log_probs_and_best(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        labels: Int[Tensor, "N T"],
+        rows: Int[Tensor, " N"],
+    ) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"]]:
+        """`token_log_probs`, and whether each target token is the likeliest one at its place (greedy search's)."""
+        logits, which, labels = self._target_logits(input_ids, attention_mask, task_ids, labels, rows, None)
+        return _picked(logits, which, labels), logits.argmax(-1)[which] == labels
+
+    def _target_logits(
+        self,
+        input_ids: Int[Tensor, "B S"],
+        attention_mask: Int[Tensor, "B S"],
+        task_ids: Int[Tensor, " B"],
+        labels: Int[Tensor, "N T"],
+        rows: Int[Tensor, " N"],
+        images: RowImages | None,
+    ) -> tuple[Float[Tensor, "n T V"], Int[Tensor, " N"], Int[Tensor, "N T"]]:
+        """Logits of the n distinct decoder sequences, which of them each candidate reads, the labels beside them."""
         with self.running(task_ids, input_ids, attention_mask, images) as running:
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
@@ -149,9 +176,7 @@ class Inference(Running):
                 decoder_input_ids=decoder_input_ids,
                 use_cache=False,
             ).logits.float()
-        places = torch.arange(labels.shape[1], device=labels.device)
-        log_probs = logits[which[:, None], places, labels.clamp(min=0)] - logits.logsumexp(-1)[which]
-        return log_probs.masked_fill(labels == -100, 0.0)
+        return logits, which, labels
 
     def score(
         self,
@@ -197,6 +222,14 @@ class Inference(Running):
         eos = self.backbone.config.eos_token_id
         scores = normalise(log_probs, labels, texts, eos_token_id=eos, normalisation=normalisation)
         return group(scores, rows, len(inputs))
+
+
+def _picked(
+    logits: Float[Tensor, "n T V"], which: Int[Tensor, " N"], labels: Int[Tensor, "N T"]
+) -> Float[Tensor, "N T"]:
+    places = torch.arange(labels.shape[1], device=labels.device)
+    log_probs = logits[which[:, None], places, labels.clamp(min=0)] - logits.logsumexp(-1)[which]
+    return log_probs.masked_fill(labels == -100, 0.0)
 
 
 def _check_list(call: str, what: str, given: Any) -> None:

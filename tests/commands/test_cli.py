@@ -45,6 +45,9 @@ SURFACE = {
         "--features",
         "--skip-bad-images",
         "--output",
+        "--intervals",
+        "--seed",
+        "--log-samples",
     },
     "transfer": LISTS
     | DATA
@@ -71,6 +74,7 @@ SURFACE = {
         "--cpu",
         "--output",
     },
+    "lm-eval": set(),  # all of it is the harness's
     "geometry": LISTS | DATA | {"run", "--output", "--matrix", "--split", "--limit", "--cpu"},
     "predict": COMMON
     | {
