@@ -1,4 +1,5 @@
 from .dropout import set_dropout
+from .fitting import check_tokenizer, set_languages
 from .loading import (
     BART_FAMILIES,
     FAMILIES,

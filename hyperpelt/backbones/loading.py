@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from hyperpelt.backbones import embedded
+from hyperpelt.backbones.fitting import PREFIX
 from hyperpelt.backbones.moving import moved
 from hyperpelt.backbones.plain_text import encode
 from hyperpelt.config.paths import at_home
@@ -150,17 +151,18 @@ def encode_targets(
 ) -> list[list[int]]:
     """What the decoder is trained to write: the text's tokens and one EOS, for every family alike.
 
-    Text is text, also where it spells a special token. Never a BOS, [CLS] or language code in front: the decoder's
-    start token is put there by the model (`config.decoder_start_token_id`). With `max_length` the text is cut, never
-    its EOS.
+    Text is text, also where it spells a special token. Never a BOS or [CLS] in front: the decoder's start token is put
+    there by the model (`config.decoder_start_token_id`). The code of a language stands there alone if one was set and
+    the tokenizer wants it there (`set_languages`). With `max_length` the text is cut, never its EOS.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(f"{type(tokenizer).__name__} has no EOS token, so the decoder could not learn to stop.")
     if not texts:
         return []
     rows = encode(tokenizer, texts, target=True, special_tokens=False)
-    limit = None if max_length is None else max(max_length - 1, 0)
-    return [[*row[:limit], tokenizer.eos_token_id] for row in rows]
+    language: list[int] = getattr(tokenizer, PREFIX, [])
+    limit = None if max_length is None else max(max_length - 1 - len(language), 0)
+    return [[*language, *row[:limit], tokenizer.eos_token_id] for row in rows]
 
 
 def config_hash(config: PreTrainedConfig) -> str:

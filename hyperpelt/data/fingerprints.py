@@ -56,7 +56,11 @@ def _described(value: Any) -> str:
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides which ids a text gets."""
+    languages = (getattr(tokenizer, "src_lang", None), getattr(tokenizer, "target_prefix", None))
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    if any(languages):
+        content = tokenizer.get_vocab() if backend is None else backend.to_str()
+        return digest(type(tokenizer).__name__, content, tokenizer.special_tokens_map, languages)
     if backend is None:
         return digest(type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map)
     description = json.loads(backend.to_str())

@@ -186,6 +186,8 @@ def without_method(model: TunedModel) -> TunedModel:
         from hyperpelt.backbones.moving import moved
 
         backbone = moved(load_backbone(model.backbone_name, dtype=model.dtype), model.device)
+        backbone.config.decoder_start_token_id = model.backbone.config.decoder_start_token_id
+        backbone.generation_config = model.backbone.generation_config  # the languages that were set
     return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
 
 

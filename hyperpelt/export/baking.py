@@ -88,6 +88,7 @@ def static(
         visual=model.visual,
     )
     made.task_fingerprints = {task: model.task_fingerprints.get(task)}
+    made.languages = dict(model.languages)
     for name in seeing.keys() & used:  # what images bring differs from row to row: it stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
     if "baked" in made.sources:

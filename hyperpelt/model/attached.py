@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt.attachment.calibration import collect_samples
 from hyperpelt.attachment.switch import switch_of
+from hyperpelt.backbones import check_tokenizer
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
 from hyperpelt.methods.base import Method
@@ -31,6 +32,7 @@ class Attached(nn.Module):
     - **unfrozen**: names of the backbone's parameters that the method trains in a copy of its own
     - **task_fingerprints**: of the tasks' definitions, where they are known
     - **folder**: that it was loaded from
+    - **languages**: `source_language` and `target_language` of a multilingual backbone, where they were set
     """
 
     def __init__(
@@ -50,8 +52,11 @@ class Attached(nn.Module):
             raise UserError(f"A tuned model needs at least one task and each task once, got {list(tasks)}.")
         self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
         method = self.method
+        if tokenizer is not None:
+            check_tokenizer(tokenizer, backbone, backbone_name)
         self.task_fingerprints: dict[str, str | None] = {}
         self.folder: Path | None = None
+        self.languages: dict[str, str | None] = {}
         self.backbone_name: str = backbone_name or backbone.name_or_path or ""
         self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)

@@ -66,6 +66,7 @@ class Persistence(Running):
             "method": self.method.to_dict(),
             "visual": None if self.visual is None else self.visual.to_dict(),
             "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
+            **{name: language for name, language in self.languages.items() if language is not None},
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
         saving.write(folder, config, self.method_state())
@@ -93,7 +94,7 @@ class Persistence(Running):
         Raises:
             UserError: truncated or edited files, or a backbone that does not match; float16.
         """
-        from hyperpelt.backbones import load_backbone, load_tokenizer
+        from hyperpelt.backbones import load_backbone, load_tokenizer, set_languages
 
         folder = saving.local_folder(folder)
         config = saving.read_config(folder)
@@ -105,6 +106,8 @@ class Persistence(Running):
                 raise UserError(f"{folder} does not name its backbone (it was built from an object): give `backbone=`.")
             saving.check_backbone_is_there(folder, name)
             tokenizer, backbone = tokenizer or load_tokenizer(name), load_backbone(name, dtype=dtype)
+            source, target = (config.get(f"{which}_language") for which in ("source", "target"))
+            set_languages(tokenizer, backbone, source=source, target=target)
         else:
             name, tokenizer, backbone = "", tokenizer or _tokenizer_at_hand(name), in_dtype(backbone, dtype)
         method = methods.method_from_dict(config["method"])
@@ -119,6 +122,7 @@ class Persistence(Running):
             visual=None if config.get("visual") is None else VisualSpec.from_dict(config["visual"]),
         )
         model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
+        model.languages = {name: config.get(name) for name in ("source_language", "target_language")}
         model.load_method_state(tensors)
         model.folder = folder
         return model.eval()

@@ -57,6 +57,8 @@ class TunedModel(Inference, Persistence, Habits):
         seed: int = 0,
         dtype: torch.dtype | None = None,
         image_encoder: ImageEncoder | VisualSpec | str | Path | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
     ) -> TunedModel:
         """A fresh tuned model.
 
@@ -67,18 +69,22 @@ class TunedModel(Inference, Persistence, Habits):
         - **dtype**: of the frozen backbone, float32 or bfloat16; what is trained stays float32
         - **image_encoder**: whose features a method with a visual part will read: an encoder, its `spec` or its name;
           None: the method's own `feature_dim` and `cells`
+        - **source_language**, **target_language**: of a multilingual backbone (`de_DE`), which is then given by name
 
         Raises:
-            UserError: unknown method, family or setting; float16.
+            UserError: unknown method, family, language or setting; float16; a tokenizer that does not fit the backbone.
         """
         name = ""
         if isinstance(backbone, str | Path):
-            from hyperpelt.backbones import load_backbone, load_tokenizer
+            from hyperpelt.backbones import load_backbone, load_tokenizer, set_languages
 
             name = str(backbone)
             tokenizer = tokenizer or load_tokenizer(backbone)
             backbone = load_backbone(backbone, dtype=dtype)
+            set_languages(tokenizer, backbone, source=source_language, target=target_language)
         else:
+            if source_language or target_language:
+                raise UserError("Languages are set for a backbone that is given by its name; this one is a model.")
             backbone = in_dtype(backbone, dtype)
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         names = [task if isinstance(task, str) else task.name for task in tasks]
@@ -92,6 +98,7 @@ class TunedModel(Inference, Persistence, Habits):
             visual=spec_of(image_encoder),
         )
         model.task_fingerprints = {t.name: t.fingerprint() for t in tasks if not isinstance(t, str)}
+        model.languages = {"source_language": source_language, "target_language": target_language}
         return model
 
     def forward(

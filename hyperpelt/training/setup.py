@@ -179,8 +179,16 @@ def build_model(
     """The model of a run at its start. encoder: whose features its method reads."""
     dtype = DTYPES[config.precision]
     if config.from_run is None:
-        options = {"seed": config.seed, "dtype": dtype, "image_encoder": encoder}
-        return TunedModel.build(config.backbone, method=config.method, tasks=tasks, **options)
+        return TunedModel.build(
+            config.backbone,
+            method=config.method,
+            tasks=tasks,
+            seed=config.seed,
+            dtype=dtype,
+            image_encoder=encoder,
+            source_language=config.source_language,
+            target_language=config.target_language,
+        )
     model = TunedModel.from_pretrained(config.from_run, dtype=dtype)
     for task in tasks:
         model.add_task(task)
