@@ -94,10 +94,8 @@ class RunConfig(_Strict):
 
     # What is trained
     backbone: Home = Field("mini-bart", description="embedded name, folder or hub id of a T5- or BART-like model")
-    source_language: str | None = Field(
-        None, description="of the inputs, for multilingual backbones: a code of their tokenizer's, such as de_DE"
-    )
-    target_language: str | None = Field(None, description="of the answers, likewise")
+    source_language: str | None = Field(None, description="of inputs, by a multilingual backbone's code, such as de_DE")
+    target_language: str | None = Field(None, description="of answers, likewise")
     method: str | dict[str, Any] = Field(
         DEFAULT_METHOD, description="a method's name, {name: ..., option: ...}, or a composition (tuners @ operations)"
     )
