@@ -1,1 +1,2 @@
-from .settings import RunConfig, build_run, keys, load_run, to_yaml
+from .runs import build_run, keys, load_run, to_yaml
+from .settings import RunConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.config import RunConfig, load_run
-from hyperpelt.config.settings import build_run
+from hyperpelt.config.runs import build_run
 from hyperpelt.config.text import read_yaml
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.evaluation.results import Results, load_results
