@@ -115,7 +115,7 @@ def _put_out(results: Results, output: Path | None, as_json: bool, *, title: str
 
 
 def load(
-    run: str, plugins: list[str] | None, device: torch.device, backbone: str | None = None
+    run: str, plugins: list[str] | None, device: torch.device | str, backbone: str | None = None
 ) -> tuple[TunedModel, RunConfig | None]:
     """The run's model, and its settings; its plugins are loaded, and those named now."""
     settings = common.load_plugins_of(run, plugins)

@@ -24,7 +24,7 @@ from hyperpelt.errors import UserError
 
 NAME = "hyperpelt"
 MAX_NEW_TOKENS = 256  # where neither the request nor the run says how long an answer may be
-OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": list[str]()}
 
 
 def lm_eval(context: typer.Context) -> None:
@@ -110,7 +110,7 @@ class Scorer:
         from hyperpelt.training.distributed import start_processes
 
         place = start_processes().device if device is None else device
-        self.model, settings = load(run, [name for name in plugins.split(";") if name], place)  # pyrefly: ignore
+        self.model, settings = load(run, [name for name in plugins.split(";") if name], place)
         if task is None and len(self.model.tasks) > 1:
             raise UserError(f"Name one of the run's tasks: --model_args run={run},task={self.model.tasks[0]}.")
         self.task = self.model.tasks[self.model.task_id(task or self.model.tasks[0])]
@@ -166,7 +166,8 @@ class Scorer:
             options = dict(requests[numbers[0]][1])
             until = options.pop("until", None) or []
             until = [until] if isinstance(until, str) else until
-            how = {"do_sample": False, "max_new_tokens": options.pop("max_gen_toks", self.max_new_tokens), **options}
+            most = options.pop("max_gen_toks", self.max_new_tokens)
+            how: dict[str, Any] = {"do_sample": False, "max_new_tokens": most, **options}
             how.pop("temperature" if not how["do_sample"] else "", None)
             contexts = {number: requests[number][0] for number in numbers}
             for batch in self._batches(sorted(contexts, key=lambda number: -len(contexts[number])), presorted=True):
