@@ -28,6 +28,7 @@ REQUIRES = [
     "rich>=13",
     "pydantic>=2.7",
     "pyyaml>=6",
+    "jinja2>=3.1",
     "jaxtyping>=0.3",
     "lazy-loader>=0.5",
     "xxhash>=3",

@@ -19,6 +19,7 @@ from hyperpelt.data.choices import Choices
 from hyperpelt.data.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
 from hyperpelt.data.rows import Collator, MixedRows
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
+from hyperpelt.data.templated import TemplatedSet, tokens_of
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow, encode_inputs
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Ranking",
     "RateTree",
     "RowBatch",
+    "TemplatedSet",
     "TokenRow",
     "TokenizedSet",
     "batches",
@@ -46,4 +48,5 @@ __all__ = [
     "rates_table",
     "slice_batch",
     "task_names",
+    "tokens_of",
 ]

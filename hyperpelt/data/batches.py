@@ -162,10 +162,11 @@ class MicroBatches(Dataset[Batch]):
         counts = np.zeros(2, np.int64)
         for task in np.unique(batch.tasks):
             rows, tokens = batch.rows[batch.tasks == task], self._set(task)
-            targets = tokens.target_lengths[rows].sum()
             if tokens.has_targets:
-                targets = sum(len(self._row(task, row, step).labels) for row in rows)
-            counts += (tokens.source_lengths[rows].sum(), targets)
+                drawn = [self._row(task, row, step) for row in rows]
+                counts += (sum(len(row.input_ids) for row in drawn), sum(len(row.labels) for row in drawn))
+            else:
+                counts += (tokens.source_lengths[rows].sum(), tokens.target_lengths[rows].sum())
         return int(counts[0]), int(counts[1])
 
 

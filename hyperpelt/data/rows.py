@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from hyperpelt.data.batches import MULTIPLE, collate, lengths_of, see
 from hyperpelt.data.mixing import mixing_rates
 from hyperpelt.data.sampler import MixtureSampler
+from hyperpelt.data.templated import tokens_of
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 from hyperpelt.errors import UserError
 
@@ -71,7 +72,7 @@ class MixedRows(Dataset[dict[str, Any]]):
         chosen = [registry.get(task) if isinstance(task, str) else task for task in tasks]
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         how = {"data_root": data_root, "limit": limit, "eye": eye, **lengths}
-        made = [TokenizedSet.load_or_build(task, split, tokenizer, **how) for task in chosen]
+        made = [tokens_of(task, split, tokenizer, **how) for task in chosen]
         self.sets: dict[str, TokenizedSet] = dict(zip((task.name for task in chosen), made, strict=True))
         self.seed, self._made = seed, made
         if num_rows is None:

@@ -21,6 +21,7 @@ from typing import Any
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.documents import Place, documents
 from hyperpelt.tasks.files import Files
+from hyperpelt.tasks.jinja import PARTED, JinjaTemplate, read_promptsource
 from hyperpelt.tasks.sources import Hub, Source, read_rows, resolve_root
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
 from hyperpelt.tasks.template import PLACE, Template
@@ -28,7 +29,7 @@ from hyperpelt.tasks.types import Mixture, Task
 
 TASK_KEYS = (
     "name", "description", "source", "input", "target", "label", "labels", "choices", "group", "images", "kind",
-    "metrics", "splits", "answer",
+    "metrics", "splits", "answer", "templates",
 )  # fmt: skip
 SOURCE_KEYS = ("hub", "config", "revision", "files", "options", "types")
 SPLIT_KEYS = (*SPLITS, "halved", "held_out", "fractions", "by", "drop", "seed")
@@ -52,8 +53,10 @@ def load_yaml(path: Path, *, data_root: str | Path | None = None) -> list[Task |
 def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | Path | None) -> Task:
     _check_keys(content, TASK_KEYS, "key")
     for key in ("name", "source", "input"):
-        if key not in content:
+        if key not in content and not (key == "input" and "templates" in content):
             raise UserError(f"the key {key!r} is missing (a task has name, source, input, and choices or target)")
+    if "templates" in content:
+        return _templated(content, path, origin)
     source = _source(content["source"], path)
     splits = _splits(content.get("splits", {}))
     choices, own_choices = _choices(content.get("choices"), source, splits, data_root)
@@ -79,6 +82,49 @@ def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | 
         modalities=("text", "image") if "images" in content else ("text",),
         answer=_texts(content, "answer", (label,) if label else Template.names(_text(content, "target", ""))),
         origin=origin,
+    )
+
+
+def _templated(content: Mapping[str, Any], path: Path, origin: str) -> Task:
+    """A task with templates in Jinja instead of `input`, `target` and `choices`."""
+    for key in ("input", "target", "label", "labels", "choices", "group", "images"):
+        if key in content:
+            raise UserError(f"{key}: a task with `templates` says this in them")
+    answer, given = _texts(content, "answer", ("label",)), content["templates"]
+    if isinstance(given, str):
+        made = list(read_promptsource((path.parent / given).resolve(), answer))
+    else:
+        made = [_template(entry, answer) for entry in given] if isinstance(given, list) else []
+    if not made:
+        raise UserError("templates: expected a list with name and jinja of each, or the path of a promptsource file")
+    asked = {template.answer_choices for template in made}
+    kind = _text(content, "kind", "classification" if any(asked) else "generation")
+    (only,) = asked if len(asked) == 1 else ("",)
+    fixed = bool(only) and "{" not in only and kind == "classification"
+    return Task(
+        name=_text(content, "name"),
+        source=_source(content["source"], path),
+        render=made[0],
+        templates=tuple((template.name, template) for template in made),
+        kind=kind,
+        choices=tuple(text.strip() for text in only.split(PARTED)) if fixed else None,
+        metrics=_texts(content, "metrics", _METRICS.get(kind, ())),
+        splits=_splits(content.get("splits", {})),
+        description=_text(content, "description", ""),
+        answer=answer,
+        origin=origin,
+    )
+
+
+def _template(content: Any, answer: tuple[str, ...]) -> JinjaTemplate:
+    content = _mapping(content, "templates")
+    _check_keys(content, ("name", "jinja", "answer_choices"), "key of a template")
+    choices = content.get("answer_choices", "")
+    choices = f" {PARTED} ".join(map(str, choices)) if isinstance(choices, list) else choices
+    if not isinstance(choices, str):
+        raise UserError(f"answer_choices: expected a text with {PARTED} or a list, got {choices!r}")
+    return JinjaTemplate(
+        name=_text(content, "name"), jinja=_text(content, "jinja"), answer_choices=choices, answer=answer
     )
 
 

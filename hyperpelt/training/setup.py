@@ -26,6 +26,7 @@ from hyperpelt.data import (
     rate_trees,
     rates_table,
     task_names,
+    tokens_of,
 )
 from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
@@ -230,7 +231,7 @@ def _tokenise(
     config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool, eye: Eye | None
 ) -> dict[str, TokenizedSet]:
     make = partial(
-        TokenizedSet.load_or_build,
+        tokens_of,
         split="train",
         tokenizer=model.need_tokenizer(),
         max_source_length=config.max_source_length,
@@ -241,6 +242,9 @@ def _tokenise(
         eye=eye,
         blind=config.blind,
     )
+    for task in tasks:
+        if task.templates and config.loss != "lm":
+            raise UserError(f"loss={config.loss} compares a row's choices, which {task.name} has by template: loss=lm.")
     return {task.name: make(task) for task in tasks}
 
 
