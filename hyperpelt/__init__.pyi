@@ -12,6 +12,7 @@ from . import (
     metrics,
     model,
     operations,
+    planning,
     report,
     tasks,
     training,

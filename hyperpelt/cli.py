@@ -22,6 +22,7 @@ from hyperpelt.commands import (
     features,
     lm_eval,
     methods,
+    plan,
     predict,
     report,
     tasks,
@@ -46,6 +47,7 @@ app = typer.Typer(
     help="Multi-task hypernetwork tuning of frozen T5 and BART: train jointly on many tasks, evaluate, use the result.",
 )
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("transfer")(transfer.transfer)
 app.command("predict")(predict.predict)

@@ -1,0 +1,2 @@
+from .plan import Plan, plan_run
+from .step import Shape, StepCosts, measure

@@ -1,0 +1,47 @@
+"""What one process of a run holds, and the largest batch that fits into a memory.
+
+Everything but the batch's own bytes stands whatever the batch is; those grow evenly with rows of full length once as
+many tasks are mixed as there are, so two measured batches tell any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hyperpelt.planning.step import StepCosts
+
+MOST = 65536  # rows
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How processes share: `none`, `ddp` (each holds all) or `fsdp` (layers of the frozen backbone are sharded)."""
+
+    processes: int = 1
+    fsdp: bool = False
+
+    def held(self, costs: StepCosts) -> int:
+        """The most bytes that one process holds at once."""
+        if not self.fsdp or self.processes == 1:
+            return costs.peak
+        gathered = 2 * costs.largest_layer  # the one that computes, and the next one on its way
+        return costs.peak - costs.frozen + costs.frozen // self.processes + gathered
+
+    def sent(self, costs: StepCosts) -> int:
+        """Bytes that one process sends in a step: gradients summed over a ring, and frozen layers gathered twice."""
+        others = (self.processes - 1) / self.processes
+        gathered = 2 * costs.frozen if self.fsdp else 0
+        return int(others * (2 * costs.gradients + gathered))
+
+
+def largest_batch(held: Callable[[int], int], memory: int, *, start: int) -> int:
+    """Rows of the largest batch a process holds in `memory` bytes; 0 if not even one row fits.
+
+    - **held**: bytes that a process holds with so many rows; **start**: rows from which on a batch mixes all it can
+    """
+    few, more = held(start), held(2 * start)
+    a_row = max(1, (more - few) // start)
+    if few > memory:  # fewer rows may also mix fewer tasks
+        return next((rows for rows in range(start - 1, 0, -1) if held(rows) <= memory), 0)
+    return min(MOST, start + (memory - few) // a_row)

@@ -1,0 +1,82 @@
+"""What a step multiplies and moves: floating-point operations, and bytes read and written by its operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from hyperpelt.planning.stand_in import Played
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of products (a multiplication and an addition are two), those of attention's own products among them, and
+    bytes that operations read and write, each by itself (nothing fused)."""
+
+    flops: int
+    attention_flops: int
+    traffic: int
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(
+            self.flops - other.flops, self.attention_flops - other.attention_flops, self.traffic - other.traffic
+        )
+
+
+class _Traffic(TorchDispatchMode):
+    """Bytes that operations read and write; views move nothing."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        made = {id(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
+        storages = {leaf.untyped_storage()._cdata for leaf in read.values()}
+        if func._schema.is_mutable or not all(x.untyped_storage()._cdata in storages for x in made.values()):
+            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in (read | made).values())
+        return out
+
+
+def _on_cpu(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _on_cpu_backward(_: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *__: Any, **___: Any) -> int:
+    return 5 * sdpa_flop_count(query, key, value) // 2  # five products, one of which makes the scores anew
+
+
+CPU_ATTENTION = {
+    aten._scaled_dot_product_flash_attention_for_cpu: _on_cpu,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _on_cpu_backward,
+}
+
+
+@contextmanager
+def counted(played: Played) -> Iterator[Callable[[], Work]]:
+    """Within, count what is multiplied and moved; the value tells it.
+
+    Batched products are taken for attention's. **played**: the attention that is played, and counts by itself
+    """
+    traffic, counter = _Traffic(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+    before = played.flops
+
+    def told() -> Work:
+        by_operation = counter.get_flop_counts().get("Global", {})
+        names = ("bmm", "attention")
+        own = sum(count for operation, count in by_operation.items() if any(name in str(operation) for name in names))
+        alone = played.flops - before
+        return Work(counter.get_total_flops() + alone, own + alone, traffic.bytes)
+
+    with traffic, counter:
+        yield told

@@ -1,0 +1,222 @@
+"""A plan tells what a real step takes: bytes kept to the byte, the allocator's peak, the optimiser's state."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small_models import make_bart, make_t5
+
+from hyperpelt import cli, methods
+from hyperpelt.config import load_run
+from hyperpelt.data.host import OnHost, Targets
+from hyperpelt.errors import UserError
+from hyperpelt.model.tuned import TunedModel
+from hyperpelt.planning import Shape, measure, plan_run
+from hyperpelt.planning.fit import Spread, largest_batch
+from hyperpelt.planning.kept import bytes_of, watched
+from hyperpelt.planning.live import Live
+from hyperpelt.planning.shapes import known, shape_of
+from hyperpelt.planning.step import optimizer_bytes
+
+SHAPE = Shape(rows=4, source=24, target=6, num_tasks=3)
+SMALL = {"hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 16}, "lora": {}, "full": {}}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Configurations of small backbones, without weights."""
+    for name, model in {"t5": make_t5(dropout_rate=0.1), "bart": make_bart(dropout=0.1)}.items():
+        model.config.save_pretrained(tmp_path / name)
+    return tmp_path
+
+
+def real_model(name: str, method: object, num_tasks: int = 3) -> TunedModel:
+    shape = shape_of(name, "fp32")
+    torch.manual_seed(0)
+    backbone = type(shape)(shape.config)
+    return TunedModel.build(backbone, method=method, tasks=[str(n) for n in range(num_tasks)]).train()
+
+
+def real_batch(shape: Shape, vocabulary: int) -> dict[str, object]:
+    ids = torch.randint(3, vocabulary, (shape.rows, shape.source), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[0, -2:] = 0  # as a batch is: not all rows are equally long
+    labels = torch.randint(3, vocabulary, (shape.rows, shape.target), generator=torch.Generator().manual_seed(2))
+    tasks = torch.arange(shape.rows) % shape.num_tasks
+    shared = {"task_ids": OnHost(tasks), "targets": Targets(None), "keep_logits": False}
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **shared}
+
+
+def really(model: TunedModel, shape: Shape) -> tuple[int, int]:
+    """(bytes kept for backward, the allocator's peak) of a real step on this machine's CPU."""
+    given = real_batch(shape, model.backbone.config.vocab_size)
+    own = [*model.parameters(), *model.buffers()]
+    with watched(own) as saved:
+        loss = model(**given).loss
+        kept = saved()
+    loss.backward()
+    model.zero_grad(set_to_none=True)
+    del loss
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        model(**given).loss.backward()
+        model.zero_grad(set_to_none=True)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return kept, peak
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("method", list(SMALL))
+def test_what_is_kept_is_told_to_the_byte_and_the_peak_nearly(folders, family, method):
+    spec = {"name": method, **SMALL[method]}
+    costs = measure(str(folders / family), methods.get(spec), SHAPE, on_cpu=True)
+    model = real_model(str(folders / family), spec)
+    kept, peak = really(model, SHAPE)
+    assert costs.kept == kept
+    assert costs.step == pytest.approx(peak, rel=0.1)
+    trained = [parameter for _, parameter in model.trainable_parameters()]
+    assert costs.trained == bytes_of(trained)
+    assert costs.values == model.num_trainable()
+    assert costs.frozen + costs.trained == bytes_of([*model.parameters(), *model.buffers()])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5-small", "bart-base"])
+def test_published_shapes_keep_what_a_real_step_keeps(name):
+    shape = Shape(rows=2, source=16, target=4, num_tasks=2)
+    costs = measure(name, methods.get("hyperpelt"), shape, on_cpu=True)
+    kept, peak = really(real_model(name, "hyperpelt", 2), shape)
+    assert costs.kept == kept
+    assert costs.step == pytest.approx(peak, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_the_optimisers_bytes_are_those_it_takes(optimizer):
+    from hyperpelt.training.optimisation import make_optimizer, optimizer_state
+
+    config = load_run(None, [("tasks", "glue/rte"), ("output_dir", "x"), ("optimizer", optimizer)])
+    named = [("a", torch.nn.Parameter(torch.ones(5, 7))), ("b", torch.nn.Parameter(torch.ones(3)))]
+    made = make_optimizer(config, named)
+    for _, parameter in named:
+        parameter.grad = torch.ones_like(parameter)
+    made.step()
+    tensors, _ = optimizer_state(made, named)
+    assert optimizer_bytes([p.shape for _, p in named], optimizer) == sum(t.nbytes for t in tensors.values())
+
+
+def test_checkpointing_keeps_less_and_multiplies_more(folders):
+    plain, again = (
+        measure(str(folders / "t5"), methods.get("lora"), SHAPE, checkpointing=how) for how in (False, True)
+    )
+    assert again.kept < 0.7 * plain.kept
+    assert again.work["step"].flops > plain.work["step"].flops
+
+
+def test_products_of_the_backbone_are_those_of_its_matrices(folders):
+    """Forward, and the gradient of inputs: two FLOPs a weight and token each; attention's own products beside them."""
+    costs = measure(str(folders / "bart"), methods.get("lora"), SHAPE)
+    config = shape_of(str(folders / "bart"), "fp32").config
+    width, tokens, answers = config.d_model, SHAPE.rows * SHAPE.source, SHAPE.rows * SHAPE.target
+    encoder = config.encoder_layers * (4 * width**2 + 2 * width * config.encoder_ffn_dim) * tokens
+    inner = 6 * width**2 + 2 * width * config.decoder_ffn_dim  # self-attention, q and out of cross-attention
+    decoder = config.decoder_layers * (inner * answers + 2 * width**2 * tokens)  # its k and v read the encoder
+    linear = 2 * 2 * (encoder + decoder + config.vocab_size * width * answers)
+    backbone = costs.work["backbone"]
+    assert backbone.flops - backbone.attention_flops == linear
+    parts = [costs.work[part].flops for part in ("backbone", "sources", "tuners")]
+    assert sum(parts) == costs.work["step"].flops
+
+
+def test_the_largest_batch_is_the_last_that_fits():
+    def held(rows: int) -> int:
+        return 1000 + 70 * rows
+
+    assert largest_batch(held, 8000, start=8) == 100
+    assert largest_batch(held, 1200, start=8) == 2
+    assert largest_batch(held, 1000, start=8) == 0
+
+
+def test_sharding_leaves_each_process_its_share_of_the_frozen_weights(folders):
+    costs = measure(str(folders / "t5"), methods.get("hyperpelt"), SHAPE)
+    alone, ddp, sharded = Spread(), Spread(8), Spread(8, fsdp=True)
+    assert alone.held(costs) == ddp.held(costs) == costs.peak
+    assert sharded.held(costs) < ddp.held(costs)
+    assert alone.sent(costs) == 0
+    assert ddp.sent(costs) == pytest.approx(2 * costs.gradients * 7 / 8, abs=1)
+    assert sharded.sent(costs) == pytest.approx((2 * costs.gradients + 2 * costs.frozen) * 7 / 8, abs=1)
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if name != "frozen"])
+def test_every_method_can_be_planned(folders, method):
+    costs = measure(str(folders / "t5"), methods.get(method), SHAPE)
+    assert costs.values > 0
+    assert costs.step >= costs.kept
+    assert costs.work["step"].flops > 0
+
+
+def test_shapes_that_are_known_have_the_published_sizes():
+    sizes = {"t5-small": 60.5, "t5-base": 222.9, "t5-large": 737.7, "t5-3b": 2851.6, "t5-11b": 11307.3}
+    sizes |= {"bart-base": 139.4, "bart-large": 406.3, "google/flan-t5-base": 247.6, "google/flan-t5-xxl": 11135.3}
+    for name, millions in sizes.items():
+        count = sum(parameter.numel() for parameter in shape_of(name, "fp32").parameters())
+        assert count / 1e6 == pytest.approx(millions, rel=2e-3), name
+    assert "google-t5/t5-base" in known()
+
+
+def settings(folders, *more: str) -> list[str]:
+    return [f"backbone={folders / 't5'}", "tasks=tabletop/nli,tabletop/sentiment", "max_source_length=16", *more]
+
+
+def test_the_command_answers_in_json_and_draws(folders, capsys, tmp_path):
+    picture = tmp_path / "memory.svg"
+    words = ["plan", *settings(folders), "--memory", "1GB", "--processes", "4", "--picture", str(picture), "--json"]
+    assert cli.run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_tasks"] == 2
+    assert found["largest_batch"]["1GB"] > found["rows"]
+    assert found["held_a_process"] >= sum(found["bytes"][part] for part in ("frozen", "trained", "optimizer", "kept"))
+    assert found["estimated_seconds_a_step"] > 0
+    assert "<svg" in picture.read_text()
+
+
+def test_the_command_compares_methods(folders, capsys):
+    assert cli.run(["plan", *settings(folders), "--methods", "lora,ia3", "--memory", "1GB"]) == 0
+    said = capsys.readouterr().out
+    assert "lora" in said
+    assert "ia3" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--card", "h10"], "h100"),
+        (["--memory", "much"], "--memory"),
+        (["--methods", "loraa"], "lora"),
+    ],
+)
+def test_what_is_misspelt_is_named(folders, capsys, words, told):
+    assert cli.run(["plan", *settings(folders), *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_backbone_out_of_reach_names_those_that_are_known():
+    config = load_run(None, [("tasks", "tabletop/nli"), ("output_dir", "x"), ("backbone", "nobody/knows-this")])
+    with pytest.raises(UserError, match="t5-11b"):
+        plan_run(config)
+
+
+def test_bytes_alive_are_counted_until_they_go():
+    with Live() as live:
+        first = torch.zeros(250)
+        second = first + 1
+        del first
+        third = second * 2
+    assert live.peak == 2000
+    assert live.now == 2000
+    del second, third
+    assert live.now == 0
