@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BartConfig, PreTrainedConfig, PreTrainedModel, T5Config
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, BartConfig, PreTrainedConfig, PreTrainedModel, T5Config
 
 from hyperpelt.backbones import embedded, load_backbone, resolve_dtype
+from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
 
 Sizes = tuple[int, int, int, int, int]  # d_model, d_ff, layers of a stack, heads, width of a head
@@ -40,8 +42,8 @@ def known() -> dict[str, PreTrainedConfig]:
     for name, shape in T5.items():
         found[name] = found[f"google-t5/{name}"] = _t5(shape)
     for name, shape in T5_GATED.items():
-        gated: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-        found[f"google/t5-v1_1-{name}"] = found[f"google/flan-t5-{name}"] = _t5(shape, **gated)
+        gated = _t5(shape, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+        found[f"google/t5-v1_1-{name}"] = found[f"google/flan-t5-{name}"] = gated
     for name, (width, inner, layers, heads, _) in BART.items():
         both = {"layers": layers, "ffn_dim": inner, "attention_heads": heads}
         sizes: dict[str, Any] = {
@@ -54,8 +56,8 @@ def known() -> dict[str, PreTrainedConfig]:
 def _t5(sizes: Sizes, **more: Any) -> T5Config:
     names = ("d_model", "d_ff", "num_layers", "num_heads", "d_kv")
     fixed: dict[str, Any] = dict(zip(names, sizes, strict=True))
-    config = T5Config(**{"vocab_size": 32128, "decoder_start_token_id": 0, **fixed, **more})
-    config.tie_word_embeddings = more.get("tie_word_embeddings", True)  # transformers finds it out from the weights
+    config = T5Config(vocab_size=32128, **fixed, **more)
+    config.decoder_start_token_id = 0
     return config
 
 
@@ -67,11 +69,18 @@ def shape_of(name: str, precision: str) -> PreTrainedModel:
     """
     dtype, configs = resolve_dtype(precision), known()
     if name in configs and not Path(name).is_dir() and name not in embedded.NAMES:
-        from transformers import AutoModelForSeq2SeqLM
-
-        with torch.device("meta"):
-            return AutoModelForSeq2SeqLM.from_config(configs[name], trust_remote_code=False).to(dtype).train()
+        return moved(_made(configs[name]), dtype).train()
     try:
         return load_backbone(name, dtype=dtype, from_config=True).train()
     except UserError as problem:
         raise UserError(f"{problem} Backbones whose shape is known without it: {', '.join(sorted(configs))}.") from None
+
+
+def _made(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False)
+        if (
+            config.model_type == "t5" and not config.scale_decoder_outputs
+        ):  # so T5 v1.1 is told from T5: a head of its own
+            model.set_output_embeddings(nn.Linear(config.d_model, config.vocab_size, bias=False))
+    return model

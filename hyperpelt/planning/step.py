@@ -208,9 +208,8 @@ class Measured:
 def optimizer_bytes(shapes: list[torch.Size], optimizer: str) -> int:
     """What an optimiser remembers: AdamW two values each and a counter a tensor, Adafactor sums of rows and columns."""
     if optimizer == "adafactor":
-        return sum(
-            4 + 4 * (prod(shape[:-1]) + prod(shape[:-2]) * shape[-1] if len(shape) > 1 else prod(shape)) for shape in shapes
-        )
+        sums = [prod(s[:-1]) + prod(s[:-2]) * s[-1] if len(s) > 1 else prod(s) for s in shapes]
+        return sum(4 * number + 4 for number in sums)
     return sum(8 * prod(shape) + 4 for shape in shapes)
 
 
@@ -224,7 +223,7 @@ def costs_of(measured: Measured, shape: Shape, *, optimizer: str = "adamw", part
     assert isinstance(head, nn.Linear), "every family promised has one"
     return StepCosts(
         shape=shape,
-        frozen=bytes_of(tensor for tensor in measured.own() if id(tensor) not in ours),
+        frozen=bytes_of(x for x in (*model.backbone.parameters(), *model.backbone.buffers()) if id(x) not in ours),
         trained=bytes_of(trained),
         values=sum(parameter.numel() for parameter in trained),
         optimizer=optimizer_bytes([parameter.shape for parameter in trained], optimizer),

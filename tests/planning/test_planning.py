@@ -82,7 +82,9 @@ def test_what_is_kept_is_told_to_the_byte_and_the_peak_nearly(folders, family, m
     trained = [parameter for _, parameter in model.trainable_parameters()]
     assert costs.trained == bytes_of(trained)
     assert costs.values == model.num_trainable()
-    assert costs.frozen + costs.trained == bytes_of([*model.parameters(), *model.buffers()])
+    ours = {id(parameter) for parameter in trained}
+    frozen = [*model.backbone.parameters(), *model.backbone.buffers()]
+    assert costs.frozen == bytes_of(tensor for tensor in frozen if id(tensor) not in ours)
 
 
 @pytest.mark.slow
