@@ -111,17 +111,9 @@ def writable(path: Path) -> Path:
 
 def print_json(content: Any) -> None:
     """JSON on stdout; nan and infinities, which JSON lacks, become null."""
-    print(json.dumps(_finite(content), indent=2, ensure_ascii=False))
+    from hyperpelt.files.atomic import finite
 
-
-def _finite(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {str(key): _finite(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_finite(value) for value in content]
-    if isinstance(content, float) and not abs(content) < float("inf"):
-        return None
-    return content if isinstance(content, str | int | float | None) else str(content)
+    print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, right: Iterable[str] = ()) -> None:

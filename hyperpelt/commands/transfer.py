@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,7 +174,7 @@ def geometry(
             progress=not as_json,
         )
     if as_json:
-        print(json.dumps(found, indent=2))
+        common.print_json(found)
         return
     for name, values in found["maps"].items():
         rows = [

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt import metrics
 from hyperpelt.backbones import encode_targets
+from hyperpelt.backbones.shipped import RUNS
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.answers import Answers, tokenizer_of
 from hyperpelt.evaluation.settings import Settings
@@ -94,7 +95,8 @@ def notes(
 ) -> Iterator[str]:
     """What a reader of the scores should know, one sentence each."""
     trained = model.task_fingerprints.get(task.name)
-    if trained is not None and trained != task.fingerprint():
+    shipped = model.folder is not None and RUNS in model.folder.resolve().parents  # with the tasks as they are now
+    if trained is not None and trained != task.fingerprint() and not shipped:
         yield (
             f"its definition is not the one that the model was trained on (fingerprint {task.fingerprint()}, trained "
             f"on {trained}): rendering, choices, splits or metrics have changed since"

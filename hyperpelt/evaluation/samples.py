@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from hyperpelt import metrics
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.answers import Answer
+from hyperpelt.files.atomic import finite
 from hyperpelt.model import scoring
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class SampleLog:
         named = {} if template is None else {"template": template}
         for number, (example, answer) in zip(numbers, rows, strict=True):
             content = {"task": task.name, **named, "split": split, "row": number, **_as_dict(task, example, answer)}
-            self._stream.write(json.dumps(_finite(content), ensure_ascii=False, default=str) + "\n")
+            self._stream.write(json.dumps(finite(content), ensure_ascii=False, default=str) + "\n")
         self._stream.flush()
 
 
@@ -70,13 +71,6 @@ def _as_dict(task: Task, example: Example, answer: Answer) -> dict[str, Any]:
         found["scores"] = dict(zip(example.choices, answer.scores, strict=True))
     row_wise = [name for name in metrics.available(task.metrics)[0] if metrics.get(name).row_wise]
     return found | {"metrics": {name: _of_row(name, example, answer) for name in row_wise}}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no nan: an answer that is no number is null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
 
 
 def _of_row(metric: str, example: Example, answer: Answer) -> float:

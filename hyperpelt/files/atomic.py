@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,5 +59,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any, *, indent: int = 1, ensure_ascii: bool = True) -> None:
-    """Write JSON; the options are those of `json.dumps`."""
-    write_text(path, json.dumps(content, indent=indent, ensure_ascii=ensure_ascii) + "\n")
+    """Write JSON; the options are those of `json.dumps`. What JSON cannot hold is null (`finite`)."""
+    write_text(path, json.dumps(finite(content), indent=indent, ensure_ascii=ensure_ascii) + "\n")
+
+
+def finite(content: Any) -> Any:
+    """The same with None for nan and the infinities, which JSON does not have."""
+    if isinstance(content, Mapping):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 
 from hyperpelt.config import RunConfig, build_run, to_yaml
 from hyperpelt.config.paths import inside
-from hyperpelt.files.atomic import write_json
+from hyperpelt.files.atomic import finite, write_json
 from hyperpelt.tasks.carried import carry
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
@@ -201,7 +200,7 @@ class _Run:
         except StopNow:
             loop.interrupt(self.stop.signum)
         loop.callbacks.on_evaluate(loop.told(results, metric_value(results, self.config.metric_for_best), final=True))
-        content = _plain({**results.as_dict(), "training": self._summary(state)})
+        content = finite({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
             write_json(self.folder.results, content)
             self._carry()  # again: rows that were rendered may have imported further neighbours
@@ -247,12 +246,3 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-
-
-def _plain(content: Any) -> Any:
-    """JSON has no nan and no infinity: they become null."""
-    if isinstance(content, Mapping):
-        return {str(key): _plain(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
