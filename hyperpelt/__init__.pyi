@@ -28,7 +28,22 @@ from .export import from_peft
 from .methods import Method, Part
 from .metrics import vqa_scores
 from .model import TunedModel
-from .tasks import Example, Files, Generator, Hub, Mixture, Splits, Task, check_task, register, task
+from .tasks import (
+    Example,
+    Files,
+    Generator,
+    Hub,
+    ImageFolder,
+    Loaded,
+    Mixture,
+    Saved,
+    Splits,
+    Streamed,
+    Task,
+    check_task,
+    register,
+    task,
+)
 from .training import Callback, train
 from .transfer import transfer
 from .vision import FeatureStore, load_image_encoder

@@ -9,9 +9,9 @@
 
     hyperpelt.tasks.get("my/claims").examples("train")[0]
 
-The walls: types (Task, Example, Mixture), sources (Hub, Files, Generator), splits, rows, rendering, registry,
-plugins, yaml, check, shots, skeleton. See docs/tasks.md.
-Importing this needs no PyTorch, no transformers and no datasets.
+The walls: types (Task, Example, Mixture), sources (Hub, Files, Generator), collections (of datasets), splits, rows,
+rendering, registry, plugins, yaml, check, shots, skeleton. See docs/tasks.md. Importing this needs no PyTorch, no
+transformers and no datasets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hyperpelt.tasks.check import CheckReport, check_task
+from hyperpelt.tasks.collections import ImageFolder, Loaded, Saved, Streamed
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.findings import Finding
 from hyperpelt.tasks.listing import list_tasks, show_task
@@ -40,13 +41,17 @@ __all__ = [
     "Finding",
     "Generator",
     "Hub",
+    "ImageFolder",
+    "Loaded",
     "Mixture",
     "Part",
     "Rate",
     "Row",
     "Rows",
+    "Saved",
     "Source",
     "Splits",
+    "Streamed",
     "Task",
     "broken_plugins",
     "check_task",

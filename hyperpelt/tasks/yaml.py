@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.collections import ImageFolder, Saved, Streamed
 from hyperpelt.tasks.documents import Place, documents
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.jinja import PARTED, JinjaTemplate, read_promptsource
@@ -31,7 +32,8 @@ TASK_KEYS = (
     "name", "description", "source", "input", "target", "label", "labels", "choices", "group", "images", "kind",
     "metrics", "splits", "answer", "templates",
 )  # fmt: skip
-SOURCE_KEYS = ("hub", "config", "revision", "files", "options", "types")
+SOURCE_KEYS = ("hub", "config", "revision", "stream", "files", "options", "types", "saved", "images")
+KINDS_OF_SOURCE = ("hub", "files", "saved", "images")
 SPLIT_KEYS = (*SPLITS, "halved", "held_out", "fractions", "by", "drop", "seed")
 CHOICE_KEYS = ("names_of", "columns", "column")
 
@@ -150,8 +152,17 @@ def _mixture(content: Mapping[str, Any], origin: str) -> Mixture:
 def _source(content: Any, path: Path) -> Source:
     content = _mapping(content, "source")
     _check_keys(content, SOURCE_KEYS, "key of source")
-    if ("hub" in content) == ("files" in content):
-        raise UserError("source: expected either 'hub' (namespace/name) or 'files' (split: path)")
+    if sum(kind in content for kind in KINDS_OF_SOURCE) != 1:
+        raise UserError(
+            "source: expected one of 'hub' (namespace/name), 'files' (split: path), 'saved' and 'images' (a folder)"
+        )
+    if "saved" in content:
+        return Saved(_text(content, "saved"), path.parent)
+    if "images" in content:
+        return ImageFolder(_text(content, "images"), path.parent)
+    if "stream" in content:
+        rows, revision = _number(content["stream"], "source.stream"), _text(content, "revision", None)
+        return Streamed(_text(content, "hub"), _text(content, "config", None), revision=revision, rows=int(rows))
     if "hub" in content:
         return Hub(_text(content, "hub"), _text(content, "config", None), revision=_text(content, "revision", None))
     files = _mapping(content["files"], "source.files")
