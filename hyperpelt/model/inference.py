@@ -161,7 +161,10 @@ class Inference(Running):
             embedded, mask = self.embedded(running, input_ids, attention_mask)
             states = self.backbone.get_encoder()(**embedded, attention_mask=mask).last_hidden_state
         # Candidates that begin alike read the same tokens: one sequence in the decoder serves them all.
-        read = torch.cat([rows.to(labels.device)[:, None], self.shift_right(labels)], dim=1)
+        read = self.shift_right(labels)
+        # What is read after a candidate's last token changes nothing, and would part it from others.
+        read[:, 1:].masked_fill_(labels[:, 1:] == -100, self.backbone.config.pad_token_id)
+        read = torch.cat([rows.to(labels.device)[:, None], read], dim=1)
         read, which = torch.unique(read, dim=0, return_inverse=True)
         chosen, task_ids = read[:, 0], task_ids[read[:, 0].to(task_ids.device)]
         images = None if images is None else images.of_rows(chosen.tolist())

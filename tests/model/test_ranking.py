@@ -177,3 +177,23 @@ def test_micro_batches_and_processes_add_up_to_the_gradient_of_one_batch(family,
     assert whole.abs().max() > 0
     for num_micro, world in ((4, 1), (2, 2)):
         torch.testing.assert_close(gradients(num_micro, world), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_scoring_reads_one_sequence_for_choices_that_begin_alike_whatever_their_lengths(tiny_tokenizer):
+    model = model_of("t5", "lora", tiny_tokenizer)
+    ids = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0]])
+    labels = torch.tensor([[5, -100, -100], [6, -100, -100], [7, 8, 9], [4, -100, -100], [3, -100, -100]])
+    rows, sizes = torch.tensor([0, 0, 0, 1, 1]), []
+    hook = model.backbone.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    found = model.token_log_probs(ids, (ids != 0).long(), torch.tensor([0, 1]), labels, rows)
+    hook.remove()
+    assert sizes == [3], "row 0: the start alone, and 7 8; row 1: the start alone"
+    with torch.no_grad():
+        for label, row, scores in zip(labels, rows, found, strict=True):
+            target = label[label != -100]
+            batch = {"input_ids": ids[row : row + 1], "attention_mask": (ids[row : row + 1] != 0).long()}
+            logits = model(**batch, labels=target[None], task_ids=row[None]).logits[0]
+            alone = logits.log_softmax(-1)[range(len(target)), target]
+            torch.testing.assert_close(scores[: len(target)], alone, atol=1e-5, rtol=1e-4)
