@@ -32,6 +32,7 @@ SURFACE = {
     | DATA
     | {
         "run",
+        "--backbone",
         "--tasks",
         "--split",
         "--limit",
@@ -92,6 +93,7 @@ SURFACE = {
         "--backbone",
     },
     "export": LISTS | {"run", "--task", "--to", "--output", "--plugin", "--backbone"},
+    "plan": LISTS | {"run", "--card", "--fsdp", "--memory", "--methods", "--num-tasks", "--picture", "--processes"},
     "report": LISTS | {"runs", "--output"},
     "tasks list": LISTS | {"pattern", "--plugin"},
     "tasks show": LISTS | DATA | {"name", "--rows"},
@@ -669,9 +671,9 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_names_of_length_rules_are_those_of_the_library():
     from hyperpelt.commands import common
-    from hyperpelt.evaluation import answers
+    from hyperpelt.evaluation import settings as evaluation_settings
     from hyperpelt.model import scoring
 
     assert tuple(common.Rule) == scoring.NORMALISATIONS
-    assert tuple(common.Number) == answers.REGRESSION
+    assert tuple(common.Number) == evaluation_settings.REGRESSION
     assert tasks.names()
