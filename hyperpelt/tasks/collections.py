@@ -163,4 +163,5 @@ class Streamed(Hub):
             raise UserError(
                 f"The stream of {super().describe()[4:]} broke off ({type(error).__name__}: {error})".rstrip(".") + "."
             ) from error
-        return datasets.Dataset.from_list(found, features=stream.features)
+        rows: Any = datasets.Dataset.from_list(found, features=stream.features)
+        return rows
