@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperpelt.errors import UserError
+from hyperpelt.evaluation.tables import console as console
+from hyperpelt.evaluation.tables import made_of, show
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hyperpelt.config import RunConfig
     from hyperpelt.evaluation.results import Results
 
@@ -74,13 +74,6 @@ Run = Annotated[
 ]
 
 
-def console() -> Console:
-    """Stdout for people. Tables keep their width when they are piped into a file."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
 def note(message: str) -> None:
     """One line on stderr, beside the result."""
     print(message, file=sys.stderr)
@@ -117,27 +110,13 @@ def print_json(content: Any) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, right: Iterable[str] = ()) -> None:
-    """Rows as a table of the named columns."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(row[column])) for column in columns))
-    console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    """Rows as a table of the named columns, the first of which names them."""
+    show(made_of(rows, columns, right=right))
 
 
 def print_results(results: Results, *, title: str) -> None:
     """The table of an evaluation, and what is to be said of single tasks."""
-    console().print(results.table(title=title))
+    show(results.table(title=title))
     for name, result in results.tasks.items():
         for line in result.notes:
             note(f"{name}: {line}")

@@ -87,21 +87,31 @@ def _is_main_process() -> bool:
 def _print(results: dict[str, Any], config: RunConfig) -> None:
     from hyperpelt.evaluation.results import Results
 
-    folder, out = config.output_dir, common.console()
-    common.print_results(Results.from_dict(results), title=f"{folder}, {results['split']} split")
+    out, folder = common.console(), shlex.quote(config.output_dir)
+    common.print_results(Results.from_dict(results), title=f"{config.output_dir}, {results['split']} split")
     first, program = shlex.quote(next(iter(results["tasks"]))), _program()
     row = shlex.quote(_example_row(next(iter(results["tasks"])), config))
     for line in (
         "",
-        f"Run folder  {folder}",
-        f"Report      {folder}/report.html",
+        f"Run folder  {config.output_dir}",
+        f"Report      {config.output_dir}/report.html",
         "",
         "Try next:",
-        f"  {program} evaluate {folder} --tasks {first} --split validation",
-        f"  echo {row} | {program} predict {folder} --task {first}",
+        f"  {program} evaluate {folder} --tasks {first} --split {_another_split(results, config)}",
+        f"  printf '%s\\n' {row} | {program} predict {folder} --task {first}",
         f"  {program} export {folder} --task {first}",
     ):
         out.print(line, soft_wrap=True, markup=False)
+
+
+def _another_split(results: dict[str, Any], config: RunConfig) -> str:
+    """One that the first task has, if possible other than the one in the table."""
+    from hyperpelt import tasks
+
+    names = tasks.get(next(iter(results["tasks"]))).splits.names()
+    return next(
+        (name for name in ("validation", "test", "train") if name in names and name != config.test_split), names[0]
+    )
 
 
 def _program() -> str:

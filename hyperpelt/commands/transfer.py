@@ -41,9 +41,7 @@ class Loss(StrEnum):
     t_few = "t-few"
 
 
-Tasks = Annotated[
-    list[str], typer.Option("--tasks", help="Names, wildcards or mixtures, comma-separated or repeated.")
-]
+Tasks = Annotated[list[str], typer.Option("--tasks", help="Names, wildcards or mixtures, comma-separated or repeated.")]
 Adapt = Annotated[
     str,
     typer.Option(
@@ -134,10 +132,14 @@ def transfer(
 def _print(found: dict[str, Any], *, title: str) -> None:
     from hyperpelt.report.transfer_table import table
 
-    common.console().print(table(found["summary"], title=title))
+    common.show(table(found["summary"], title=title), keys=3)
     for line in found["notes"]:
         common.note(line)
     print(f"\nCells, plots and report: {found['output']}")
+
+
+WHOLE = 16  # tasks of a map that is printed whole
+NEAREST = 3  # tasks shown beside each one of a larger map
 
 
 def geometry(
@@ -177,10 +179,25 @@ def geometry(
         common.print_json(found)
         return
     for name, values in found["maps"].items():
-        rows = [
-            {"task": task, **{other: f"{value:.2f}" for other, value in zip(found["tasks"], line, strict=True)}}
-            for task, line in zip(found["tasks"], values, strict=True)
-        ]
         print(f"\n{name}")
-        common.print_table(rows, ("task", *found["tasks"]), right=found["tasks"])
+        _print_map(found["tasks"], values)
     print(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {found['output']}/projector")
+
+
+def _print_map(tasks: list[str], values: list[list[float]]) -> None:
+    """A small map whole; of a large one each task's nearest (the whole is in geometry.json and the picture)."""
+    if len(tasks) <= WHOLE:
+        lines = [
+            {"task": task, **{other: f"{value:.2f}" for other, value in zip(tasks, line, strict=True)}}
+            for task, line in zip(tasks, values, strict=True)
+        ]
+        common.print_table(lines, ("task", *tasks), right=tasks)
+        return
+    rows = []
+    for number, (task, line) in enumerate(zip(tasks, values, strict=True)):
+        others = sorted((place for place in range(len(tasks)) if place != number), key=lambda place: -line[place])
+        rows += [
+            {"task": "" if rank else task, "nearest": tasks[place], "": f"{line[place]:.2f}"}
+            for rank, place in enumerate(others[:NEAREST])
+        ]
+    common.print_table(rows, ("task", "nearest", ""), right=("",))

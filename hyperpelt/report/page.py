@@ -11,6 +11,7 @@ from hyperpelt.backbones.shipped import RUNS, place_for
 from hyperpelt.config.paths import place
 from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.files.atomic import write_text
+from hyperpelt.report.differences import unlike
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.report.transfer import sections as transfer_sections
@@ -64,6 +65,7 @@ def _comparison(runs: Sequence[RunRecord]) -> Iterator[str]:
     if len(groups) > 1:
         yield "<h2>Comparison</h2>"
         yield _comparison_table(groups, shown)
+        yield from unlike(runs)
     yield picture(bars(shown, title="mean metric of each task"), "Bar chart of each task's mean metric.")
 
 
@@ -89,9 +91,15 @@ def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, M
             found = [r.tasks[task].score for r in groups.get(label, ()) if task in r.tasks] or [scores.get(task)]
             row.append(_spread(found))
         rows.append(row)
-    averages = [_spread([results.average for results in groups[label]]) if label in groups else "" for label in shown]
+    common = set.intersection(*({*results.tasks} for group in groups.values() for results in group))
+    alike = all(len(results.tasks) == len(common) for group in groups.values() for results in group)
+    averages = [
+        _spread([results.average for results in groups[label]]) if label in groups and alike else "" for label in shown
+    ]
     heads = [label if len(groups.get(label, [1])) == 1 else f"{label} (n={len(groups[label])})" for label in shown]
-    return table(["task", *heads], rows, total=["average of all metrics", *averages])
+    # Averages over different tasks would be compared by whoever sees them beside each other.
+    total = ["average of all metrics" if alike else "no average: the runs have other tasks", *averages]
+    return table(["task", *heads], rows, total=total)
 
 
 def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:

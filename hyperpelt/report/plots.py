@@ -24,13 +24,17 @@ STYLE = {
     "svg.hashsalt": "hyperpelt",  # the same run gives the same bytes
 }
 COLOURS = color_sequences["tab10"]
+LINE = 0.19  # inches of a legend's line
+STANDING = 16  # tasks whose bars stand beside each other; more lie below each other
+NUMBERED = 20  # names of a map whose cells have their numbers
 MOST_POINTS = 1000  # of a curve; longer ones are thinned
 
 
 def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = False) -> str:
     """Lines over optimiser steps, one a name."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        height = max(3.2, 0.8 + LINE * len(series)) if len(series) > 1 else 3.2  # a legend has a line a name
+        figure = Figure(figsize=(7, height), layout="constrained")
         axes = figure.add_subplot()
         for index, (name, curve) in enumerate(series.items()):
             steps, values = _thinned(curve)
@@ -45,21 +49,28 @@ def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = 
 
 
 def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str:
-    """Grouped bars: for each task one bar a run; a run's missing score leaves a gap."""
+    """Grouped bars: for each task one bar a run; a missing score leaves a gap. Many tasks lie below each other."""
     names = list(scores)
     tasks = list(dict.fromkeys(task for run in scores.values() for task in run))
+    lying = len(tasks) > STANDING
+    length = len(tasks) * (0.16 + 0.08 * len(names)) if lying else len(tasks) * (0.4 + 0.13 * len(names))
     with rc_context(STYLE):
-        figure = Figure(figsize=(max(7.0, len(tasks) * (0.4 + 0.13 * len(names))), 3.4), layout="constrained")
+        size = (7.0, length + 1) if lying else (max(7.0, length), 3.4)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         width = 0.8 / len(names)
         for index, name in enumerate(names):
             heights = [np.nan if (score := scores[name].get(task)) is None else score for task in tasks]
             places = np.arange(len(tasks)) + (index - (len(names) - 1) / 2) * width
             shade = "0.7" if name == "majority" else colour(index - ("majority" in names))
-            axes.bar(places, heights, width, label=name, color=shade)
-        axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right")
-        label(axes, title, "", "points")
-        axes.grid(axis="x", visible=False)
+            (axes.barh if lying else axes.bar)(places, heights, width, label=name, color=shade)
+        if lying:
+            axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
+            axes.set_ylim(len(tasks) - 0.4, -0.6)
+        else:
+            axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right")
+        label(axes, title, "points" if lying else "", "" if lying else "points")
+        axes.grid(axis="y" if lying else "x", visible=False)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
         return svg(figure)
 
@@ -71,15 +82,17 @@ def heatmap(
     title: str,
     scale: tuple[float, float] = (-1.0, 1.0),
 ) -> str:
-    """A square map of similarities in -1..1 (or of `scale`), each cell with its number."""
-    size = max(3.5, 0.5 * len(names) + 1.5)
+    """A square map of similarities in -1..1 (or of `scale`); of few names, each cell with its number."""
+    many = len(names) > NUMBERED
+    size = max(3.5, (0.16 if many else 0.5) * len(names) + (3.0 if many else 1.5))
     with rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=scale[0], vmax=scale[1])
-        axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
-        axes.set_yticks(range(len(names)), names)
-        for (row, column), value in np.ndenumerate(matrix):
+        turned = {"rotation": 90, "fontsize": 7} if many else {"rotation": 40, "ha": "right"}
+        axes.set_xticks(range(len(names)), names, **turned)
+        axes.set_yticks(range(len(names)), names, fontsize=7 if many else None)
+        for (row, column), value in () if many else np.ndenumerate(matrix):
             shade = "white" if abs(2 * (value - scale[0]) / (scale[1] - scale[0]) - 1) > 0.6 else "black"
             axes.text(
                 column,

@@ -53,6 +53,7 @@ class RunRecord:
     settings: str = ""  # run.yaml as text
     curves: dict[str, Curve] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
+    definitions: dict[str, str] = field(default_factory=dict)  # fingerprints of the tasks' definitions
     similarity: Float[np.ndarray, "T T"] | None = None
 
     @property
@@ -116,6 +117,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         settings=settings.read_text(encoding="utf8") if settings.is_file() else "",
         curves=read_curves(folder / "tensorboard"),
         tasks=tasks,
+        definitions={task["name"]: task["fingerprint"] for task in config.get("tasks", ()) if task.get("fingerprint")},
         similarity=task_similarity(folder / "model.safetensors", len(tasks)),
     )
 

@@ -14,6 +14,7 @@ of every split are looked at (or a fixed random sample of `limit` rows):
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ class CheckReport:
             for row in rows:
                 yield f"\n  {split} row {row['row']}\n    input   {row['input']}\n    target  {row['target']}"
         yield ""
-        yield from (f"  {finding}" for finding in self.findings)
+        yield from (f"  {finding}" for finding in _once(self.findings))
         counted = [(level, sum(f.level == level for f in self.findings)) for level in ("error", "warning", "note")]
         total_line = ", ".join(f"{count} {level}{'s' * (count != 1)}" for level, count in counted)
         yield f"  {'ok' if self.ok else 'not ok'}: {total_line}"
@@ -162,7 +163,7 @@ def _render(
         report.sizes[split] = len(task.rows(split, data_root=data_root))
         examples = task.examples(split, data_root=data_root, limit=limit)
     except UserError as error:
-        report.findings.append(Finding(level="error", about="rows", split=split, message=str(error)))
+        report.findings.append(Finding(level="error", about="rows", split=split, message=_bare(error, task, split)))
         return
     failures: list[str] = []
     report.rendered[split] = shown = list[dict[str, Any]]()
@@ -171,7 +172,7 @@ def _render(
             example = task.example(row, split=split, number=number)
             digests = _digests(example, Naming(task.name, split, number)) if example.images else ()
         except UserError as error:
-            failures.append(str(error))
+            failures.append(_bare(error, task, split))
             continue
         if len(shown) < SHOWN:
             shown.append(_shown(number, example))
@@ -197,9 +198,28 @@ def _digests(example: Example, where: Naming) -> tuple[bytes, ...]:
 
 
 def _failures(split: str, failures: Sequence[str], num_rows: int) -> Iterator[Finding]:
+    """One finding for all rows that do not render, with each reason once, by the first row that has it."""
+    reasons: dict[str, list[str]] = {}
+    for failure in failures:
+        reasons.setdefault(failure.partition(": ")[2], []).append(failure)
+    shown = [f"{same[0]}" + (f" (and {len(same) - 1} more)" if len(same) > 1 else "") for same in reasons.values()]
     if failures:
-        message = f"{len(failures)} of {num_rows} rows do not render: " + " | ".join(failures[:SHOWN])
+        more = f" | and {len(reasons) - SHOWN} further reasons" if len(reasons) > SHOWN else ""
+        message = f"{len(failures)} of {num_rows} rows do not render: " + " | ".join(shown[:SHOWN]) + more
         yield Finding(level="error", about="rows", split=split, message=message)
+
+
+def _bare(error: UserError, task: Task, split: str) -> str:
+    """An error's text without the task and split that stand before it anyway: 'row 3: ...'."""
+    return re.sub(rf"^Task {re.escape(task.name)}, split {split}(, |: )", "", str(error))
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    """What several splits have in common, said once."""
+    splits: dict[Finding, list[str]] = {}
+    for finding in findings:
+        splits.setdefault(replace(finding, split=None), []).extend([finding.split] if finding.split else [])
+    return [replace(finding, split=", ".join(found) or None) for finding, found in splits.items()]
 
 
 def _unanswered(task: Task, split: str, examples: Examples) -> Iterator[Finding]:

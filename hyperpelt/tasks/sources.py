@@ -23,6 +23,7 @@ from typing import Any, Protocol, runtime_checkable
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.columns import undecoded
 from hyperpelt.tasks.neighbours import without_prefix
+from hyperpelt.tasks.reachable import offline_at_once
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -131,7 +132,7 @@ class Hub:
         import datasets
 
         try:
-            with quiet():
+            with quiet(), offline_at_once():
                 return getattr(datasets, verb)(self.repo, self.config, **options)
         except Exception as error:  # the library raises some ten types here, by what the hub answered
             raise UserError(

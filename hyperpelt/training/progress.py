@@ -14,10 +14,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from hyperpelt.evaluation.tables import WIDEST, blocks
 from hyperpelt.training.callbacks import Callback, Evaluation
 
 MOST_TASKS = 16  # shown at once; more are summed up
+MOST_LINES = 8  # of losses below the bar
 MOST_IN_LINE = 5  # of these where there is no terminal
 SMOOTHING = 0.8  # of the losses on the screen; trackers get the plain ones
 OF_TASK = "train/loss/"
@@ -36,9 +39,10 @@ class Screen(Callback):
         self._began, self._start = monotonic(), start
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=self.console,
+            TimeRemainingColumn(), console=self.console,
         )  # fmt: skip
-        self._task = self._bar.add_task("training", total=total, completed=start, numbers="")
+        self._task = self._bar.add_task("training", total=total, completed=start)
+        self._numbers = ""
         self._live = Live(console=self.console, get_renderable=self._picture, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Screen:
@@ -62,7 +66,12 @@ class Screen(Callback):
 
     def say(self, text: str | Table) -> None:
         """One line, or a table, above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=isinstance(text, str), markup=False)
+        if isinstance(text, str):
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            return
+        wide = self.console.width if self.console.is_terminal else WIDEST
+        for block in blocks(text, wide):
+            self.console.print(block, highlight=False, width=wide)
 
     def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
         """Move the bar, and show the numbers where there are new ones."""
@@ -77,7 +86,7 @@ class Screen(Callback):
             self.losses[name] = SMOOTHING * self.losses.get(name, loss) + (1 - SMOOTHING) * loss
         whole, speed = f"loss {numbers['train/loss']:.4f}", f"{numbers['train/tokens_per_second']:,.0f} tokens/s"
         rate = f"lr {numbers['train/learning_rate']:.2e}  grad {numbers['train/grad_norm']:.2f}"
-        self._bar.update(self._task, numbers=f"{whole}  {rate}  {speed}")
+        self._numbers = f"  {whole}  {rate}  {speed}"
         if not self.console.is_terminal:
             self.say(f"step {step}/{self.total}  {whole}  {self._remaining(step)}  {in_line(task_losses)}")
 
@@ -88,8 +97,10 @@ class Screen(Callback):
         best = evaluation.best_step == evaluation.step
         standing = "best so far" if best else f"best {evaluation.best_value:.2f} at step {evaluation.best_step}"
         found = list(evaluation.results.tasks.items())
-        tasks = "  ".join(f"{name} {task.score:.1f}" for name, task in found[:MOST_TASKS])
-        more = f"  ... and {len(found) - MOST_TASKS} more tasks" if len(found) > MOST_TASKS else ""
+        most = len(found) if len(found) <= MOST_TASKS else MOST_IN_LINE
+        lowest = sorted(found, key=lambda pair: pair[1].score)[:most] if most < len(found) else found
+        tasks = "  ".join(f"{name} {task.score:.1f}" for name, task in lowest)
+        more = f"  ... and {len(found) - most} more tasks, all above" if len(found) > most else ""
         label = f"{evaluation.split} {evaluation.metric} {evaluation.value:.2f} ({standing})"
         self.say(f"step {evaluation.step}: {label}  {tasks}{more}")
 
@@ -101,12 +112,14 @@ class Screen(Callback):
     def _picture(self) -> Group:
         table = Table.grid(padding=(0, 2))
         shown = sorted(self.losses.items())[:MOST_TASKS]
-        columns = 4
+        longest = max((len(name) for name, _ in shown), default=0) + len("  0.000") + 4
+        columns = max(1, min(4, self.console.width // longest))  # names and numbers stay whole
+        shown = shown[: columns * MOST_LINES]
         for start in range(0, len(shown), columns):
             table.add_row(*(f"  {name} [bold]{loss:.3f}[/bold]" for name, loss in shown[start : start + columns]))
-        if len(self.losses) > MOST_TASKS:
-            table.add_row(f"  ... and {len(self.losses) - MOST_TASKS} more tasks")
-        return Group(self._bar, table)
+        if len(self.losses) > len(shown):
+            table.add_row(f"  ... and {len(self.losses) - len(shown)} more tasks")
+        return Group(self._bar, Text(self._numbers, no_wrap=True, overflow="crop"), table)
 
 
 def in_line(losses: Mapping[str, float]) -> str:

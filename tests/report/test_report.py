@@ -137,6 +137,21 @@ def test_runs_with_different_seeds_are_repetitions_only_if_all_else_is_equal(tmp
     assert "(n=2)" not in text
     rows = [re.findall(r"<t[dh]>(.*?)</t[dh]>", line) for line in text.splitlines()]
     assert ["task", "majority", "first", "second"] in rows
+    differing = {row[0]: row[1] for row in rows[rows.index(["what", "value (runs)"]) + 1 :] if len(row) == 2}
+    said = {
+        "settings": ("learning_rate", "none (first); 0.5 (second)"),
+        "limit": ("measured: limit", "none (first); 3 (second)"),
+        "split": ("measured: split", "test (first); validation (second)"),
+        "normalisation": ("measured: normalisation", "sum (first); token (second)"),
+        "tasks": ("rows of glue/sst2", "10 (first); none (second)"),
+    }[change]
+    assert differing[said[0]] == said[1]
+    assert any(row[0].startswith("no average") for row in rows if row) == (change == "tasks")
+
+
+def test_runs_that_differ_in_their_method_alone_are_alike(tmp_path):
+    runs = [write_run(tmp_path / method, method=method) for method in ("lora", "hyperpelt")]
+    assert "Not alike" not in report.write_report(runs, tmp_path / "report.html").read_text(encoding="utf8")
 
 
 def test_repetitions_may_lie_in_other_places(tmp_path):

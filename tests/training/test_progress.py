@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
-from hyperpelt.training.progress import Reporter, in_line
+from rich.console import Console
+
+from hyperpelt.training.progress import Screen, in_line
 
 NUMBERS = {
     "train/loss": 1.25,
@@ -23,10 +25,21 @@ def test_a_line_names_the_tasks_that_are_hardest_without_what_all_names_begin_wi
     ]  # fmt: skip
 
 
-def test_lines_fit_a_screen_however_many_tasks_there_are(tmp_path: Path, capsys):
-    reporter = Reporter(tmp_path, total=5000, start=0, show=True, write=False)
-    with reporter:
-        reporter.log(50, NUMBERS, {f"super_glue/some-long-name-{number}": 1.0 for number in range(30)})
+def test_lines_fit_a_screen_however_many_tasks_there_are(capsys):
+    with Screen(total=5000, start=0, show=True) as screen:
+        screen.on_step(50, {**NUMBERS, **{f"train/loss/super_glue/some-long-name-{n}": 1.0 for n in range(30)}})
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("step 50/5000  loss 1.2500")
     assert len(line) <= 180
+
+
+def test_the_picture_below_the_bar_keeps_names_and_numbers_whole_at_80_columns(capsys):
+    screen = Screen(total=5000, start=0, show=True)
+    screen.console = Console(width=80, file=io.StringIO())
+    screen.on_step(50, {**NUMBERS, **{f"train/loss/super_glue/some-long-name-{n}": 1.0 for n in range(50)}})
+    screen.console.print(screen._picture().renderables[-1])
+    lines = screen.console.file.getvalue().splitlines()[1:]
+    assert max(map(len, lines)) <= 80
+    assert sum("some-long-name-" in line for line in lines) == 8
+    assert all(line.count("1.000") == line.count("super_glue/some-long-name-") for line in lines)
+    assert "... and 34 more tasks" in lines[-1]
