@@ -193,7 +193,7 @@ def _print_map(tasks: list[str], values: list[list[float]]) -> None:
         ]
         common.print_table(lines, ("task", *tasks), right=tasks)
         return
-    rows = []
+    rows: list[dict[str, str]] = []
     for number, (task, line) in enumerate(zip(tasks, values, strict=True)):
         others = sorted((place for place in range(len(tasks)) if place != number), key=lambda place: -line[place])
         rows += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -89,7 +90,7 @@ def heatmap(
         figure = Figure(figsize=(size + 1, size), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(matrix, cmap="RdBu_r", vmin=scale[0], vmax=scale[1])
-        turned = {"rotation": 90, "fontsize": 7} if many else {"rotation": 40, "ha": "right"}
+        turned: dict[str, Any] = {"rotation": 90, "fontsize": 7} if many else {"rotation": 40, "ha": "right"}
         axes.set_xticks(range(len(names)), names, **turned)
         axes.set_yticks(range(len(names)), names, fontsize=7 if many else None)
         for (row, column), value in () if many else np.ndenumerate(matrix):
