@@ -21,6 +21,7 @@ from . import (
     weights,
 )
 from .backbones import load_backbone
+from .commands.serving import predict
 from .data import Collator, MixedRows
 from .errors import UserError
 from .evaluation import evaluate

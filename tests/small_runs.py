@@ -32,7 +32,8 @@ def mood(row):
 
 @task(name="toy/truth", source=Generator(rows), choices=("false", "true"), description="True or false?")
 def truth(row):
-    return Example(input=f"is it true: {row['text']} {row['text']}", label=1 - row["label"])
+    label = None if row["label"] is None else 1 - row["label"]
+    return Example(input=f"is it true: {row['text']} {row['text']}", label=label)
 """
 
 MAKERS = {"t5": make_t5, "bart": make_bart}

@@ -35,7 +35,10 @@ class Format(StrEnum):
 
 def predict(
     run: common.Run,
-    task: Annotated[str, typer.Option("--task", help="A task of the run, such as glue/rte.")],
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="A task of the run, such as glue/rte; default: each row's column `task`."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="Rows to answer; default: stdin. '-' is stdin too.")
     ] = None,
@@ -63,27 +66,32 @@ def predict(
     table `"row": n`, from 0), with the row's id where it has one. A row that cannot be read is reported and answered by
     `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. An image column holds the path of a
     file, seen from the folder of FILE (of stdin: from the current folder).
+
+    Without --task every row names its own: `{"task": "glue/rte", ...}`. They are answered in batches that mix tasks.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes
 
     model, settings = load(run, plugin, start_processes().device, backbone)
     from hyperpelt import tasks
-    from hyperpelt.evaluation import run as evaluation
-    from hyperpelt.tasks.asked import read_asked
+    from hyperpelt.evaluation.prediction import predict_mixed
+    from hyperpelt.tasks.asked import read_asked, read_mixed
 
-    model.task_id(task)
-    common.require_tasks(run, [task])
-    definition = tasks.get(task)
+    wanted = [task] if task is not None else list(model.tasks)
+    for name in wanted:
+        model.task_id(name)
+    common.require_tasks(run, wanted)
+    known = {name: tasks.get(name) for name in wanted}
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
     how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}
     num_bad = 0
     source = None if file is None or str(file) == "-" else file
-    rows = read_asked(definition, source, format=format and format.value, id_column=id_column)
+    reading: dict[str, Any] = {"format": format and format.value, "id_column": id_column}
+    rows = read_mixed(known, source, **reading) if task is None else read_asked(known[task], source, **reading)
     for chunk in _chunks(rows, 1 if source is None and sys.stdin.isatty() else CHUNK):
         read = [_with_images(row, allow_urls) for row in chunk]
-        good = [row.example for row in read if row.example is not None]
-        answers = iter(evaluation.predict(model, definition, good, **how) if good else [])
+        good = [(row.task, row.example) for row in read if row.task is not None and row.example is not None]
+        answers = iter(predict_mixed(model, [task for task, _ in good], [example for _, example in good], **how))
         for row in read:
             if row.example is None:
                 num_bad += 1

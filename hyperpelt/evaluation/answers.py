@@ -97,7 +97,7 @@ def answer(
     found: list[tuple[int, Answer]] = []
     with _evaluating(model):
         for batch, counts in tqdm(mine, desc=task.name, unit="batch", leave=False, disable=None if progress else True):
-            answers = _answer_batch(model, task, [inputs[index] for index in batch], settings, eye)
+            answers = _answer_batch(model, [task] * len(batch), [inputs[index] for index in batch], settings, eye)
             found += zip(batch, answers, strict=True) if counts else []
     return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)
 
@@ -194,20 +194,44 @@ def _evaluating(model: TunedModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def answer_mixed(
+    model: TunedModel, tasks: Sequence[Task], examples: Sequence[Example], settings: Settings, *, eye: Eye | None = None
+) -> list[Answer]:
+    """Answer examples of several tasks, one task an example, in batches that mix them.
+
+    Those that are ranked share batches, and those that are written with as many beams. Raises UserError as `answer`.
+    """
+    groups: dict[tuple[bool, int], list[int]] = {}
+    for number, (task, example) in enumerate(zip(tasks, examples, strict=True)):
+        ranked = (example.choices is not None, 0 if example.choices is not None else task.num_beams)
+        groups.setdefault(ranked, []).append(number)
+    found: dict[int, Answer] = {}
+    with _evaluating(model):
+        for numbers in groups.values():
+            inputs, _ = encode(model, tasks[numbers[0]], [examples[number] for number in numbers], settings)
+            for batch in cut(inputs, settings.batch_size, settings.decoder_rows):
+                chosen = [numbers[place] for place in batch]
+                rows, own = [inputs[place] for place in batch], [tasks[number] for number in chosen]
+                found.update(zip(chosen, _answer_batch(model, own, rows, settings, eye), strict=True))
+    return [found[number] for number in range(len(examples))]
+
+
 def _answer_batch(
-    model: TunedModel, task: Task, batch: Sequence[_Input], settings: Settings, eye: Eye | None
+    model: TunedModel, tasks: Sequence[Task], batch: Sequence[_Input], settings: Settings, eye: Eye | None
 ) -> list[Answer]:
     source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
     lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
     mask = (torch.arange(source.shape[1], device=model.device) < lengths[:, None]).long()
-    task_ids = torch.full((len(batch),), model.task_id(task.name))
+    task_ids = torch.tensor([model.task_id(task.name) for task in tasks])
     seen = _seen(batch, eye)
     if batch[0].candidates is None:
-        beams = settings.num_beams or task.num_beams
+        beams = settings.num_beams or tasks[0].num_beams
         texts = _generate(model, source, mask, task_ids, seen, max_new_tokens=settings.max_target_length, beams=beams)
-        return [Answer(text=text, prediction=_parsed(task.kind, text)) for text in texts]
+        written = zip(tasks, texts, strict=True)
+        return [Answer(text=text, prediction=_parsed(task.kind, text)) for task, text in written]
     scores = _score(model, source, mask, task_ids, batch, settings, seen)
-    return [_chosen(task.kind, row.choices or (), found, settings) for row, found in zip(batch, scores, strict=True)]
+    each = zip(tasks, batch, scores, strict=True)
+    return [_chosen(task.kind, row.choices or (), found, settings) for task, row, found in each]
 
 
 def _seen(batch: Sequence[_Input], eye: Eye | None) -> dict[str, Tensor]:

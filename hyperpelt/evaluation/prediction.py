@@ -7,12 +7,12 @@ predict(model, "vl/vqav2", [{"question": "What is it?", "image": "photo.jpg"}])
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
 
 from hyperpelt import tasks as registry
 from hyperpelt.data import seeing
-from hyperpelt.evaluation.answers import Answer, answer
+from hyperpelt.evaluation.answers import Answer, answer_mixed
 from hyperpelt.evaluation.settings import Answering, Settings
 from hyperpelt.model import scoring
 from hyperpelt.model.eye import eye_of
@@ -41,19 +41,37 @@ def predict(
     Raises UserError for a row that lacks a column or has a bad image, naming the row.
     """
     task = registry.get(task) if isinstance(task, str) else task
-    settings = Settings(**dict[str, Any](how))
     examples = [
         row if isinstance(row, Example) else task.example(row, answered=False, number=number)
         for number, row in enumerate(rows)
     ]
+    return predict_mixed(model, [task] * len(examples), examples, allow_urls=allow_urls, blind=blind, **how)
+
+
+def predict_mixed(
+    model: TunedModel,
+    tasks: Sequence[Task],
+    examples: Sequence[Example],
+    *,
+    allow_urls: bool = False,
+    blind: bool = False,
+    **how: Unpack[Answering],
+) -> list[dict[str, Any]]:
+    """`predict` for rendered rows of several tasks, one task a row: batches mix them, answers come in their order."""
+    settings = Settings(**dict[str, Any](how))
+    for name in dict.fromkeys(task.name for task in tasks):
+        model.task_id(name)
     if not examples:
         return []
     eye = None
     if not blind and any(example.images for example in examples):
         eye = eye_of(model, keep=False, allow_urls=allow_urls)
-    examples = seeing.seen(task, task.name, enumerate(examples), eye, blind=blind)
-    answers = answer(model, task, examples, settings, eye=eye).answers
-    return [_as_dict(task, example, found) for example, found in zip(examples, answers, strict=True)]
+    seen = [
+        seeing.seen(task, task.name, [(number, example)], eye, blind=blind)[0]
+        for number, (task, example) in enumerate(zip(tasks, examples, strict=True))
+    ]
+    answers = answer_mixed(model, tasks, seen, settings, eye=eye)
+    return [_as_dict(task, example, found) for task, example, found in zip(tasks, seen, answers, strict=True)]
 
 
 def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:

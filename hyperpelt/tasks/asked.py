@@ -16,11 +16,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.lines import columns_of, row_of
 from hyperpelt.tasks.readers import BOM, FileRow, FileRows, format_of, json_object, open_packed, read_file
@@ -41,6 +41,7 @@ class Asked:
     place: Mapping[str, Any]
     example: Example | None = None
     error: str = ""
+    task: Task | None = None
 
     def __str__(self) -> str:
         return " ".join(map(str, next(iter(self.place.items()))))
@@ -59,6 +60,18 @@ def read_asked(
     if known in TABLES:
         return reading.table(known)
     return reading.lines("lines" if known == "txt" else known, _numbered(file))
+
+
+def read_mixed(
+    tasks: Mapping[str, Task], file: Path | None = None, *, format: str | None = None, id_column: str | None = None
+) -> Iterator[Asked]:
+    """`read_asked` for rows of several tasks, each of which names its own in a column `task`.
+
+    A row of a task that is not among `tasks` is its own error, which names the nearest.
+    """
+    reading = _MixedReading(next(iter(tasks.values())), file, id_column, tasks=tasks)
+    known = format or (format_of(file) if file else None)
+    return reading.table(known) if known in TABLES else reading.lines("jsonl", _numbered(file))
 
 
 def read_lines(task: Task, lines: Iterable[tuple[int, bytes]]) -> Iterator[Asked]:
@@ -151,9 +164,12 @@ class _Reading:
             if blank:
                 kept = {name: value for name, value in row.items() if name not in blank}
                 row = FileRow(kept, row.folder) if isinstance(row, FileRow) else kept
-            return Asked(place, self.task.example(row, answered=False))
+            return Asked(place, self.task.example(row, answered=False), task=self.task)
         except UserError as problem:  # which may quote the half characters of the line
             return Asked(place, error=str(problem).encode("utf8", "backslashreplace").decode("utf8"))
+
+    def _id_or_nothing(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: _plain(row[name]) for name in (self.id_column, *IDS) if name is not None and name in row}
 
     def _id(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if self.id_column is not None:
@@ -161,6 +177,33 @@ class _Reading:
                 raise UserError(f"expected the column {self.id_column!r} (--id), the row has {', '.join(row)}")
             return {self.id_column: _plain(row[self.id_column])}
         return {name: _plain(row[name]) for name in IDS if name in row}
+
+
+@dataclass
+class _MixedReading(_Reading):
+    """Rows that say which task they are of."""
+
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+
+    def _check_columns(self, rows: FileRows, path: Path) -> None:
+        if len(rows) and "task" not in rows.features:
+            raise UserError(
+                f"{path} has the columns {', '.join(map(repr, rows.features))} and no 'task': name one task for all "
+                "rows (--task), or one a row."
+            )
+
+    def _asked(self, place: dict[str, Any], row: Mapping[str, Any]) -> Asked:
+        try:
+            if "task" not in row:
+                raise UserError("the row names no task: expected a column 'task' (or --task for all rows)")
+            name = row["task"]
+            if name not in self.tasks:
+                raise unknown("task", str(name), self.tasks)
+        except UserError as problem:
+            return Asked(place | self._id_or_nothing(row), error=str(problem))
+        alone = _MixedReading(self.tasks[name], self.file, self.id_column, tasks=self.tasks)
+        asked = _Reading._asked(alone, place, row)
+        return replace(asked, place={**asked.place, "task": name})
 
 
 def _plain(value: Any) -> Any:
