@@ -72,6 +72,11 @@ class Operation:
     activation: str = ""
     scale: float = 1.0
 
+    @property
+    def reads_encoder(self) -> bool:
+        """Whether it is of the decoder but reads what the encoder wrote: cross-attention's keys and values."""
+        return self.site == "cross_attention" and self.kind in ("k", "v")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:

@@ -85,7 +85,7 @@ def tensors_of(model: TunedModel, task: int = 0, *, part: str | None = None) -> 
         for key, group in source.groups.items():
             if part not in (None, group.part):
                 continue
-            for index, operation in enumerate(group.operations):
+            for index, operation in ((i, op) for i, place in enumerate(group.places) for op in place):
                 assert group.tensor not in found[operation.name], f"two tensors {group.tensor!r} at {operation.name}"
                 found[operation.name][group.tensor] = made[key][0, index].double()
     return dict(found)

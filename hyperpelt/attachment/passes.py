@@ -18,10 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hyperpelt.attachment.penalties import Penalties
+from hyperpelt.attachment.positions import Positions
 from hyperpelt.attachment.row_images import Choice, RowImages
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
-from hyperpelt.tuners.base import Site, Tuner
+from hyperpelt.tuners.base import Site, Tensors, Tuner
 from hyperpelt.tuners.prefix import PrefixRows
 
 
@@ -51,6 +53,8 @@ class Pass:
     - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
     - **images**: of the rows, None if no row has any
     - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
+    - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
+    - **positions**: what tuners need of positions that a call does not show
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -60,11 +64,14 @@ class Pass:
     mask: Bool[Tensor, "B S"] | None = None
     special: Mapping[str, Tensor] = field(default_factory=dict)
     images: RowImages | None = None
+    training: bool = False
+    penalties: Penalties | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
     residuals: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
     picked: dict[Any, Tensor] | None = None
     joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
+    positions: Positions | None = None
     reached: Counter[tuple[str, str]] | None = None
 
     def has(self, operation: Operation) -> bool:
@@ -88,24 +95,28 @@ class Pass:
             self.picked[key, index, num_rows] = chosen
         return chosen
 
-    def _of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
-        """The tensors that were made of image number `order` of each chosen row."""
+    def of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
+        """The tensors that were made of image number `order` of each chosen row; those of other sources as ever."""
         assert self.images is not None
-        values = {name: self.images.made[key][index] for name, (key, index) in placed.tensors.items()}
-        images = choice.images[order]
-        if images is None:
-            return values
-        if self.picked is None:
-            return {name: value.index_select(0, images) for name, value in values.items()}
-        for name, where in placed.tensors.items():
+        values: dict[str, Tensor] = {}
+        images, seen = choice.images[order], self.images.made
+        for name, (key, index) in placed.tensors.items():
             # Choices live as long as the images of the pass, so their identity may name them.
-            label = ("image", *where, id(choice), order)
-            if label not in self.picked:
-                self.picked[label] = values[name].index_select(0, images)
-            values[name] = self.picked[label]
+            label = ("image", key, index, id(choice), order)
+            if key not in seen:
+                num_rows = self.images.num_rows
+                values[name] = choice.of(self._pick(key, index, num_rows), num_rows)
+            elif images is None:
+                values[name] = seen[key][index]
+            elif self.picked is None:
+                values[name] = seen[key][index].index_select(0, images)
+            else:
+                if label not in self.picked:
+                    self.picked[label] = seen[key][index].index_select(0, images)
+                values[name] = self.picked[label]
         return values
 
-    def _row_images(self, num_rows: int) -> RowImages:
+    def row_images(self, num_rows: int) -> RowImages:
         assert self.images is not None
         return self.images.expanded(num_rows)
 
@@ -130,9 +141,10 @@ class Pass:
             mask=self.mask if in_encoder else None,
             special=None if special is None else self.expanded(special, read.shape[0]),
             frozen=frozen,
+            training=self.training,
         )
 
-    def _placed(self, operation: Operation, point: str) -> list[Placed]:
+    def placed_at(self, operation: Operation, point: str) -> list[Placed]:
         seeing = self.images is not None
         found = [p for p in self.plan[operation.name] if p.tuner.point == point and (seeing or not p.visual)]
         if found and self.reached is not None:
@@ -150,7 +162,7 @@ class Pass:
 
         - **frozen**: OP's own weight and bias, for the first of them
         """
-        for placed in self._placed(operation, "output"):
+        for placed in self.placed_at(operation, "output"):
             site = self._site(operation, read, output, frozen)
             output, frozen = self._added(placed, site, output), NOTHING
         self.residuals.pop(operation.name, None)
@@ -158,7 +170,7 @@ class Pass:
 
     def tuned_input(self, operation: Operation, read: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
         """What a block reads, plus the delta of every tuner of its input."""
-        for placed in self._placed(operation, "input"):
+        for placed in self.placed_at(operation, "input"):
             read = self._added(placed, self._site(operation, read, None), read)
         return read
 
@@ -168,24 +180,51 @@ class Pass:
         if not placed.visual:
             tensors = self.tensors(placed, num_rows)
             whole = placed.tuner.whole(site, tensors)
-            return values + placed.tuner(site, tensors).to(values.dtype) if whole is None else whole
-        for choice in self._row_images(num_rows).by_order:
-            values = choice.add(values, placed.tuner(chosen(site, choice), self._of_images(placed, choice)))
+            if whole is None:
+                return values + self.call(placed, site, tensors).to(values.dtype)
+            self._note(placed, site, tensors, None)
+            return whole
+        for choice in self.row_images(num_rows).by_order:
+            values = choice.add(values, self.call(placed, site, self.of_images(placed, choice), choice))
         return values
+
+    def call(
+        self, placed: Placed, site: Site, tensors: dict[str, Tensor], choice: Choice | None = None, order: int = 0
+    ) -> Any:
+        """What a tuner gives at `site`, for a choice of its rows; its penalties are noted."""
+        site = site if choice is None else chosen(site, choice)
+        if placed.tuner.needs_first or placed.tuner.looks_back:
+            self.positions = self.positions or Positions()
+            site = self.positions.told(site, placed.tuner, self.plan[site.operation.name].index(placed))
+        made = placed.tuner(site, tensors)
+        self._note(placed, site, tensors, made, choice, order)
+        return made
+
+    def _note(
+        self, placed: Placed, site: Site, tensors: Tensors, made: Any, choice: Choice | None = None, order: int = 0
+    ) -> None:
+        if self.penalties is not None and placed.tuner.penalties:
+            # Placed tuners and choices live as long as the pass, so their identity may name them.
+            if site.operation.reads_encoder:
+                own = self.mask
+                if own is not None and choice is not None:
+                    own = choice.of(own, self.row_images(len(own)).num_rows)
+                site = replace(site, mask=own)
+            self.penalties.note(placed.tuner, site, tensors, made, (id(placed), id(choice), order), choice)
 
     def parts(self, operation: Operation, num_rows: int) -> RowImages | None:
         """The images of the rows where they bring prefix rows to this attention, else None."""
         seen = self.images is not None and any(
             placed.visual and placed.tuner.point == "attention" for placed in self.plan[operation.name]
         )
-        return self._row_images(num_rows) if seen else None
+        return self.row_images(num_rows) if seen else None
 
     def prefix(self, operation: Operation, num_rows: int, choice: Choice | None = None) -> PrefixRows | None:
         """All prefix rows of an attention, joined, those of a row's images last; None if it has none.
 
         - **choice**: for these of the `num_rows` rows alone
         """
-        found = self._placed(operation, "attention") if self.has(operation) else []
+        found = self.placed_at(operation, "attention") if self.has(operation) else []
         if choice is not None:
             found = [placed for placed in found if not placed.visual or choice.num_images]
         if not found:
@@ -194,14 +233,14 @@ class Pass:
         parts: list[PrefixRows] = []
         for placed in found:
             if choice is None:
-                parts.append(placed.tuner(site, self.tensors(placed, num_rows)))
+                parts.append(self.call(placed, site, self.tensors(placed, num_rows)))
             elif not placed.visual:
                 tensors = self.tensors(placed, num_rows)
                 own = {name: choice.of(values, num_rows) for name, values in tensors.items()}
-                parts.append(placed.tuner(chosen(site, choice), own))
+                parts.append(self.call(placed, site, own, choice))
             else:
                 each = range(choice.num_images)
-                parts += [placed.tuner(chosen(site, choice), self._of_images(placed, choice, i)) for i in each]
+                parts += [self.call(placed, site, self.of_images(placed, choice, i), choice, i) for i in each]
         if len(parts) == 1:
             return parts[0]
         if any(part.gate is not None for part in parts):
@@ -211,35 +250,6 @@ class Pass:
             )
         keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
         return PrefixRows(keys=_join(keys), values=_join(values))
-
-    def prompt(self, embedded: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B N d"] | None:
-        """Rows to put before the embedded input, or None."""
-        found = [p for p in self._placed(operation, "rows") if not p.visual] if self.has(operation) else []
-        if not found:
-            return None
-        site = Site(operation=operation, input=embedded)
-        rows = [placed.tuner(site, self.tensors(placed, embedded.shape[0])) for placed in found]
-        return torch.cat([r.expand(embedded.shape[0], -1, -1) for r in rows], dim=1).to(embedded.dtype)
-
-    def tokens(
-        self, embedded: Float[Tensor, "B S d"], operation: Operation
-    ) -> tuple[Float[Tensor, "B V d"], Bool[Tensor, "B V"]] | None:
-        """Rows to put after the embedded input, those of each image in turn, and which of them are real; or None."""
-        found = [p for p in self.plan.get(operation.name, ()) if p.visual and p.tuner.point == "rows"]
-        if not found or self.images is None:
-            return None
-        num_rows = embedded.shape[0]
-        site = Site(operation=operation, input=embedded)
-        rows: list[Tensor] = []
-        real: list[Tensor] = []
-        for placed in found:
-            for choice in self._row_images(num_rows).by_order:
-                tokens = placed.tuner(chosen(site, choice), self._of_images(placed, choice)).to(embedded.dtype)
-                length, width = tokens.shape[1:]
-                rows.append(choice.add(tokens.new_zeros(num_rows, length, width), tokens))
-                ones = torch.ones(len(tokens), length, device=tokens.device)
-                real.append(choice.add(ones.new_zeros(num_rows, length), ones).bool())
-        return torch.cat(rows, dim=1), torch.cat(real, dim=1)
 
     def mask_for(
         self,

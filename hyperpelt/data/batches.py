@@ -124,6 +124,7 @@ class MicroBatches(Dataset[Batch]):
             num_tokens=self._count_tokens(whole, step),
             multiple=self.multiple,
         )
+        batch["num_global_rows"] = len(whole.rows)
         if self.features is not None:
             seen = see(rows, self.features)
             if seen:
@@ -131,7 +132,6 @@ class MicroBatches(Dataset[Batch]):
         if self.ranking is not None:
             found = zip(map(self._set, part.tasks), map(int, part.rows), rows, strict=True)
             batch["candidates"] = self.ranking.candidates(found, seed=self.sampler.seed, step=step)
-            batch["num_global_rows"] = len(whole.rows)
         return batch if self.choices is None else self._with_wrong_choices(batch, part, whole)
 
     def _with_wrong_choices(self, batch: Batch, part: RowBatch, whole: RowBatch) -> Batch:
@@ -142,7 +142,6 @@ class MicroBatches(Dataset[Batch]):
             pad(found, IGNORED, self.multiple) if found else torch.zeros(0, MULTIPLE, dtype=torch.long)
         )
         batch["wrong_rows"] = torch.tensor(rows, dtype=torch.long)
-        batch["num_global_rows"] = len(whole.rows)
         every = map(self._wrong, whole.tasks, whole.rows)
         batch["num_global_wrong_tokens"] = sum(len(ids) for choices in every for ids in choices)
         return batch

@@ -29,8 +29,6 @@ from hyperpelt.methods.base import Part, Source
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation
 from hyperpelt.tuners import LoRA, Prompt, Scale
-from hyperpelt.weights import PerTask
-from hyperpelt.weights.base import safe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,17 +71,20 @@ def static(
     - **kind**: of the model that is made
     """
     index = torch.tensor([model.task_id(task)], device=model.device)
-    used = {part.source for part in parts}
+    used = {name for part in parts for name in part.sources}
     seeing = {name: source for name, source in model.method.sources.items() if source.visual is not None}
-    parts = tuple(part if part.source in seeing else replace(part, source="baked") for part in parts)
+    parts = tuple(part.drawing(lambda name: name if name in seeing else "baked") for part in parts)
     sources = {"baked": Source(type="per_task"), **seeing}
-    method = replace(model.method, name=f"{prefix}-{model.method.name}", parts=parts, sources=sources, unfreeze=())
+    method = replace(
+        model.method, name=f"{prefix}-{model.method.name}", parts=parts, sources=sources, unfreeze=(), courses=()
+    )
     made = kind(
         backbone,
         method,
         [task],
         tokenizer=model.tokenizer,
         backbone_name=model.backbone_name,
+        seed=model.seed,
         calibrate=False,
         visual=model.visual,
     )
@@ -91,13 +92,10 @@ def static(
     made.languages = dict(model.languages)
     for name in seeing.keys() & used:  # what images bring differs from row to row: it stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
-    if "baked" in made.sources:
-        with model.evaluating():  # nothing of a baked task is drawn
-            values = model.weights_of(index)
-        baked = made.sources["baked"]
-        assert isinstance(baked, PerTask)
-        for key in values.keys() & {group.key for group in made.assembly.groups["baked"]}:
-            baked.tensors[safe(key)].copy_(values[key])
+    with model.evaluating():  # nothing of a baked task is drawn
+        values = model.weights_of(index)
+    for source in made.sources.of_tasks():
+        source.keep(values)
     return made.eval()
 
 

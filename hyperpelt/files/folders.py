@@ -72,9 +72,7 @@ def _always(_: Path) -> bool:
     return True
 
 
-def recover(
-    folder: Path, name: str, *, everyone: bool = False, whole: Callable[[Path], bool] = _always
-) -> None:
+def recover(folder: Path, name: str, *, everyone: bool = False, whole: Callable[[Path], bool] = _always) -> None:
     """Undo what dead processes left half done in a folder: put back what was about to be replaced, remove the rest.
 
     - **name**: a regular expression of the names that this folder's owner writes; others are left alone

@@ -7,26 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
+    adalora,
     adapters,
+    apt,
     baselines,
+    conv_adapter,
     hyperblock,
     hyperformer,
     hyperpelt,
+    hyperprompt,
+    kronecker,
+    mixphm,
     pasta,
     prefix_tuning,
     projections,
     u_tuning,
     unipelt,
+    vera,
     visual,
 )
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.methods.base import Method, Part, Source, describe_parts
+from hyperpelt.methods.course import Course, Moment, course_type
 from hyperpelt.methods.registry import get, method, method_from_dict, names, settings
 
 __all__ = [
+    "Course",
     "Method",
+    "Moment",
     "Part",
     "Source",
+    "course_type",
     "describe",
     "describe_parts",
     "get",
@@ -57,13 +68,14 @@ def describe(
     operations = list_operations(model)
     trainable = count_trainable(chosen, model, operations, num_tasks)
     total = sum(p.numel() for p in model.parameters())
+    types = (chosen.source(name).type for part in chosen.parts for name in part.sources)
     touched = {op.name for part in chosen.parts for op in select(operations, part.at)}
     return {
         "name": chosen.name,
         "trainable": trainable,
         "percent": round(100 * trainable / total, 4),
         "percent_per_task": round(100 * trainable / total / num_tasks, 4),
-        "source": "+".join(dict.fromkeys(chosen.source(part.source).type for part in chosen.parts)) or "backbone",
+        "source": "+".join(dict.fromkeys(types)) or "backbone",
         "operations": len(touched) if chosen.parts else len(operations) if chosen.unfreeze else 0,
         "paper": chosen.paper,
         "parameters": settings(chosen.name),

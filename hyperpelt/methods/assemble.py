@@ -20,6 +20,7 @@ from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
 from hyperpelt.tuners.base import TensorSpec
 from hyperpelt.weights import (
+    Frozen,
     Group,
     HyperNetwork,
     PerTask,
@@ -27,6 +28,7 @@ from hyperpelt.weights import (
     Reparametrised,
     Shared,
     Sources,
+    State,
     VisualHyperConfig,
     VisualHyperNetwork,
     VisualProjector,
@@ -77,13 +79,17 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
                 needs[operation.name] = specs
                 for name, spec in specs.items():
                     wanted[name, spec].append(operation)
+        part.check_tensors({name for name, _ in wanted})
         keys = _keys(part.name, list(wanted))
+        index: dict[tuple[str, str], int] = {}
         for (name, spec), members in wanted.items():
-            groups[part.source].append(Group(keys[name, spec], part.name, name, tuple(members), spec))
-        index = {(keys[item], op.name): i for item, members in wanted.items() for i, op in enumerate(members)}
+            group = Group(keys[name, spec], part.name, name, tuple(members), spec)
+            groups[part.source_of(name) if spec.role == "trained" else spec.role].append(group)
+            index |= {(group.key, op.name): i for i, place in enumerate(group.places) for op in place}
+        seeing = any(method.source(name).visual is not None for name in part.sources)
         for op_name, specs in needs.items():
             tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
-            placed[op_name].append(Placed(part.tuner, tensors, visual=method.source(part.source).visual is not None))
+            placed[op_name].append(Placed(part.tuner, tensors, visual=seeing))
     touched = tuple(op for op in operations if op.name in placed)
     return Assembly(plan=dict(placed), groups=dict(groups), operations=touched, width=operations[0].d_out)
 
@@ -135,14 +141,21 @@ def build_sources(
     *,
     samples: Samples | None = None,
     generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> Sources:
-    """All weight sources of a method, by the name its parts use."""
-    return Sources(
-        {
-            name: build_source(method.source(name), groups, num_tasks, samples, generator, width=assembly.width)
-            for name, groups in assembly.groups.items()
-        }
-    )
+    """All weight sources of a method, by the name its parts use, and those of what is not trained. **seed**: of what
+    is frozen."""
+    made = Sources()
+    for name, groups in assembly.groups.items():
+        if name == "frozen":
+            made[name] = Frozen(groups, num_tasks, seed=seed)
+        elif name == "state":
+            shared = {part.name for part in method.parts if {method.source(n).type for n in part.sources} == {"shared"}}
+            alike = frozenset(group.key for group in groups if group.part in shared)
+            made[name] = State(groups, num_tasks, shared=alike)
+        else:
+            made[name] = build_source(method.source(name), groups, num_tasks, samples, generator, width=assembly.width)
+    return made
 
 
 def unfrozen(method: Method, backbone: nn.Module) -> list[str]:

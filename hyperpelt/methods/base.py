@@ -7,7 +7,7 @@ What a person writes for a method (a name, a mapping) becomes a `Method` in `met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import nn
 
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.methods.course import Course
 from hyperpelt.tuners.base import Tuner
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
 SOURCE_TYPES = ("per_task", "shared", "hypernetwork", *VISUAL_SOURCES)
+UNTRAINED = ("frozen", "state")  # where tensors of these roles come from, whatever a part's source is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +29,15 @@ class Part:
     """A tuner at some operations with tensors from a source.
 
     - **at**: patterns of `hyperpelt.operations.select`
-    - **source**: `per_task`, `shared`, `hypernetwork`, or a name that the method's `sources` defines
+    - **source**: `per_task`, `shared`, `hypernetwork`, or a name that the method's `sources` defines; or for each
+      tensor one: `{down: shared, up: per_task}`, where `down` also means `down_bias`, and `default` the tensors that
+      are not named (per_task if it is not there)
     - **name**: appears in the names of saved tensors; unique in a method
     """
 
     tuner: Tuner
     at: tuple[str, ...]
-    source: str = "per_task"
+    source: str | Mapping[str, str] = "per_task"
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -42,8 +46,39 @@ class Part:
         if "." in self.name or not self.name.replace("_", "").isalnum():
             raise UserError(f"A part's name is made of letters, digits and underscores, got {self.name!r}.")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources that its tensors come from."""
+        if isinstance(self.source, str):
+            return (self.source,)
+        named = {"default": "per_task", **self.source} if "default" not in self.source else self.source
+        return tuple(dict.fromkeys(named.values()))
+
+    def source_of(self, tensor: str) -> str:
+        """The name of the source of one tensor; the longest of the names that fit decides."""
+        if isinstance(self.source, str):
+            return self.source
+        fitting = [name for name in self.source if tensor == name or tensor.startswith(f"{name}_")]
+        return self.source[max(fitting, key=len)] if fitting else self.source.get("default", "per_task")
+
+    def check_tensors(self, tensors: Collection[str]) -> None:
+        """Raises:
+        UserError: `source` names a tensor that the tuner does not have.
+        """
+        for name in () if isinstance(self.source, str) else self.source:
+            if name != "default" and not any(t == name or t.startswith(f"{name}_") for t in tensors):
+                raise unknown(f"tensor in the source of part {self.name!r}", name, [*tensors, "default"])
+
+    def drawing(self, move: Callable[[str], str]) -> Part:
+        """The same part with each source name replaced by `move(name)`."""
+        if isinstance(self.source, str):
+            return replace(self, source=move(self.source))
+        every = {**self.source, "default": self.source.get("default", "per_task")}
+        return replace(self, source={tensor: move(name) for tensor, name in every.items()})
+
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "tuner": self.tuner.to_dict(), "at": list(self.at), "source": self.source}
+        source = self.source if isinstance(self.source, str) else dict(self.source)
+        return {"name": self.name, "tuner": self.tuner.to_dict(), "at": list(self.at), "source": source}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +127,17 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A named composition. **unfreeze**: glob patterns of backbone parameters trained in a copy of their own."""
+    """A named composition.
+
+    - **unfreeze**: glob patterns of backbone parameters trained in a copy of their own
+    - **courses**: what happens beside gradient steps; see `hyperpelt.methods.course`
+    """
 
     name: str
     parts: tuple[Part, ...]
     sources: Mapping[str, Source] = field(default_factory=dict)
     unfreeze: tuple[str, ...] = ()
+    courses: tuple[Course, ...] = ()
     paper: str = ""
 
     def __post_init__(self) -> None:
@@ -108,7 +148,10 @@ class Method:
         for name in self.sources:
             _check_source_name(name)
         for part in self.parts:
-            self.source(part.source)
+            for name in part.sources:
+                self.source(name)
+        for course in self.courses:
+            course.check(self)
 
     def source(self, name: str) -> Source:
         """The definition of a source that a part names."""
@@ -120,29 +163,32 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every hyper-parameter, from which `method_from_dict` makes an equal method."""
-        used = dict.fromkeys(part.source for part in self.parts)
+        used = dict.fromkeys(name for part in self.parts for name in part.sources)
         return {
             "name": self.name,
             "parts": [part.to_dict() for part in self.parts],
             "sources": {name: self.source(name).to_dict() for name in used},
             "unfreeze": list(self.unfreeze),
+            "courses": [course.to_dict() for course in self.courses],
             "paper": self.paper,
         }
 
     def with_source(self, source: Source, name: str) -> Method:
         """The same parts, those of per-task tensors drawing from `source` instead."""
-        moved = {part.source for part in self.parts if self.source(part.source).type == "per_task"}
-        parts = tuple(replace(part, source=source.type) if part.source in moved else part for part in self.parts)
+        used = {name for part in self.parts for name in part.sources}
+        moved = {name for name in used if self.source(name).type == "per_task"}
+        parts = tuple(part.drawing(lambda old: source.type if old in moved else old) for part in self.parts)
         kept = {key: value for key, value in self.sources.items() if key not in moved}
         return replace(self, name=name, parts=parts, sources={**kept, source.type: source})
 
 
 def _check_source_name(name: Any) -> None:
     """A source is a module's child, and starts the names of its saved tensors."""
-    if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict(), name):
+    taken = name in UNTRAINED or hasattr(nn.ModuleDict(), str(name))
+    if not isinstance(name, str) or not name or "." in name or taken:
         raise UserError(
-            f"A weight source's name is one word without dots that PyTorch does not use itself, got {name!r}: give it "
-            "another name, such as 'my_source'."
+            "A weight source's name is one word without dots that neither PyTorch nor this library uses itself, got "
+            f"{name!r}: give it another name, such as 'my_source'."
         )
 
 
@@ -153,7 +199,7 @@ def describe_parts(chosen: Method) -> Sequence[dict[str, str]]:
             "part": part.name,
             "tuner": str(part.tuner),
             "at": " ".join(part.at),
-            "source": chosen.source(part.source).type,
+            "source": ", ".join(dict.fromkeys(chosen.source(name).type for name in part.sources)),
         }
         for part in chosen.parts
     ]

@@ -16,9 +16,9 @@ def check_all_used(chosen: Method) -> Method:
         UserError: a misspelt name of either, which would silently leave all at its defaults.
     """
     for name, source in chosen.sources.items():
-        parts = [part.name for part in chosen.parts if part.source == name]
+        parts = [part.name for part in chosen.parts if name in part.sources]
         if not parts:
-            used = dict.fromkeys(part.source for part in chosen.parts)
+            used = dict.fromkeys(used for part in chosen.parts for used in part.sources)
             raise UserError(
                 f"No part of method {chosen.name!r} uses the source {name!r}: its parts use {', '.join(used)}. Name it "
                 "as the `source` of a part, or take it out of `sources`."

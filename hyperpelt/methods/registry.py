@@ -21,6 +21,7 @@ from hyperpelt.config.setting_types import check_settings
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.checks import check_all_used, is_idle
+from hyperpelt.methods.course import Course, course_from_dict
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
@@ -129,12 +130,16 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
         raise UserError(f"`parts` of a method is a list of parts, each with `tuner` and `at`, got {parts!r}.")
     if not isinstance(sources, Mapping):
         raise UserError(f"`sources` of a method maps names to weight sources, got {sources!r}.")
-    rest = {key: value for key, value in data.items() if key not in ("parts", "sources")}
+    courses = data.get("courses", ())
+    if not isinstance(courses, Sequence) or isinstance(courses, str):
+        raise UserError(f"`courses` of a method is a list of courses, each with a `type`, got {courses!r}.")
+    rest = {key: value for key, value in data.items() if key not in ("parts", "sources", "courses")}
     settings: dict[str, Any] = {"name": "composition", **check_settings("a method's composition", rest, Method)}
     return Method(
         **settings,
         parts=tuple(_part(index, entry) for index, entry in enumerate(parts)),
         sources={name: Source.from_dict(value) for name, value in sources.items()},
+        courses=tuple(course if isinstance(course, Course) else course_from_dict(course) for course in courses),
     )
 
 

@@ -4,6 +4,8 @@
                     x visual hypernetwork                               HyperPELT (arXiv 2203.03878)
     visual-tokens = another method, and tokens after the embedded input x projector     VL-Adapter (2112.06825)
     memvp         = another method or none, and memory @ feed_forward x projector       MemVP (2405.05615)
+    vl-adapter    = sequential adapter @ attention, feed_forward x shared by all tasks  VL-Adapter's best setting
+                    (sharing "all"), half shared ("up", "down") or per task ("none"); norms; visual tokens
 
 The paper of HyperPELT fixes: a 7 x 7 grid of a frozen encoder's features, a trained linear map, and a second, separate
 set of hypernetworks for prefixes (one row a cell) and parallel adapters, joined to the task's own. Shapes that it
@@ -18,13 +20,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.base import Method, Part, Source
+from hyperpelt.methods.baselines import trained_norms
 from hyperpelt.methods.hyperpelt import hyperpelt
 from hyperpelt.methods.registry import get, method
 from hyperpelt.tuners import Adapter, Memory, Prefix, Prompt
 from hyperpelt.weights.hyper_config import Head
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualHyperConfig
+
+SHARED_TENSORS = {
+    "all": "shared",
+    "up": {"up": "shared", "default": "per_task"},
+    "down": {"down": "shared", "default": "per_task"},
+    "none": "per_task",
+}
 
 
 @method("vl-hyperpelt", paper="HyperPELT, arXiv 2203.03878", extends=hyperpelt)
@@ -64,7 +74,7 @@ def _beside(
 ) -> tuple[tuple[Part, ...], dict[str, Source]]:
     """The parts and sources of a text method (a name, or a name with settings) with a visual part more."""
     text = get(name) if name else Method(name="", parts=())
-    if text.unfreeze or any(text.source(other.source).visual is not None for other in text.parts):
+    if text.unfreeze or any(text.source(name).visual is not None for other in text.parts for name in other.sources):
         raise UserError(f"`beside` names a method of text alone that keeps the backbone frozen, not {name!r}.")
     return (*text.parts, part), {**text.sources, "projector": Source(type="visual_projector", visual=config)}
 
@@ -103,3 +113,26 @@ def memvp(
     part = Part(name="visual_memory", tuner=memory, at=("feed_forward",), source="projector")
     parts, sources = _beside(beside, part, config)
     return Method(name="memvp", parts=parts, sources=sources)
+
+
+@method("vl-adapter", paper="VL-Adapter, arXiv 2112.06825")
+def vl_adapter(
+    *,
+    sharing: str = "all",
+    bottleneck: int = 96,
+    activation: str = "gelu_new",
+    train_norms: bool = True,
+    feature_dim: int = 2048,
+    cells: int = 36,
+    max_images: int = 2,
+) -> Method:
+    if sharing not in SHARED_TENSORS:
+        raise unknown("sharing of vl-adapter", sharing, SHARED_TENSORS)
+    adapter = Adapter(bottleneck=bottleneck, reads="output", activation=activation)
+    config = ProjectorConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, normalise=True)
+    parts = (
+        Part(tuner=adapter, at=("attention", "feed_forward"), source=SHARED_TENSORS[sharing]),
+        Part(name="visual_tokens", tuner=Prompt(length=cells), at=("encoder.embedding",), source="projector"),
+        *trained_norms(train_norms),
+    )
+    return Method(name="vl-adapter", parts=parts, sources={"projector": Source(type="visual_projector", visual=config)})

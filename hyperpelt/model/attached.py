@@ -65,7 +65,10 @@ class Attached(nn.Module):
         self.backbone = copy_of(backbone) if trained else backbone
         generator = torch.Generator().manual_seed(seed)
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
-        self.sources = build_sources(method, self.assembly, len(tasks), samples=samples or None, generator=generator)
+        self.seed = seed  # of what was drawn; it gives frozen tensors back
+        self.sources = build_sources(
+            method, self.assembly, len(tasks), samples=samples or None, generator=generator, seed=seed
+        )
         self.sources.to(self.backbone.device)
         self.sight = Sight(method.name, self.sources, visual)
         self.unfrozen = frozenset(trained)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from hyperpelt.attachment.positions import Positions, RememberingCache
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
@@ -97,6 +98,10 @@ class Inference(Running):
             images = self._images(visual, visual_rows, ids.shape[0])
             with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
                 running.picked = {}
+                if self.looks_back and options.get("use_cache", self.backbone.generation_config.use_cache) is not False:
+                    cache = RememberingCache(self.backbone.config)
+                    running.positions = Positions(cache.before)
+                    options = {**options, "past_key_values": cache}
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
                 backbone: Any = self.backbone  # `generate` is of every family, not of transformers' base class

@@ -32,6 +32,8 @@ class TunedOutput(ModelOutput):
 
     With wrong choices given, **loss** is T-Few's, and **row_length_normalised** and **row_unlikelihood** are a row's
     share of its two further terms; see `hyperpelt.model.choice_losses`.
+
+    In training **row_penalties** are what the method's tuners add to the loss, by name: their mean over rows is in it.
     """
 
     loss: Tensor | None = None
@@ -40,6 +42,7 @@ class TunedOutput(ModelOutput):
     row_tokens: Int[Tensor, " B"] | None = None
     row_length_normalised: Float[Tensor, " B"] | None = None
     row_unlikelihood: Float[Tensor, " B"] | None = None
+    row_penalties: dict[str, Float[Tensor, " B"]] | None = None
 
 
 def token_losses(

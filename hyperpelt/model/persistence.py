@@ -21,6 +21,7 @@ from hyperpelt.model import fingerprints, saving
 from hyperpelt.model.copies import copy_of, in_dtype
 from hyperpelt.model.running import Running
 from hyperpelt.vision.spec import VisualSpec
+from hyperpelt.weights import Frozen
 
 Model = TypeVar("Model", bound="Persistence")
 
@@ -56,6 +57,11 @@ class Persistence(Running):
             # Detached tensors share memory with the parameters and bump their version, which ends what was kept.
             tensor.copy_(state[name])
 
+    def _frozen_tensors(self) -> str | None:
+        """What tells the random tensors that a seed stands for; None where the method has none."""
+        frozen = dict(self.sources.items()).get("frozen")
+        return frozen.fingerprint() if isinstance(frozen, Frozen) else None
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`. The tokenizer goes along where the
         backbone is neither embedded nor on the hub."""
@@ -64,6 +70,8 @@ class Persistence(Running):
             "backbone": self.backbone_name,
             **fingerprints.of_backbone(self.backbone, self.tokenizer, self.unfrozen),
             "method": self.method.to_dict(),
+            "seed": self.seed,
+            "frozen_tensors": self._frozen_tensors(),
             "visual": None if self.visual is None else self.visual.to_dict(),
             "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
             **{name: language for name, language in self.languages.items() if language is not None},
@@ -120,7 +128,13 @@ class Persistence(Running):
             tokenizer=tokenizer,
             backbone_name=str(config["backbone"]),
             visual=None if config.get("visual") is None else VisualSpec.from_dict(config["visual"]),
+            seed=int(config.get("seed", 0)),
         )
+        if model._frozen_tensors() != config.get("frozen_tensors"):
+            raise UserError(
+                f"The frozen random tensors of the model in {folder} are drawn from seed {model.seed}, but this "
+                f"PyTorch ({torch.__version__}) draws others than {config['versions'].get('torch')} did: use that one."
+            )
         model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
         model.languages = {name: config.get(name) for name in ("source_language", "target_language")}
         model.load_method_state(tensors)

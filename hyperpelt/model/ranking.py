@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.candidates import Candidates
 from hyperpelt.data.host import unwrapped
@@ -37,12 +38,17 @@ def ranked(
     row_weights: Float[Tensor, " B"] | None,
 ) -> TunedOutput:
     """How each row ranks its candidates: `row_loss`, and `loss`, its mean over rows."""
-    scores = _candidate_scores(model, input_ids, attention_mask, task_ids, candidates, images)
+    noted = model.noting_penalties(len(input_ids))
+    scores = _candidate_scores(model, input_ids, attention_mask, task_ids, candidates, images, noted)
     row_loss = model.sight.tied(ranking_loss(scores, candidates), images)
     if row_weights is not None:
         row_loss = row_loss * row_weights
     ones = torch.ones_like(row_loss, dtype=torch.long)
-    return TunedOutput(logits=None, loss=row_loss.mean(), row_loss=row_loss, row_tokens=ones)
+    loss, added = row_loss.mean(), None
+    if noted is not None:
+        added = noted.rows()
+        loss = loss + sum(each.mean() for each in added.values())
+    return TunedOutput(logits=None, loss=loss, row_loss=row_loss, row_tokens=ones, row_penalties=added)
 
 
 def _candidate_scores(
@@ -52,9 +58,10 @@ def _candidate_scores(
     task_ids: Int[Tensor, " B"],
     candidates: Candidates,
     images: RowImages | None,
+    noted: Penalties | None = None,
 ) -> Float[Tensor, " C"]:
-    """The score of every candidate, in nats, float32."""
-    with model.running(task_ids, input_ids, attention_mask, images) as running:
+    """The score of every candidate, in nats, float32. **noted**: where the penalties of both passes go."""
+    with model.running(task_ids, input_ids, attention_mask, images, penalties=noted) as running:
         inputs, mask = model.embedded(running, input_ids, attention_mask)
         states = model.backbone.get_encoder()(**inputs, attention_mask=mask).last_hidden_state
     # Every row has a sequence, so both passes are over the same distinct tasks: their tensors are made once.
@@ -66,7 +73,11 @@ def _candidate_scores(
     states, mask = states.index_select(0, which), mask.index_select(0, which)
     head, places = model._head(), candidates.places
     only = None if compiling else places
-    with model.running(task_ids, None, mask, images, made=made), read_only_at(head, only):
+    if noted is not None:
+        read = torch.zeros_like(candidates.decoder_input_ids, dtype=torch.bool).flatten()
+        noted = noted.over(read.index_fill(0, places, True).view_as(candidates.decoder_input_ids), which)
+    run = model.running(task_ids, None, mask, images, made=made, penalties=noted)
+    with run, read_only_at(head, only):
         logits = model.backbone(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from hyperpelt.attachment.encoder_input import joined_input
 from hyperpelt.attachment.passes import Pass
+from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost
 from hyperpelt.errors import UserError
@@ -115,7 +117,7 @@ class Running(Attached):
             if not torch.compiler.is_compiling():
                 self._made = {}
             return self._cast(tasks)
-        versions = sum(p._version for p in self.sources.parameters())
+        versions = sum(tensor._version for tensor in chain(self.sources.parameters(), self.sources.buffers()))
         key = (versions, self.dtype, tasks.device, tuple(on_host.tolist()))
         if key not in self._made:
             made = self._cast(tasks)
@@ -124,7 +126,12 @@ class Running(Attached):
         return self._made[key]
 
     def _cast(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
-        return {name: values.to(self.dtype).unbind(1) for name, values in self.weights_of(tasks).items()}
+        made: dict[str, Sequence[Tensor]] = {}
+        for name, values in self.weights_of(tasks).items():
+            # Products may be computed otherwise for what could get a gradient (torch.matmul folds its dimensions then).
+            values = values if torch.is_grad_enabled() else values.detach()
+            made[name] = values.to(self.dtype).unbind(1)
+        return made
 
     def running(
         self,
@@ -134,11 +141,13 @@ class Running(Attached):
         images: RowImages | None = None,
         *,
         made: Mapping[str, Sequence[Tensor]] | None = None,
+        penalties: Penalties | None = None,
     ) -> AbstractContextManager[Pass]:
         """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
 
         - **task_ids**: on the host, or an accelerator is asked for its distinct ones, and waited for
         - **made**: the tensors of another pass over the same distinct tasks, which are then not made again
+        - **penalties**: where what the tuners add to the loss is noted
 
         Raises:
             UserError: the model is detached, so that the backbone would answer alone.
@@ -164,8 +173,26 @@ class Running(Attached):
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),
             images=images,
+            training=self.training,
+            penalties=penalties,
         )
         return self.switch.run(running)
+
+    def noting_penalties(self, num_rows: int) -> Penalties | None:
+        """Where the penalties of a batch are noted: in training, where the method has any."""
+        return Penalties(num_rows) if self.training and self.penalties else None
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a tuner in the decoder looks at earlier positions."""
+        there = (self.assembly.plan[op.name] for op in self.assembly.operations if op.stack == "decoder")
+        return any(placed.tuner.looks_back for each in there for placed in each)
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        """Names of what the method's tuners add to the loss."""
+        placed = (placed for there in self.assembly.plan.values() for placed in there)
+        return tuple(sorted({name for each in placed for name in each.tuner.penalties}))
 
     def _special(self, input_ids: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
         points = {placed.tuner.point for there in self.assembly.plan.values() for placed in there}

@@ -148,7 +148,7 @@ def for_features(method: Method, spec: VisualSpec | None) -> Method:
     sizes = {"feature_dim": spec.dim, "cells": spec.cells}
     parts = []
     for part in method.parts:
-        visual = method.source(part.source).visual is not None
+        visual = any(method.source(name).visual is not None for name in part.sources)
         parts.append(replace(part, tuner=part.tuner.with_rows(spec.cells)) if visual else part)
     sources = {
         name: source if source.visual is None else replace(source, visual=replace(source.visual, **sizes))

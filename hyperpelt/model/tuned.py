@@ -143,7 +143,10 @@ class TunedModel(Inference, Persistence, Habits):
         decoder_input_ids = self._read_by_decoder(labels) if decoder_input_ids is None else decoder_input_ids
         where = None if labels is None or keep_logits else target_positions(labels, targets)
         head = self._head()
-        with self.running(task_ids, input_ids, attention_mask, images) as running, read_only_at(head, where):
+        noted = None if labels is None else self.noting_penalties(len(input_ids))
+        penalties = None if noted is None or labels is None else noted.over(labels != -100)
+        run = self.running(task_ids, input_ids, attention_mask, images, penalties=penalties)
+        with run as running, read_only_at(head, where):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:
@@ -152,9 +155,15 @@ class TunedModel(Inference, Persistence, Habits):
         row_loss, row_tokens = self.sight.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
         if row_weights is not None:
             row_loss = row_loss * row_weights
-        loss = row_loss.sum() / (row_tokens.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        tokens = row_tokens.sum().clamp(min=1)
+        whole = tokens if num_items_in_batch is None else num_items_in_batch
+        loss, added = row_loss.sum() / whole, None
+        if noted is not None:
+            added = noted.rows()
+            # Of a larger batch this one has its share of the penalties, too.
+            loss = loss + sum(each.mean() for each in added.values()) * (tokens / whole)
         logits = output.logits if where is None else None
-        result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens)
+        result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens, row_penalties=added)
         if wrong is not None:
             states = output.encoder_last_hidden_state
             right = -token_losses(output.logits, labels, where=where) if smoothing else -losses

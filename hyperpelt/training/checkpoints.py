@@ -3,6 +3,7 @@
     checkpoints/step-200/
         model.safetensors       trained tensors
         optimizer.safetensors   what the optimiser remembers, by parameter name
+        course.safetensors      what the method's courses remember
         rng.json                random states of python, numpy, torch and the accelerator, one entry a process
         trainer.json            step, sampler, history of evaluations, settings
         manifest.json           size and checksum of every file above, and its own; written last
@@ -37,6 +38,7 @@ from hyperpelt.files.tensors import read_tensors, write_tensors
 
 TENSORS = ("model.safetensors", "optimizer.safetensors")
 REQUIRED = (*TENSORS, "rng.json", "trainer.json")
+COURSE = "course.safetensors"  # there if the method has a course
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -47,6 +49,7 @@ class Checkpoint:
     step: int
     model: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    course: Mapping[str, Tensor]
     rng: list[dict[str, Any]]  # one a process
     trainer: dict[str, Any]
 
@@ -60,6 +63,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     with folders.building(target) as new:
         for name, tensors in zip(TENSORS, (checkpoint.model, checkpoint.optimizer), strict=True):
             write_tensors(new / name, tensors)
+        if checkpoint.course:
+            write_tensors(new / COURSE, checkpoint.course)
         write_json(new / "rng.json", checkpoint.rng)
         write_json(new / "trainer.json", checkpoint.trainer)
         manifests.write(new, step=checkpoint.step)
@@ -129,11 +134,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         rng, trainer = read_json(path / "rng.json"), read_object(path / "trainer.json")
         model, optimizer = (read_tensors(path / name) for name in TENSORS)
+        course = read_tensors(path / COURSE) if (path / COURSE).exists() else {}
         if trainer["state"]["step"] != step:
             raise Damaged(f"trainer.json is of step {trainer['state']['step']}, {MANIFEST} of step {step}")
     except (Damaged, KeyError, TypeError) as problem:
         raise _damaged(path, str(problem)) from None
-    return Checkpoint(step, model, optimizer, rng, trainer)
+    return Checkpoint(step, model, optimizer, course, rng, trainer)
 
 
 def load_trained(path: Path) -> dict[str, Tensor]:

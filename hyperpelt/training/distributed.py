@@ -91,6 +91,15 @@ class Processes:
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
+    def add_up(self, tensors: list[Tensor]) -> None:
+        """Each tensor becomes its sum over processes, in one message."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
     def sum(self, values: Tensor) -> Tensor:
         """The elementwise sum over processes of a CPU tensor."""
         if self.world > 1:

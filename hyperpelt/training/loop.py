@@ -26,10 +26,11 @@ from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callbacks, Evaluation
 from hyperpelt.training.checkpoints import Checkpoint
+from hyperpelt.training.courses import Courses, FirstBatches
 from hyperpelt.training.interrupts import Stop, StopNow, TrainingInterrupted
 from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state, set_learning_rate
-from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, task_sums
+from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, penalty_sums, task_sums
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
@@ -70,6 +71,7 @@ class Loop:
     stop: Stop
     evaluate: Callable[[], Results]
     about: Mapping[str, Any]  # settings and data, kept in each checkpoint
+    first: FirstBatches  # for courses that look before the first step
     state: State = field(default_factory=State)
     screen: Screen = field(init=False)
     callbacks: Callbacks = field(init=False)  # of the main process; the screen and trackers are among them
@@ -79,6 +81,8 @@ class Loop:
     def __post_init__(self) -> None:
         self.trained = list(self.model.trainable_parameters())
         self.parameters = [parameter for _, parameter in self.trained]
+        options = {"total": self.total, "seed": self.config.seed, "add_up": self.processes.add_up}
+        self.courses = Courses(self.model, first=self.first, **options)
 
     # ------------------------------------------------------------------------------------------------------- running
 
@@ -90,6 +94,8 @@ class Loop:
         if self.processes.rank < len(rng):
             checkpoints.restore_random_states(rng[self.processes.rank], self.processes.device)
         self.model.train()
+        if self.state.step == 0:
+            self.courses.begin()
         began, before = monotonic(), self.state.seconds
         self._logged, self._log_tokens = monotonic(), self.state.tokens
         if self._evaluation_is_due():  # the run was stopped in the midst of it
@@ -106,7 +112,7 @@ class Loop:
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             with self.processes.accumulating(self.forward, last=last):
-                record.row_losses.append(self._backward(batch))
+                record.row_losses.append(self._backward(batch, record))
         self.processes.sum_gradients(self.parameters)
         limit = self.config.max_grad_norm or math.inf
         record.gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -115,16 +121,18 @@ class Loop:
             self._check_finite()
         set_learning_rate(self.optimizer, learning_rate(self.config, self.state.step, self.total))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.state.step += 1
+        self.courses.after_step(self.state.step)
+        self.optimizer.zero_grad(set_to_none=True)
         self.state.tokens += batches[0]["num_read_tokens"]
 
-    def _backward(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch, record: StepRecord) -> Tensor:
         """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
         inputs = inputs_of(batch, self.processes.device)
         output = self.forward(**inputs, smoothing=self.config.label_smoothing)
         loss = total_loss(output, batch)
         self.processes.accelerator.backward(loss * self.processes.loss_scale)
+        record.add_penalties(output.row_penalties or {}, batch["num_global_rows"])
         return output.row_loss.detach()
 
     def _watch(self) -> None:
@@ -164,11 +172,20 @@ class Loop:
             "train/grad_norm": float(torch.stack([record.gradient_norm for record in self._unseen]).mean()),
             "train/tokens_per_second": (self.state.tokens - self._log_tokens) / max(now - self._logged, 1e-9),
         }
+        numbers |= self._penalties()
         named = zip(self.model.tasks, sums, strict=True)
         self.state.loss = numbers["train/loss"]
         self._unseen.clear()
         self._logged, self._log_tokens = now, self.state.tokens
         return numbers | {f"train/loss/{name}": float(loss / tokens) for name, (loss, tokens) in named if tokens}
+
+    def _penalties(self) -> dict[str, float]:
+        """The mean of each penalty over the steps since the last look."""
+        names = self.model.penalties
+        if not names:
+            return {}
+        sums = self.processes.sum(penalty_sums(self._unseen, names)) / len(self._unseen)
+        return {f"train/penalty/{name}": float(value) for name, value in zip(names, sums, strict=True)}
 
     def _check_finite(self) -> None:
         """UserError if a loss or gradient since the last look is nan or inf, on whatever process it was."""
@@ -251,7 +268,8 @@ class Loop:
         self.sampler.step = self.state.step
         tensors, numbers = optimizer_state(self.optimizer, self.trained)
         trainer = {"state": asdict(self.state), "sampler": self.sampler.state_dict(), "optimizer": numbers}
-        checkpoint = Checkpoint(self.state.step, self.model.method_state(), tensors, rng, {**trainer, **self.about})
+        state, course = self.model.method_state(), self.courses.state()
+        checkpoint = Checkpoint(self.state.step, state, tensors, course, rng, {**trainer, **self.about})
         try:
             written = checkpoints.save_checkpoint(self.folder, checkpoint)
         except (OSError, UserError) as error:
@@ -264,6 +282,7 @@ class Loop:
         """Go on from a checkpoint: tensors, optimiser, position in the data. Random states come back when it runs."""
         self.sampler.load_state_dict(checkpoint.trainer["sampler"])
         self.model.load_method_state(checkpoint.model)
+        self.courses.load_state(checkpoint.course)
         load_optimizer_state(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.trainer["optimizer"])
         self.state = State(**checkpoint.trainer["state"])
         self.state.stopped_early = self._has_stopped_early()

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,6 +97,7 @@ class _Run:
             folder=self.folder.checkpoints,
             stop=self.stop,
             evaluate=partial(self._evaluate, self.config.eval_split, self.config.eval_limit, majority=False),
+            first=lambda count: islice(self.setup.steps(0), count),
             about={"config": self.config.model_dump(mode="json"), "data": self.setup.fingerprints},
         )
 

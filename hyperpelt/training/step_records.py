@@ -5,7 +5,7 @@ Nothing here waits for the device before `all_finite` or `task_sums` is called.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ class StepRecord:
     tasks: Int[np.ndarray, " B"]
     terms: Int[np.ndarray, " B"]  # that its loss is a sum of: target tokens, or, where rows are ranked, one
     row_losses: list[Tensor] = field(default_factory=list)  # one [b] a micro-batch, weighted, on the device
+    penalties: dict[str, Tensor] = field(default_factory=dict)  # this process's share of each, on the device
     gradient_norm: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros(()))
 
     @classmethod
@@ -41,6 +42,12 @@ class StepRecord:
         names = [name for batch in batches for name in batch["row_names"]]
         tasks = torch.cat([batch["task_ids"] for batch in batches]).numpy()
         return cls(step, names, tasks, torch.cat([row_terms(batch) for batch in batches]).numpy())
+
+    def add_penalties(self, rows: Mapping[str, Tensor], num_rows: int) -> None:
+        """Note what the rows of a micro-batch add to the loss of a global batch of `num_rows` rows."""
+        for name, values in rows.items():
+            share = values.detach().sum() / num_rows
+            self.penalties[name] = self.penalties[name] + share if name in self.penalties else share
 
 
 def row_terms(batch: Batch) -> Int[Tensor, " B"]:
@@ -72,6 +79,12 @@ def task_sums(records: Sequence[StepRecord], num_tasks: int) -> Float[Tensor, "t
     sums = np.zeros((num_tasks, 2))
     np.add.at(sums, tasks, np.stack([losses, terms], axis=1))
     return torch.from_numpy(sums)
+
+
+def penalty_sums(records: Sequence[StepRecord], names: Sequence[str]) -> Float[Tensor, " names"]:
+    """The sum of each penalty over the steps."""
+    nothing = torch.zeros(())
+    return torch.stack([sum((r.penalties.get(n, nothing).cpu() for r in records), nothing) for n in names])
 
 
 def not_finite(found: Sequence[Bad | None], checkpoints: Path) -> UserError:

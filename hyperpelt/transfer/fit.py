@@ -13,6 +13,7 @@ from torch import Tensor
 from hyperpelt.config import RunConfig, build_run
 from hyperpelt.data import MULTIPLE, Batch, Choices, MicroBatches, TokenizedSet
 from hyperpelt.model.inputs import inputs_of, ranking_of
+from hyperpelt.training.courses import Courses
 from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
@@ -94,6 +95,7 @@ class _Fit:
         self.settings = _as_run(data.task.name, config, rate, model.method.name)
         self.optimizer = make_optimizer(self.settings, model.trainable_parameters(), model.learning_rate_scales())
         self.rows = data.batches(model, ShotSampler(data.task.name, shots.learned, config.batch_size, seed))
+        self.courses = Courses(model, total=self.total, seed=seed, first=lambda k: ([self.rows[i]] for i in range(k)))
         self.held_out = data.in_order(model, shots.held_out, config.batch_size)
         self.every = max(1, self.total // LOOKS)
         self.best: tuple[float, int, list[Tensor]] | None = None
@@ -103,6 +105,7 @@ class _Fit:
         losses: list[Tensor] = []
         diverged = None
         self.model.train()
+        self.courses.begin()
         for step in range(self.total):
             loss = self._step(step)
             if loss is None:
@@ -134,6 +137,7 @@ class _Fit:
         with torch.no_grad():
             torch._foreach_copy_(self.before, list[Tensor](self.parameters))
         self.optimizer.step()
+        self.courses.after_step(step + 1)
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 

@@ -9,9 +9,9 @@ Every tensor that a tuner receives has a leading dimension of B (its row's own) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,14 +54,20 @@ ZEROS, ONES = Init("zeros"), Init("ones")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that a tuner needs: its shape, how it starts, whether its first dimension counts equal rows.
+    """A tensor that a tuner needs: its shape, how it starts, and whose it is.
 
-    `row_wise` tensors (prefixes, prompts) may be made row by row by a hypernetwork, from one embedding a row.
+    - **row_wise**: its first dimension counts equal rows (prefixes, prompts), which a hypernetwork may make row by row,
+      from one embedding a row
+    - **owner**: each `operation` has one of its own, or the `part` has one for all its operations
+    - **role**: `trained`: a weight source provides it; `frozen`: drawn once from the model's seed, the same for all
+      tasks, and saved as that seed; `state`: not trained either, but set by a course and saved with the model
     """
 
     shape: tuple[int, ...]
     init: Init = ZEROS
     row_wise: bool = False
+    owner: Literal["operation", "part"] = "operation"
+    role: Literal["trained", "frozen", "state"] = "trained"
 
 
 @dataclass
@@ -73,6 +79,10 @@ class Site:
     - **mask** [B S]: True where a position is no padding (encoder only; None = all are real)
     - **special** [B S]: for each position the 1-based ordinal of its special token in the row, 0 for ordinary tokens
     - **frozen**: OP's own weight and bias where OP is a norm that no tuner has touched before this one, else empty
+    - **training**: whether dropout and other draws are wanted
+    - **first** [B 1 d]: what OP read at each row's first position (only for tuners with `needs_first`)
+    - **before**: in a decoder, (name, x [B S d], p) -> the p positions before x, zeros where there are none (only for
+      tuners with `looks_back`, which must ask through it: calls may come one token at a time)
     - **causal**: True in a decoder, where no position may look to its right and calls may come one token at a time
     """
 
@@ -83,6 +93,9 @@ class Site:
     mask: Bool[Tensor, "B S"] | None = None
     special: Tensor | None = None
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    training: bool = False
+    first: Float[Tensor, "B 1 d"] | None = None
+    before: Callable[[str, Tensor, int], Tensor] | None = None
 
     @property
     def causal(self) -> bool:
@@ -122,6 +135,30 @@ class Tuner:
     @property
     def needs_residual(self) -> bool:
         return False
+
+    @property
+    def needs_first(self) -> bool:
+        return False
+
+    @property
+    def looks_back(self) -> bool:
+        return False
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        """Names of what the tuner adds to the loss in training; each is logged under its name."""
+        return ()
+
+    def penalty(self, site: Site, tensors: Tensors, made: Any) -> Mapping[str, Float[Tensor, " b"]]:
+        """What it adds there, by name: a value for each row, or one for all where `tensors` alone decide it.
+
+        - **site**: as `__call__` sees it, but **mask** is there in a decoder too: the positions that have a target
+        - **made**: what `__call__` returned, None where `whole` took its place
+
+        A batch's penalty is the mean over its rows and over the tuner's operations, weighted here. A row's value may
+        depend on nothing outside of the row: else it would change with how a batch is divided.
+        """
+        raise NotImplementedError
 
     def with_rows(self, count: int) -> Tuner:
         """The same tuner whose row-wise tensors have `count` rows."""

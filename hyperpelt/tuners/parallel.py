@@ -17,6 +17,7 @@ would see the future and change with cached decoding. References: float64 transc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -112,6 +113,21 @@ class Gate(Tuner):
     def with_rows(self, count: int) -> Gate:
         """The same gate around the same tuner with `count` rows."""
         return replace(self, tuner=self.tuner.with_rows(count))
+
+    @property
+    def needs_first(self) -> bool:
+        return self.tuner.needs_first
+
+    @property
+    def looks_back(self) -> bool:
+        return self.tuner.looks_back
+
+    @property
+    def penalties(self) -> tuple[str, ...]:
+        return self.tuner.penalties
+
+    def penalty(self, site: Site, tensors: Tensors, made: Any) -> Mapping[str, Float[Tensor, " b"]]:
+        return self.tuner.penalty(site, tensors, made)
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         inner = self.tuner.tensors(operation)

@@ -7,10 +7,12 @@ from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
 from hyperpelt.weights.sources import Sources
+from hyperpelt.weights.untrained import Frozen, State
 from hyperpelt.weights.visual import VisualHyperNetwork, VisualProjector, VisualSource
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
 __all__ = [
+    "Frozen",
     "Group",
     "Head",
     "HyperNetwork",
@@ -20,6 +22,7 @@ __all__ = [
     "Reparametrised",
     "Shared",
     "Sources",
+    "State",
     "VisualConfig",
     "VisualHyperConfig",
     "VisualHyperNetwork",

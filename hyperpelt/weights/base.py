@@ -2,10 +2,10 @@
 
 A weight source is told which tensors are needed, in groups: one `Group` holds one tensor (same name, same shape) of
 one part of the method for all the operations the part touches. For the U distinct tasks of a batch it returns, for
-each group, one tensor [U, n, *shape] with n operations (or [1, n, *shape] if all tasks share it). A source never
-knows what a tuner does with its tensors.
+each group, one tensor [U, n, *shape] with n operations (or [1, n, *shape] if all tasks share it); n is 1 where the part
+owns the tensor. A source never knows what a tuner does with its tensors.
 
-Legend: T tasks known, U tasks asked for, n operations of a group, N equal rows of a row-wise tensor.
+Legend: T tasks known, U tasks asked for, n places (operations) of a group, N equal rows of a row-wise tensor.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ class Group:
     tensor: str
     operations: tuple[Operation, ...]
     spec: TensorSpec
+
+    @property
+    def places(self) -> tuple[tuple[Operation, ...], ...]:
+        """The operations that use each of the group's n tensors: one each, or all the only one that the part owns."""
+        return (self.operations,) if self.spec.owner == "part" else tuple((op,) for op in self.operations)
 
 
 # Real key, value and embedding rows by operation name and init kind: [M, width] sampled rows of the backbone.
@@ -80,6 +85,10 @@ class WeightSource(TensorSource):
         return iter(())
 
     @torch.no_grad()
+    def keep(self, values: Mapping[str, Float[Tensor, "u n *shape"]]) -> None:
+        """Take these tensors, by group key, as they are, where the source stores tensors; others do nothing."""
+
+    @torch.no_grad()
     def add_task(self, mix: Float[Tensor, " T"]) -> None:
         """Room for one more task, which starts as this mixture of the known ones; those do not change by a bit."""
         for owner, name in list(self.task_parameters()):
@@ -104,10 +113,11 @@ def standardise(
     """
     if samples is None or group.spec.init.kind not in ("keys", "values", "embeddings"):
         return None
-    rows = [samples[op.name, group.spec.init.kind].float() for op in group.operations]
+    rows = [torch.cat([samples[op.name, group.spec.init.kind].float() for op in place]) for place in group.places]
     means = torch.stack([r.mean(0, keepdim=True) for r in rows])
     if group.spec.init.kind == "keys" and group.spec.init.value:
-        means = means - group.spec.init.value * torch.stack([samples[op.name, "loudness"] for op in group.operations])
+        loud = [torch.stack([samples[op.name, "loudness"] for op in place]).mean(0) for place in group.places]
+        means = means - group.spec.init.value * torch.stack(loud)
     stds = torch.stack([r.std(0, keepdim=True) for r in rows])
     return means, stds
 
@@ -129,7 +139,7 @@ def draw(shape: Sequence[int], init: Init, generator: torch.Generator | None) ->
 
 def draw_group(group: Group, copies: int, samples: Samples | None, generator: torch.Generator | None) -> Tensor:
     """Initial values [copies, n, *shape] of a group: rows drawn from real activations where the spec asks for them."""
-    values = draw((copies, len(group.operations), *group.spec.shape), group.spec.init, generator)
+    values = draw((copies, len(group.places), *group.spec.shape), group.spec.init, generator)
     real = standardise(group, samples)
     if real is None:
         return values

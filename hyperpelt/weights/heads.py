@@ -36,7 +36,7 @@ class HeadSet(nn.Module):
         spread: float = 1.0,
     ) -> None:
         super().__init__()
-        labels = [SHARING[head.shared](op) for op in group.operations]
+        labels = [SHARING[head.shared](op) for op, *_ in group.places]
         names = sorted(set(labels))
         self.members = [[i for i, label in enumerate(labels) if label == name] for name in names]
         order = torch.tensor([i for members in self.members for i in members])

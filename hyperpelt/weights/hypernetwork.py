@@ -134,10 +134,10 @@ class HyperNetwork(WeightSource):
                 config.hyper_dim,
                 config.init,
                 generator,
-                spread=self._spread(row_wise),
+                spread=self._spread(row_wise, group.spec.owner == "part"),
             )
             index = [self.order[op.name] for op in group.operations]
-            if index == list(range(len(operations))):
+            if group.spec.owner == "operation" and index == list(range(len(operations))):
                 self.everything.add(group.key)
             self.register_buffer(f"{safe(group.key)}__index", torch.tensor(index), persistent=False)
             real = standardise(group, samples)
@@ -159,13 +159,16 @@ class HyperNetwork(WeightSource):
         return counts.pop() if counts else 1
 
     @torch.no_grad()
-    def _spread(self, row_wise: bool) -> float:
-        """Deviation of I (a layer norm makes it 1) or of its mean over the N rows, as the embeddings were drawn."""
+    def _spread(self, row_wise: bool, whole: bool) -> float:
+        """Deviation of I (a layer norm makes it 1) or of its mean over the N rows and, for a `whole` part, operations,
+        as the embeddings were drawn.
+        """
         one_row = row_wise or self.num_rows == 1
-        if self.task_embeddings.is_meta or (one_row and self.config.normalise):
+        if self.task_embeddings.is_meta or (one_row and self.config.normalise and not whole):
             return 1.0
         made = self.hyper_embeddings(torch.arange(self.num_tasks))
-        return float((made if one_row else made.mean(dim=2)).square().mean().sqrt().clamp(min=1e-6))
+        made = made if one_row else made.mean(dim=2)
+        return float((made.mean(dim=1) if whole else made).square().mean().sqrt().clamp(min=1e-6))
 
     def hyper_embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U n N e"]:
         """I for the given tasks and all operations, in the order of `self.order`."""
@@ -215,6 +218,8 @@ class HyperNetwork(WeightSource):
             made = rows if head.row_wise else mean
             if key not in self.everything:
                 made = made.index_select(1, getattr(self, f"{safe(key)}__index"))
+            if self.groups[key].spec.owner == "part":  # what its operations have in common
+                made = made.mean(dim=1, keepdim=True)
             values = head(made)
             centre = getattr(self, f"{safe(key)}__mean", None)
             result[key] = values if centre is None else centre + getattr(self, f"{safe(key)}__std") * values

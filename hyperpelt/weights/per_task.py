@@ -12,7 +12,7 @@ one (E, W1, W2) for each (stack, site) of a part, for the row-wise tensors (pref
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -53,6 +53,11 @@ class PerTask(WeightSource):
         if self.num_tasks == 1 or not stored:
             return stored
         return {key: tensor.index_select(0, tasks) for key, tensor in stored.items()}
+
+    @torch.no_grad()
+    def keep(self, values: Mapping[str, Float[Tensor, "u n *shape"]]) -> None:
+        for key in self.groups:
+            self.tensors[safe(key)].copy_(values[key])
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
         yield from ((self.tensors, name) for name in self.tensors)
@@ -145,7 +150,7 @@ class Reparametrised(WeightSource):
         row_wise = [group for group in groups if group.spec.row_wise]
         for group in row_wise:
             indices: dict[str, list[int]] = defaultdict(list)
-            for index, op in enumerate(group.operations):
+            for index, (op, *_) in enumerate(group.places):
                 indices[f"{group.part}__{op.stack}_{op.site}__{group.spec.shape[0]}"].append(index)
             for name, chosen in indices.items():
                 by_bundle[name].append((group, chosen))

@@ -186,7 +186,7 @@ class VisualProjector(VisualSource):
         made = {}
         for key, group in self.groups.items():
             rows = projected[str(group.spec.shape[1])] + self.places[safe(key)].index_select(0, order)
-            rows = rows.unsqueeze(1).expand(-1, len(group.operations), -1, -1)
+            rows = rows.unsqueeze(1).expand(-1, len(group.places), -1, -1)
             centre = getattr(self, f"{safe(key)}__mean", None)
             made[key] = rows if centre is None else centre + getattr(self, f"{safe(key)}__std") * rows
         return made

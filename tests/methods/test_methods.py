@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from small_models import make_bart, make_t5
+from support import forms, spec_of
 from torch import Tensor
 
 from hyperpelt import methods
@@ -23,24 +24,12 @@ from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix, Site, TensorSpec, Tune
 from hyperpelt.tuners import base as tuners_base
 
 NAMED = [
-    "bitfit", "frozen", "full", "houlsby", "hyperblock", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix",
-    "ia3", "layer-norm", "lora", "mam", "memvp", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning",
-    "prefix-tuning-mlp", "prompt-tuning", "u-tuning", "unipelt", "visual-tokens", "vl-hyperpelt",
+    "adalora", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "frozen", "full", "houlsby", "hyperblock",
+    "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora",
+    "mam", "memvp",
+    "mixphm", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning",
+    "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip
-FORMS = ["hyper-lora", "hyper-unipelt", "hyper-prefix-tuning-mlp", "hyper-pasta", "shared-houlsby", "shared-mam"]
-# Widths at which every method fits a model of width 32.
-SMALL = {
-    "hyperpelt": {"prefix_length": 4, "bottleneck": 4, "prefix_hidden": 8},
-    "hyperprefix": {"prefix_length": 4, "prefix_hidden": 8},
-    "mam": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
-    "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
-    "prefix-tuning-mlp": {"hidden": 8},
-    "hyperblock": {"bottleneck": 4},
-    "hyperformer": {"bottleneck": 4},
-    "memvp": {"hidden": 8, "feature_dim": 12, "cells": 4},
-    "visual-tokens": {"feature_dim": 12, "cells": 4},
-    "vl-hyperpelt": {"prefix_length": 4, "bottleneck": 4, "prefix_hidden": 8, "feature_dim": 12, "cells": 4},
-}
 
 
 def rows() -> dict[str, Tensor]:
@@ -54,9 +43,9 @@ def test_the_published_methods_are_all_there_and_each_says_its_paper():
         assert methods.get(name).paper, name
 
 
-@pytest.mark.parametrize("name", [*NAMED, *FORMS])
+@pytest.mark.parametrize("name", [*NAMED, *forms()])
 def test_a_method_survives_json_and_yaml_with_every_setting(name):
-    made = methods.get(name)
+    made = methods.get(spec_of(name))
     data = made.to_dict()
     assert data["name"] == name
     for text, parse in ((json.dumps(data), json.loads), (yaml.safe_dump(data), yaml.safe_load)):
@@ -66,12 +55,13 @@ def test_a_method_survives_json_and_yaml_with_every_setting(name):
         assert again.to_dict() == data
 
 
-@pytest.mark.parametrize("make", [make_t5, make_bart], ids=["t5", "bart"])
-@pytest.mark.parametrize("name", [*NAMED, *FORMS])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [*((name, make) for name in NAMED for make in (make_t5, make_bart)), *((name, make_t5) for name in forms())],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_what_is_counted_is_what_is_trained_and_all_of_it_learns(name, make):
-    widths = SMALL.get(name.removeprefix("hyper-").removeprefix("shared-"), SMALL.get(name, {}))
-    # Where other sources make the tensors, there is no MLP whose width could be set.
-    spec = {"name": name, **{k: v for k, v in widths.items() if name not in FORMS or not k.endswith("hidden")}}
+    spec = spec_of(name)
     backbone = make()
     model = TunedModel.build(backbone, method=spec, tasks=["a", "b"])
     assert model.num_trainable() == count_trainable(methods.get(spec), backbone, list_operations(backbone), 2)

@@ -75,7 +75,7 @@ def test_a_metric_of_torchmetrics_by_name_with_settings() -> None:
         metrics.compute(["torchmetrics:MulticlassAccuracy"], [0], [0])
 
 
-METRIC = '''
+METRIC = """
 import datasets
 import evaluate
 
@@ -88,7 +88,7 @@ class Lengths(evaluate.Metric):
     def _compute(self, predictions, references):
         shorter = sum(len(p) < len(r) for p, r in zip(predictions, references))
         return {"shorter": float(shorter), "rows": float(len(references))}
-'''
+"""
 
 
 @needs("evaluate")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hyperpelt import methods
 from hyperpelt.model.tuned import TunedModel
 
 TASKS = ["a", "b", "c"]
@@ -68,3 +69,69 @@ def disturb(model: TunedModel, seed: int = 5, size: float = 0.1) -> None:
     with torch.no_grad():
         for _, parameter in model.trainable_parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
+
+
+def decode_step_by_step(model: TunedModel, rows: dict[str, Tensor], steps: int) -> Tensor:
+    """Greedy decoding by whole forward passes: no cache, no generate."""
+    config = model.backbone.config
+    ids = torch.full((len(rows["task_ids"]), 1), config.decoder_start_token_id)
+    for _ in range(steps):
+        inputs = {key: value for key, value in rows.items() if key != "labels"}
+        logits = model(**inputs, decoder_input_ids=ids).logits[:, -1]
+        logits[:, config.eos_token_id] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+VISUAL = {"feature_dim": 6, "cells": 4}
+# Widths that suit a model of width 32, and what else a method of another size needs.
+SMALL = {
+    "adalora": {"rank": 3, "rank_target": 2},
+    "apt": {"prefix_length": 4},
+    "compacter": {"bottleneck": 8},
+    "compacter++": {"bottleneck": 8},
+    "conv-adapter": {"bottleneck": 4},
+    "houlsby": {"bottleneck": 4},
+    "hyperblock": {"bottleneck": 4},
+    "hyperformer": {"bottleneck": 4},
+    "hyperformer++": {"bottleneck": 4},
+    "hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 8},
+    "hyperprefix": {"prefix_length": 5, "prefix_hidden": 8},
+    "hyperprompt": {"length": 4, "bottleneck": 4},
+    "mam": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
+    "memvp": {"hidden": 8, **VISUAL},
+    "mixphm": {"bottleneck": 8, "rank": 2},
+    "prefix-tuning": {"prefix_length": 4},
+    "prefix-tuning-mlp": {"prefix_length": 4, "hidden": 8},
+    "prompt-tuning": {"length": 5},
+    "u-tuning": {"length": 4, "bottleneck": 4},
+    "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
+    "vera": {"rank": 6},
+    "visual-tokens": VISUAL,
+    "vl-adapter": {"bottleneck": 4, **VISUAL},
+    "vl-hyperpelt": {"prefix_length": 4, "bottleneck": 4, "prefix_hidden": 8, **VISUAL},
+}
+MOVED = {  # settings with which a method's per-task tensors can come from elsewhere
+    "hyper-adalora": {"rank_target": None},
+    "hyper-prefix-tuning-mlp": {"hidden": 512},
+    "shared-prefix-tuning-mlp": {"hidden": 512},
+}
+
+
+def spec_of(name: str) -> dict[str, object]:
+    """A method of the matrix as a run would name it."""
+    base = name.removeprefix("hyper-").removeprefix("shared-") if name not in methods.names() else name
+    widths = dict(SMALL.get(base, {}))
+    for idle in ("hidden", "prefix_hidden") if base != name and base not in ("memvp", "vl-hyperpelt") else ():
+        widths.pop(idle, None)
+    return {"name": name, **(widths | {k: v for k, v in MOVED.get(name, {}).items() if k != "hidden"})}
+
+
+def forms() -> list[str]:
+    """`hyper-NAME` and `shared-NAME` of every method that has per-task tensors."""
+    found = []
+    for name in methods.names():
+        made = methods.get(spec_of(name))
+        sources = {made.source(source).type for part in made.parts for source in part.sources}
+        found += [f"{prefix}-{name}" for prefix in ("hyper", "shared") if "per_task" in sources]
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_models import make_bart, make_t5
-from support import METHODS, batch, small, tuned
+from support import METHODS, batch, decode_step_by_step, small, tuned
 
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
@@ -61,18 +61,6 @@ def test_padding_never_changes_a_row(backbone, method):
         narrow, padded = model(**rows), model(**wider)
     torch.testing.assert_close(padded.logits[:, : narrow.logits.shape[1]], narrow.logits, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(padded.row_loss, narrow.row_loss, atol=1e-4, rtol=1e-4)
-
-
-def decode_step_by_step(model, rows, steps):
-    """Greedy decoding by whole forward passes: no cache, no generate."""
-    config = model.backbone.config
-    ids = torch.full((len(rows["task_ids"]), 1), config.decoder_start_token_id)
-    for _ in range(steps):
-        inputs = {key: rows[key] for key in ("input_ids", "attention_mask", "task_ids")}
-        logits = model(**inputs, decoder_input_ids=ids).logits[:, -1]
-        logits[:, config.eos_token_id] = -torch.inf
-        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
-    return ids
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -25,7 +25,9 @@ NO_OPS = {
     "adapter with norm": ({"type": "adapter", "bottleneck": 4, "norm": True}, ["self_attention", "feed_forward"]),
     "adapter with scale": ({"type": "adapter", "learned_scale": True, "reads": "input"}, ["feed_forward"]),
     "bias": ({"type": "bias"}, ["projections"]),
+    "convolution": ({"type": "convolution", "bottleneck": 4}, ["feed_forward"]),
     "gate": ({"type": "gate", "tuner": {"type": "lora", "rank": 2}}, ["q", "v"]),
+    "kronecker": ({"type": "kronecker"}, ["projections", "feed_forward"]),
     "lora": ({"type": "lora", "rank": 2}, ["projections"]),
     "memory": ({"type": "memory", "length": 3}, ["feed_forward"]),
     "norm": ({"type": "norm"}, ["norms"]),
@@ -33,8 +35,10 @@ NO_OPS = {
     "parallel_rows tied": ({"type": "parallel_rows", "length": 3, "tied": True}, ["attention", "feed_forward"]),
     "scale": ({"type": "scale"}, ["k", "v", "hidden"]),
     "special_tokens": ({"type": "special_tokens"}, ["encoder.*.block"]),
+    "svd": ({"type": "svd", "rank": 2}, ["projections"]),
+    "vera": ({"type": "vera", "rank": 3}, ["projections"]),
 }
-NEVER_NO_OPS = {"prefix", "prompt"}
+NEVER_NO_OPS = {"prefix", "prompt", "adaptive_prefix", "bottleneck_prefix", "phm_adapter"}
 
 
 def method(parts: list[dict], **config: object) -> dict:

@@ -1,0 +1,139 @@
+"""Every method, in every form that it has, on every promised family: one matrix of the promises 1, 3, 4 and 8.
+
+A column that a method's mathematics rules out is not left out here: it has its own sentence in the method's file.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from small_models import make_bart, make_t5
+from support import TASKS, batch, decode_step_by_step, disturb, forms, spec_of
+from torch import Tensor
+
+from hyperpelt import methods
+from hyperpelt.errors import UserError
+from hyperpelt.export.baking import bake
+from hyperpelt.model.tuned import TunedModel
+
+MAKERS = {"t5": make_t5, "t5-gated": lambda: make_t5(feed_forward_proj="gated-gelu"), "bart": make_bart}
+# How methods start that do not start as the backbone: with what settings they would, how near it they are, or, where
+# neither can be had (rows of random keys), not at all.
+BACKBONE_WITH = {
+    **{name: {"prefix_length": 0} for name in ("apt", "hyperpelt", "hyperprefix", "mam", "prefix-tuning", "unipelt")},
+    "prefix-tuning-mlp": {"prefix_length": 0},
+    "prompt-tuning": {"length": 0},
+    "visual-tokens": {"beside": {"name": "hyperpelt", "prefix_length": 0, "bottleneck": 4}},
+    "vl-hyperpelt": {"prefix_length": 0},
+}
+NEAR = {"compacter", "compacter++", "mixphm"}
+RANDOM = {"hyperprompt"}
+
+
+CELLS = [(name, kind) for name in methods.names() for kind in MAKERS] + [(name, "t5") for name in forms()]
+every_cell = pytest.mark.parametrize(("name", "kind"), CELLS, ids=["-on-".join(cell) for cell in CELLS])
+
+
+@cache
+def model_of(name: str, kind: str) -> TunedModel:
+    """A model that was moved from its start, in evaluation mode; on a backbone of its own."""
+    model = TunedModel.build(MAKERS[kind](), method=spec_of(name), tasks=TASKS, seed=3).eval()
+    disturb(model)
+    return model
+
+
+def rows_for(model: TunedModel, **sizes: int) -> dict[str, Tensor]:
+    """A batch of four rows and three tasks; where the method sees, the second and the last row have images."""
+    rows = batch(**sizes)
+    if model.visual is not None:
+        features = torch.randn(3, model.visual.cells, model.visual.dim, generator=torch.Generator().manual_seed(4))
+        rows |= {"visual": features, "visual_rows": torch.tensor([1, 3, 3])}
+    return rows
+
+
+def one_row(rows: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Row `number` alone, without its padding."""
+    length = int(rows["attention_mask"][number].sum())
+    alone = {n: rows[n][number : number + 1] for n in ("input_ids", "attention_mask", "labels", "task_ids")}
+    alone |= {name: alone[name][:, :length] for name in ("input_ids", "attention_mask")}
+    if "visual" in rows:
+        mine = rows["visual_rows"] == number
+        alone |= {"visual": rows["visual"][mine], "visual_rows": torch.zeros(int(mine.sum()), dtype=torch.long)}
+    return alone
+
+
+def test_the_matrix_holds_every_method():
+    assert {name for name, _ in CELLS} >= set(methods.names())
+    with pytest.raises(UserError, match="rank_target=null"):
+        methods.get("hyper-adalora")
+
+
+@every_cell
+def test_start(name, kind):
+    """The backbone bit for bit, or as the method's file says."""
+    backbone = MAKERS[kind]()
+    rows = batch()
+    labels = rows["labels"].masked_fill(rows["labels"] == -100, 0)
+    start = torch.full((len(labels), 1), backbone.config.decoder_start_token_id)
+    inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+    inputs["decoder_input_ids"] = torch.cat([start, labels[:, :-1]], dim=1)
+    base = name.removeprefix("hyper-").removeprefix("shared-") if name not in methods.names() else name
+    with torch.no_grad():
+        bare = backbone(**inputs).logits
+        spec = spec_of(name) | BACKBONE_WITH.get(base, {})
+        logits = (
+            TunedModel.build(backbone, method=spec, tasks=TASKS, seed=3)
+            .eval()(**inputs, task_ids=rows["task_ids"])
+            .logits
+        )
+    away = (logits - bare).abs().max()
+    assert away < (1e-3 if base in NEAR else torch.inf if base in RANDOM else 1e-30)
+    assert away > 0 or base not in NEAR | RANDOM
+
+
+@every_cell
+@torch.no_grad()
+def test_a_mixed_batch_gives_each_row_what_it_gets_alone(name, kind):
+    model = model_of(name, kind)
+    rows = rows_for(model)
+    mixed = model(**rows)
+    for number in range(4):
+        alone = model(**one_row(rows, number))
+        torch.testing.assert_close(mixed.logits[number : number + 1], alone.logits, atol=5e-5, rtol=1e-4)
+    sources = {model.method.source(source).type for part in model.method.parts for source in part.sources}
+    other = model(**{**rows, "task_ids": (rows["task_ids"] + 1) % 3})
+    moved = (other.logits - mixed.logits).abs().amax(dim=(1, 2))
+    assert moved.min() > 1e-5 if sources & {"per_task", "hypernetwork"} else moved.max() == 0
+
+
+@every_cell
+@torch.no_grad()
+def test_a_saved_model_and_a_baked_task_answer_bit_equal(name, kind, tmp_path):
+    model = model_of(name, kind)
+    rows = rows_for(model)
+    model.save_pretrained(tmp_path)
+    loaded = TunedModel.from_pretrained(tmp_path, backbone=MAKERS[kind]())
+    assert torch.equal(loaded(**rows).logits, model(**rows).logits)
+    if name == "full":
+        return
+    one = {**rows, "task_ids": torch.ones(4, dtype=torch.long)}
+    baked = bake(model, TASKS[1])
+    assert torch.equal(baked(**{**one, "task_ids": torch.zeros(4, dtype=torch.long)}).logits, model(**one).logits)
+    baked.detach()
+
+
+@every_cell
+@torch.no_grad()
+def test_cached_and_beam_generation_equal_uncached_decoding(name, kind):
+    model = model_of(name, kind)
+    rows = rows_for(model)
+    inputs = {key: rows[key] for key in rows if key != "labels"}
+    ids, rest = inputs.pop("input_ids"), {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False}
+    if kind == "bart":
+        rest["forced_bos_token_id"] = rest["forced_eos_token_id"] = None
+    cached = model.generate(ids, **inputs, **rest)
+    assert torch.equal(cached, decode_step_by_step(model, rows, 6)[:, : cached.shape[1]])
+    beams = [model.generate(ids, **inputs, **rest, num_beams=3, use_cache=use) for use in (True, False)]
+    assert torch.equal(*beams)
