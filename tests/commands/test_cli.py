@@ -28,18 +28,6 @@ DATA = {"--data-root", "--plugin"}
 SURFACE = {
     "": COMMON | {"--version"},
     "train": LISTS | DATA | {"run", "--keys", "--add", "--from"},
-    "plan": {
-        "run",
-        "--memory",
-        "--methods",
-        "--num-tasks",
-        "--processes",
-        "--fsdp",
-        "--card",
-        "--picture",
-        "--json",
-        "--debug",
-    },
     "evaluate": LISTS
     | DATA
     | {
