@@ -24,7 +24,7 @@ from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
 from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut
-from hyperpelt.tasks.values import read_number
+from hyperpelt.tasks.values import is_number
 
 Kind = Literal["classification", "regression", "generation"]
 KINDS = ("classification", "regression", "generation")
@@ -99,7 +99,7 @@ class Task:
             yield f"expected choices to be non-empty strings, got {strange[0]!r}"
         if len(choices) < 2 or len(set(choices)) < len(choices):
             yield f"expected two or more different choices, got {choices!r}"
-        words = [choice for choice in choices if isinstance(choice, str) and read_number(choice) is None]
+        words = [choice for choice in choices if isinstance(choice, str) and not is_number(choice)]
         if kind == "regression" and words and not strange:
             yield f"expected the choices of a regression to be numbers, got {words[0]!r}"
 

@@ -7,6 +7,7 @@ compares these texts.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -99,6 +100,11 @@ def read_number(text: str) -> float | None:
     if _THOUSANDS.fullmatch(bare):
         return float(bare.replace(",", ""))
     return float(bare) if _DECIMAL.fullmatch(bare) else None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text spells a finite number as Python reads it (not 1,000 or 1_000)."""
+    return _DECIMAL.fullmatch(text.strip()) is not None and math.isfinite(float(text))
 
 
 def whole_number(value: Any) -> int | None:

@@ -27,6 +27,10 @@ def splits_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
     """Raises UserError for a split that the run needs and that has no rows."""
     for task in tasks:
         for split in dict.fromkeys(["train", *evaluated(config)]):
+            others = [name for name in task.splits.names() if name != "train"]
+            if split not in task.splits.names() and split != "train" and others:
+                key = "test_split" if split == config.test_split else "eval_split"
+                raise UserError(f"{task.name} has no split {split!r}: evaluate it on another one, {key}={others[0]}.")
             if not len(task.rows(split, data_root=config.data_root)):
                 raise UserError(f"{task.name}: its split {split!r} has no rows.")
 

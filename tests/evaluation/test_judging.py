@@ -21,7 +21,7 @@ from hyperpelt.evaluation.answers import Answer
 from hyperpelt.evaluation.judging import Judge
 from hyperpelt.evaluation.prediction import _as_dict
 from hyperpelt.files.atomic import write_json
-from hyperpelt.training.checks import worth_saying
+from hyperpelt.training.checks import splits_are_there, worth_saying
 
 
 def rows(labels: Sequence[Any]) -> list[dict[str, Any]]:
@@ -175,6 +175,16 @@ def test_what_is_meant_is_not_warned_of(task: Task) -> None:
     words = ("outside", "alone", "two things")
     found = [f.message for f in tasks.check_task(task).findings]
     assert not [text for text in found if any(word in text for word in words)]
+
+
+def test_a_task_without_the_split_that_a_run_evaluates_says_what_to_set(tmp_path: Path) -> None:
+    from hyperpelt.config import build_run
+
+    task = make_task(rows([0, 1]), splits=Splits(test=None))
+    settings = {"tasks": task.name, "output_dir": str(tmp_path)}
+    with pytest.raises(UserError, match="has no split 'test': evaluate it on another one, test_split=validation"):
+        splits_are_there(build_run(settings), [task])
+    splits_are_there(build_run({**settings, "test_split": "validation"}), [task])
 
 
 def test_a_row_that_does_not_render_is_still_an_error_before_training(tmp_path: Any) -> None:

@@ -490,6 +490,8 @@ def test_the_target_of_a_number_is_the_text_of_its_row() -> None:
             task.example({"text": "t", "label": wrong})
     with pytest.raises(UserError, match="expected the choices of a regression to be numbers, got 'low'"):
         make_task([], kind="regression", choices=("low", "1"), metrics=("pearson",))
+    with pytest.raises(UserError, match="expected the choices of a regression to be numbers, got '1,000'"):
+        make_task([], kind="regression", choices=("0", "1,000"), metrics=("pearson",))
 
 
 def test_what_was_written_alike_is_the_same() -> None:
