@@ -103,13 +103,15 @@ def check_task(
     report = CheckReport(task=task.name, origin=task.origin)
     report.findings += [*_definition(task, known_metrics), *meanings.about_metrics(task)]
     splits: dict[str, list[Numbered]] = {}
+    failing: dict[str, list[Finding]] = {}
     for split in task.splits.names():
         rows = list(_render(task, split, report, data_root, limit))
         if rows:
             splits[split] = rows
             report.balance[split] = look.balance(task, rows)
             report.findings += [*look.answers(task, split, rows), *meanings.about_answers(task, split, rows)]
-            report.findings += unmeasured(task, split, rows)
+            failing[split] = list(unmeasured(task, split, rows))
+            report.findings += failing[split]
     if tokenizer is not None:
         report.findings += look.first_tokens(task, tokenizer)
         for split, rows in splits.items():
@@ -118,7 +120,7 @@ def check_task(
             report.lengths[split] = {"median": sorted(num_tokens)[len(sample) // 2], "longest": max(num_tokens)}
             report.findings += look.tokens(split, sample, num_tokens, tokenizer, max_source_length, max_target_length)
             examples = [example for _, example in sample]
-            if not any(finding.level == "error" for finding in unmeasured(task, split, rows)):
+            if not failing[split]:
                 report.findings += _reached(task, split, examples, tokenizer, max_target_length, report)
             report.findings += untokenised(split, sample, tokenizer, max_target_length)
     report.findings += look.leaks(splits)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt import metrics
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.findings import Finding, Numbered, about_rows, shorten
 
@@ -21,6 +20,8 @@ def measure_gold(task: Task, examples: Sequence[Example]) -> dict[str, float]:
 
     Raises UserError that names the metric which cannot be computed on such rows, whatever its function raised.
     """
+    from hyperpelt import metrics
+
     if task.kind == "generation":
         examples = examples[:MEASURED]
     labels = [example.label for example in examples]
@@ -45,6 +46,8 @@ def _as_answered(label: Any) -> Any:
 
 def unmeasured(task: Task, split: str, rows: Sequence[Numbered]) -> Iterator[Finding]:
     """An error for a metric that would end the evaluation of this split."""
+    from hyperpelt import metrics
+
     known = set(metrics.names())
     if not set(task.metrics) <= known:
         return  # which another finding says
