@@ -69,6 +69,7 @@ Backbone = Annotated[
     str | None,
     typer.Option("--backbone", metavar="FOLDER|ID", help="Where the run's backbone is now; default: where it was."),
 ]
+PARTS = ("config.json", "model.safetensors", "run.yaml", "results.json")  # of a run
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run folder, as `hyperpelt train` writes it, a shipped run, or a hub id.")
 ]
@@ -89,10 +90,13 @@ def stdout_for_json(wanted: bool) -> Iterator[None]:
 def writable(path: Path) -> Path:
     """A file that can be written when hours of work are done: its folder is made now.
 
-    Raises UserError if it is a folder, or cannot be written.
+    Raises UserError if it is a folder, a file that a run or model is made of, or cannot be written.
     """
     if path.is_dir():
         raise UserError(f"Cannot write {path}: it is a folder; name a file in it.")
+    place = path.resolve()
+    if place.exists() and place.name in PARTS and (place.parent / PARTS[0]).exists():
+        raise UserError(f"Cannot write {path}: it belongs to the run or model in {place.parent}; name another file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

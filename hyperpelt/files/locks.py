@@ -17,6 +17,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.files.names import host, is_alive
 
 LOCK, OWNER = ".lock", ".lock.owner"
+ORPHANED = 20.0  # seconds that forked helpers of a killed process (a loader's workers) may take to notice, and end
 
 
 class FolderLock:
@@ -35,12 +36,20 @@ class FolderLock:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.folder} is in use by {self._owner()}. {self.advice}") from None
+            self._wait_for_orphans()
         except OSError as error:
             raise UserError(f"Cannot write to {self.folder} ({error.strerror}); choose another folder.") from None
         about = {"pid": os.getpid(), "host": host(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         with suppress(OSError):  # a full disk: it is a courtesy
             (self.folder / OWNER).write_text(json.dumps(about), encoding="utf8")
+
+    def _wait_for_orphans(self) -> None:
+        """A lock outlives its process in those that it forked."""
+        owner = self._owner()
+        try:
+            self._lock.acquire(timeout=ORPHANED if owner is None else 0)
+        except Timeout:
+            raise UserError(f"{self.folder} is in use by {owner or 'another process'}. {self.advice}") from None
 
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
@@ -48,12 +57,13 @@ class FolderLock:
             (self.folder / OWNER).unlink(missing_ok=True)
             self._lock.release()
 
-    def _owner(self) -> str:
+    def _owner(self) -> str | None:
+        """Who holds the lock, for people; None if that process is dead."""
         try:
             about = json.loads((self.folder / OWNER).read_text(encoding="utf8"))
             here = about["host"] == host()
-            if here and not is_alive(about["pid"]):  # of an earlier one, which was killed
-                return "another process"
+            if here and not is_alive(about["pid"]):
+                return None
             return f"process {about['pid']} on {'this machine' if here else about['host']} since {about['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

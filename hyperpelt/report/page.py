@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hyperpelt.backbones.shipped import RUNS, place_for
 from hyperpelt.config.paths import place
+from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.files.atomic import write_text
 from hyperpelt.report.differences import unlike
@@ -20,9 +21,11 @@ from hyperpelt.report.transfer import sections as transfer_sections
 def write_report(runs: Sequence[str | Path], output: str | Path) -> Path:
     """Write the page about `runs` (run folders, or folders of them) and return its path.
 
-    Raises UserError where there is no run, or a file of it is damaged.
+    Raises UserError where there is no run, a file of it is damaged, or `output` is a file that is no page.
     """
     output = place(output)
+    if output.is_file() and not output.read_bytes()[:100].lower().lstrip().startswith((b"<!doctype html", b"<html")):
+        raise UserError(f"{output} is no HTML page, and a report would replace it: name another file.")
     page = render(read_runs(runs))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, page)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
+from hyperpelt.files.damage import find_damage
 from hyperpelt.vision.base import ImageEncoder, fingerprint, pair, to_grid, wanted_grid
 
 if TYPE_CHECKING:
@@ -110,19 +112,20 @@ def load_tower(name: str) -> tuple[PreTrainedModel, Any]:
     try:
         config = AutoConfig.from_pretrained(name)
         tower, report = _tower_class(config).from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{what} cannot be loaded: expected 'mini-vision', 'efficientnet-lite0', a folder, or a hub id that can be "
-            f"reached ({error})."
+            f"reached ({find_damage(name) or error})."
         ) from None
     missing = [key for key in report["missing_keys"] if "pooler" not in key]
     if missing:
         raise UserError(f"{what} lacks {len(missing)} weights, such as {sorted(missing)[0]!r}: its files are damaged.")
     try:
         return tower, AutoImageProcessor.from_pretrained(name, backend="pil")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{what} has no image processor: expected a preprocessor_config.json beside its config.json ({error})."
+            f"{what} has no image processor: expected a preprocessor_config.json beside its config.json "
+            f"({find_damage(name) or error})."
         ) from None
 
 

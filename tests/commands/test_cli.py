@@ -418,6 +418,16 @@ def test_an_export_never_takes_the_place_of_a_run(copy, run, shell, tmp_path):
         assert shell("export", run, "--task", "toy/mood", "--output", tmp_path / "baked")[0] == 0
 
 
+def test_no_output_takes_the_place_of_a_part_of_a_run(copy, shell):
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    for name in ("config.json", "results.json", "run.yaml"):
+        arguments = ("evaluate", copy, "--tasks", "toy/mood", "--limit", 2, "--output", copy / name)
+        assert "belongs to the run or model in" in shell.fails(*arguments)
+        assert "is no HTML page" in shell.fails("report", copy, "--output", copy / name)
+    assert "which no transfer wrote" in shell.fails("transfer", copy, "--tasks", "toy/truth", "--output", copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
+
+
 def test_predict_answers_a_baked_export_alike(run, shell, tmp_path):
     row = '{"text": "good maybe"}\n'
     _, whole, _ = shell("predict", run, "--task", "toy/mood", stdin=row)

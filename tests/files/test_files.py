@@ -148,6 +148,17 @@ def test_a_folder_has_one_writer_and_that_of_a_dead_process_is_taken_over(tmp_pa
     assert not (tmp_path / OWNER).exists()
 
 
+def test_a_lock_is_awaited_that_only_forked_helpers_of_a_killed_process_hold(tmp_path):
+    helper = HOLD.replace('print("held"', 'import os, time; os.fork() or (time.sleep(1), os._exit(0)); print("held"')
+    with subprocess.Popen([sys.executable, "-c", helper, str(tmp_path)], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        other.kill()
+        other.wait()
+    lock = FolderLock(tmp_path, advice="")
+    lock.acquire()
+    lock.release()
+
+
 # Checksums and manifests
 
 

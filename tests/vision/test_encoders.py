@@ -165,6 +165,10 @@ def test_a_missing_tower_processor_or_weight_is_named(tmp_path):
     model.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(UserError, match=r"lacks 1 weights, such as 'layernorm\.weight'"):
         load_image_encoder(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"cannot be loaded.*model\.safetensors is damaged"):
+        load_image_encoder(tmp_path)
 
 
 # mini-vision
