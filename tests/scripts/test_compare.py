@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 from small_runs import write_run
-from test_cli import make_tokenizer
 from transformers import BartConfig, BartForConditionalGeneration
 
 from hyperpelt import methods
@@ -39,7 +38,9 @@ def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def write_study(folder: Path, methods: dict, **changes: object) -> Path:
-    settings = dict(pair.split("=", 1) for pair in write_run(folder, make_tokenizer()))
+    from conftest import tiny_tokenizer
+
+    settings = dict(pair.split("=", 1) for pair in write_run(folder, tiny_tokenizer.__wrapped__()))
     settings.pop("output_dir")
     run = {name: yaml.safe_load(value) for name, value in settings.items()}
     (folder / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf8")
