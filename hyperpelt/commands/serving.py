@@ -50,15 +50,9 @@ def predict(
     model, defaults = _loaded(run, plugins, device)
     read = [_read(model, dict(row), task) for row in rows]
     good = [(known, example) for _, known, example, _ in read if example is not None]
-    answers = iter(
-        predict_mixed(
-            model,
-            [known for known, _ in good],
-            [example for _, example in good],
-            allow_urls=allow_urls,
-            **{**defaults, **how},
-        )
-    )
+    settings: dict[str, Any] = {**defaults, **how}
+    tasks, examples = [known for known, _ in good], [example for _, example in good]
+    answers = iter(predict_mixed(model, tasks, examples, allow_urls=allow_urls, **settings))
     return [place | ({"error": error} if example is None else next(answers)) for place, _, example, error in read]
 
 
