@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,7 @@ from hyperpelt.commands import common
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
+    from hyperpelt.model.tuned import TunedModel
     from hyperpelt.tasks import Example, Task
     from hyperpelt.tasks.asked import Asked
 
@@ -82,6 +83,7 @@ def predict(
         model.task_id(name)
     common.require_tasks(run, wanted)
     known = {name: tasks.get(name) for name in wanted}
+    _say_changes(model, known)
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
     how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}
     num_bad = 0
@@ -115,6 +117,16 @@ def _read(line: tuple[int, bytes], task: Task, allow_urls: bool) -> Asked:
     from hyperpelt.tasks.asked import read_lines
 
     return _with_images(next(read_lines(task, [line])), allow_urls)
+
+
+def _say_changes(model: TunedModel, known: Mapping[str, Task]) -> None:
+    """A note on each task that is not what the model was trained on."""
+    from hyperpelt.evaluation.judging import change_since_training
+
+    for name, task in known.items():
+        changed = change_since_training(model, task)
+        if changed is not None:
+            common.note(f"{name}: {changed}")
 
 
 def _chunks(rows: Iterator[Asked], size: int) -> Iterator[list[Asked]]:

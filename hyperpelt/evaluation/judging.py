@@ -90,17 +90,25 @@ def num_invalid(predictions: Iterable[Any]) -> int:
     return sum(isinstance(value, float) and math.isnan(value) for value in predictions)
 
 
+def change_since_training(model: TunedModel, task: Task) -> str | None:
+    """One sentence for a task that is not the one that the model was trained on; None if it is, or nobody knows."""
+    trained = model.task_fingerprints.get(task.name)
+    shipped = model.folder is not None and RUNS in model.folder.resolve().parents  # with the tasks as they are now
+    if trained is None or trained == task.fingerprint() or shipped:
+        return None
+    return (
+        f"its definition is not the one that the model was trained on (fingerprint {task.fingerprint()}, trained "
+        f"on {trained}): rendering, choices, splits or metrics have changed since"
+    )
+
+
 def notes(
     model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings, found: Answers, num_bad: int
 ) -> Iterator[str]:
     """What a reader of the scores should know, one sentence each."""
-    trained = model.task_fingerprints.get(task.name)
-    shipped = model.folder is not None and RUNS in model.folder.resolve().parents  # with the tasks as they are now
-    if trained is not None and trained != task.fingerprint() and not shipped:
-        yield (
-            f"its definition is not the one that the model was trained on (fingerprint {task.fingerprint()}, trained "
-            f"on {trained}): rendering, choices, splits or metrics have changed since"
-        )
+    changed = change_since_training(model, task)
+    if changed is not None:
+        yield changed
     for name, why in metrics.available(task.metrics)[1].items():
         yield f"{name} is not measured: {why}"
     if num_bad:
