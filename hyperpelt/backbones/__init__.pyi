@@ -5,9 +5,9 @@ from .loading import (
     FAMILIES,
     T5_FAMILIES,
     config_hash,
-    encode_targets,
     load_backbone,
     load_config,
     load_tokenizer,
     resolve_dtype,
 )
+from .targets import encode_targets as encode_targets

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from hyperpelt.backbones import embedded
-from hyperpelt.backbones.fitting import PREFIX
 from hyperpelt.backbones.moving import moved
-from hyperpelt.backbones.plain_text import encode
 from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.files.damage import find_damage
@@ -144,25 +141,6 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         ) from error
     assert tokenizer is not None  # None is only of models that have no text
     return tokenizer
-
-
-def encode_targets(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_length: int | None = None
-) -> list[list[int]]:
-    """What the decoder is trained to write: the text's tokens and one EOS, for every family alike.
-
-    Text is text, also where it spells a special token. Never a BOS or [CLS] in front: the decoder's start token is put
-    there by the model (`config.decoder_start_token_id`). The code of a language stands there alone if one was set and
-    the tokenizer wants it there (`set_languages`). With `max_length` the text is cut, never its EOS.
-    """
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{type(tokenizer).__name__} has no EOS token, so the decoder could not learn to stop.")
-    if not texts:
-        return []
-    rows = encode(tokenizer, texts, target=True, special_tokens=False)
-    language: list[int] = getattr(tokenizer, PREFIX, [])
-    limit = None if max_length is None else max(max_length - 1 - len(language), 0)
-    return [[*language, *row[:limit], tokenizer.eos_token_id] for row in rows]
 
 
 def config_hash(config: PreTrainedConfig) -> str:

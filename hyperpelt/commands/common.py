@@ -145,8 +145,11 @@ def load_named_plugins(plugins: Iterable[str] | None) -> None:
     """Load the plugins that the user named."""
     from hyperpelt import tasks
 
+    before = len(tasks.broken_plugins()) if plugins else 0
     for plugin in plugins or ():
         tasks.load_plugin(plugin)
+    for _, why in tasks.broken_plugins()[before:] if plugins else ():
+        note(f"left out: {why}")
 
 
 def load_plugins_of(run: str, plugins: Iterable[str] | None = None) -> RunConfig | None:

@@ -160,7 +160,9 @@ class RunConfig(_Strict):
 
     # Optimisation
     optimizer: Literal["adamw", "adafactor"] = "adamw"
-    learning_rate: Number = Field(3e-4, gt=0, description="peak; 3e-4 is HyperFormer's")
+    learning_rate: Number | None = Field(
+        None, gt=0, description="peak; null: what suits the method (docs/comparing.md), which training prints"
+    )
     weight_decay: Number = Field(0.0, ge=0)
     adam_beta1: Number = Field(0.9, ge=0, lt=1)
     adam_beta2: Number = Field(0.999, ge=0, lt=1)
@@ -235,6 +237,12 @@ class RunConfig(_Strict):
                 if rate is not None and not 0 <= rate < float("inf"):
                     raise ValueError(f"tasks.{name} should be a rate of 0 or more, got {rate}.")
         return self
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate of a run whose method has been settled."""
+        assert self.learning_rate is not None, "train() settles it"
+        return self.learning_rate
 
     @property
     def task_rates(self) -> dict[str, float | None]:

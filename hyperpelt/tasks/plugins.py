@@ -22,7 +22,7 @@ from hyperpelt.config.modules import importable
 from hyperpelt.errors import UserError
 from hyperpelt.tasks import neighbours, registry
 from hyperpelt.tasks.neighbours import PREFIX, import_beside
-from hyperpelt.tasks.yaml import load_yaml
+from hyperpelt.tasks.yaml import read_yaml
 
 GROUP = "hyperpelt.tasks"
 _STATE: dict[str, bool] = {"loaded": False}
@@ -137,11 +137,23 @@ def _file_loader(path: Path, data_root: str | Path | None) -> Callable[[], None]
     if path.suffix == ".py":
         return lambda: _run(import_beside(path, anew=not _defined_in(str(path))))
 
-    def load() -> None:
-        for entry in load_yaml(path, data_root=data_root):
-            registry.register(entry)
+    return lambda: _register_documents(path, data_root)
 
-    return load
+
+def _register_documents(path: Path, data_root: str | Path | None) -> None:
+    """Every task of a YAML file; one that is none is remembered as broken, unless it is the only one."""
+    refused: list[tuple[str, str]] = []
+    count = 0
+    for count, (where, entry) in enumerate(read_yaml(path, data_root=data_root), 1):  # noqa: B007
+        try:
+            if isinstance(entry, UserError):
+                raise entry
+            registry.register(entry)
+        except UserError as problem:
+            refused.append((where, str(problem)))
+    if count == len(refused):
+        raise UserError("\n".join(problem for _, problem in refused))
+    _BROKEN.extend(one for one in refused if one not in _BROKEN)
 
 
 def _run(module: ModuleType) -> None:

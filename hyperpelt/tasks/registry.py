@@ -114,7 +114,8 @@ def _find(name: str) -> Task | Mixture:
     if name in _ENTRIES:
         return _ENTRIES[name]
     error = unknown("task", name, _ENTRIES)
-    broken = [origin for origin, _ in _FINDER.broken()]
+    # The traceback of an installed plugin is long; what a task of a YAML file lacks is said in a line.
+    broken = [origin if "\n" in why.strip() else why for origin, why in _FINDER.broken()]
     hint = f" Plugins that failed to load: {', '.join(broken)} (see `hyperpelt tasks list`)." if broken else ""
     raise UserError(f"{error}{hint}")
 

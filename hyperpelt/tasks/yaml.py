@@ -14,7 +14,7 @@ the YAML file. Unknown keys name the nearest known one; every message carries fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from hyperpelt.tasks.collections import ImageFolder, Saved, Streamed
 from hyperpelt.tasks.documents import Place, documents
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.jinja import PARTED, JinjaTemplate, read_promptsource
-from hyperpelt.tasks.sources import Hub, Source, read_rows, resolve_root
+from hyperpelt.tasks.label_names import label_names
+from hyperpelt.tasks.sources import Hub, Source
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
 from hyperpelt.tasks.template import PLACE, Template
 from hyperpelt.tasks.types import Mixture, Task
@@ -39,17 +40,35 @@ CHOICE_KEYS = ("names_of", "columns", "column")
 
 
 def load_yaml(path: Path, *, data_root: str | Path | None = None) -> list[Task | Mixture]:
-    """The tasks and mixtures of a file. data_root: only for `choices: {names_of: ...}`, which reads label names."""
-    entries: list[Task | Mixture] = []
+    """The tasks and mixtures of a file. data_root: only for `choices: {names_of: ...}`, which reads label names.
+
+    Raises UserError, with file and line, for the first document that is none.
+    """
+    found = list(read_yaml(path, data_root=data_root))
+    for _, entry in found:
+        if isinstance(entry, UserError):
+            raise entry
+    return [entry for _, entry in found if not isinstance(entry, UserError)]
+
+
+def read_yaml(path: Path, *, data_root: str | Path | None = None) -> Iterator[tuple[str, Task | Mixture | UserError]]:
+    """(file:line, entry) of every document, or the error that makes it none: the others stand all the same.
+
+    Raises UserError for a file that is no YAML or holds no document.
+    """
+    empty = True
     for line, content in documents(path):
-        with Place(f"{path}:{line}"):
-            if "mixture" in content:
-                entries.append(_mixture(content, f"{path}:{line}"))
-            else:
-                entries.append(_task(content, path, f"{path}:{line}", data_root))
-    if not entries:
+        where, empty = f"{path}:{line}", False
+        try:
+            with Place(where):
+                yield (
+                    where,
+                    (_mixture(content, where) if "mixture" in content else _task(content, path, where, data_root)),
+                )
+        except UserError as problem:
+            yield where, problem
+    if empty:
         raise UserError(f"{path} holds no task.")
-    return entries
 
 
 def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | Path | None) -> Task:
@@ -234,7 +253,7 @@ def _choices(
         return None, _texts(content, "columns", ())
     if "column" in content:
         return None, _text(content, "column")
-    return _label_names(_text(content, "names_of"), source, splits, data_root), ()
+    return label_names(_text(content, "names_of"), source, splits, data_root), ()
 
 
 def _labels(content: Any, choices: tuple[str, ...] | None) -> tuple[tuple[Any, str], ...] | str:
@@ -248,18 +267,6 @@ def _labels(content: Any, choices: tuple[str, ...] | None) -> tuple[tuple[Any, s
         if choices is not None and choice not in choices:
             raise UserError(f"labels: {value!r} is translated to {choice!r}, which is no choice: {', '.join(choices)}")
     return pairs
-
-
-def _label_names(column: str, source: Source, splits: Splits, data_root: str | Path | None) -> tuple[str, ...]:
-    """The names of a ClassLabel column; the data must be at hand for that."""
-    rows = read_rows(source, splits.part(splits.names()[0]).split, resolve_root(data_root))
-    features = getattr(rows, "features", {})
-    if column not in features:
-        raise unknown("column", column, features)
-    names = getattr(features[column], "names", None)
-    if not names:
-        raise UserError(f"choices.names_of: column {column!r} has no label names; write the choices as a list")
-    return tuple(names)
 
 
 def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:

@@ -37,9 +37,9 @@ def learning_rate(config: RunConfig, step: int, total: int) -> float:
     """The rate of optimiser step `step`, counted from 0, of `total`: warm-up from 0 to the peak, then decay to 0."""
     warmup = num_warmup_steps(config.warmup_steps, total)
     if step < warmup:
-        return config.learning_rate * step / warmup
+        return config.peak_rate * step / warmup
     done = (step - warmup) / max(1, total - warmup)
-    return config.learning_rate * DECAYS[config.lr_scheduler_type](min(done, 1.0))
+    return config.peak_rate * DECAYS[config.lr_scheduler_type](min(done, 1.0))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -72,9 +72,9 @@ def make_optimizer(
 
         # Without parameter scaling: tensors that start at zero (up-projections) would otherwise hardly move.
         fixed = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-        return Adafactor(groups, lr=config.learning_rate, **fixed)
+        return Adafactor(groups, lr=config.peak_rate, **fixed)
     betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+    return torch.optim.AdamW(groups, lr=config.peak_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
 
 # ------------------------------------------------------------------------------------------------------------- state

@@ -25,7 +25,7 @@ from hyperpelt.training.loop import Loop, State, metric_value
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.progress import Screen, rates_as_table
 from hyperpelt.training.resuming import settings_that_differ
-from hyperpelt.training.setup import Setup, build_model, prepare, taken_over
+from hyperpelt.training.setup import Setup, build_model, prepare, taken_over, with_rate
 from hyperpelt.training.tracking import Trackers
 
 if TYPE_CHECKING:
@@ -44,11 +44,13 @@ def train(
     after Ctrl-C or SIGTERM, when the run is saved.
     """
     config = (config if isinstance(config, RunConfig) else build_run(config)).with_full_paths()
-    config = taken_over(config)
+    config, chosen = with_rate(taken_over(config))
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop:
-        results = _Run(prepare(config, processes, show=show), folder, stop, show=show, callbacks=callbacks).train()
+        results = _Run(
+            prepare(config, processes, show=show), folder, stop, chosen=chosen, show=show, callbacks=callbacks
+        ).train()
     processes.close()
     return results
 
@@ -57,11 +59,19 @@ class _Run:
     """One call of `train`, from a set-up to its results."""
 
     def __init__(
-        self, setup: Setup, folder: RunFolder, stop: Stop, *, show: bool, callbacks: Sequence[Callback]
+        self,
+        setup: Setup,
+        folder: RunFolder,
+        stop: Stop,
+        *,
+        chosen: bool,
+        show: bool,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.setup, self.config, self.processes = setup, setup.config, setup.processes
         self.model, self.folder = setup.model, folder
         self.stop, self.show, self.callbacks = stop, show, tuple(callbacks)
+        self.chosen = chosen  # the learning rate, for the method
 
     def train(self) -> dict[str, Any]:
         """Loop, then measure the best and write."""
@@ -146,6 +156,8 @@ class _Run:
             f"{len(self.setup.tasks)} tasks, {self.setup.total:,} steps of {self.setup.sampler.batch_size} rows, "
             f"{self.processes.world} x {self.processes.device.type}, {config.precision}"
         )
+        why = f" (what suits {self.model.method.name}; set learning_rate for another)" if self.chosen else ""
+        screen.say(f"learning rate {config.peak_rate:g}{why}")
         mixture = self.setup.mixture()
         screen.say(rates_as_table(mixture))
         if self.setup.about_images:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hyperpelt import methods
 from hyperpelt.backbones import set_dropout
 from hyperpelt.config import RunConfig
 from hyperpelt.data import (
@@ -31,6 +32,7 @@ from hyperpelt.data import (
 from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
+from hyperpelt.methods.rates import suited_rate
 from hyperpelt.model.descriptions import read_tasks
 from hyperpelt.model.inputs import ranking_of
 from hyperpelt.model.saving import local_folder, read_config
@@ -203,6 +205,13 @@ def taken_over(config: RunConfig) -> RunConfig:
         return config
     saved = read_config(local_folder(config.from_run))
     return config.model_copy(update={"backbone": str(saved["backbone"]), "method": saved["method"]})
+
+
+def with_rate(config: RunConfig) -> tuple[RunConfig, bool]:
+    """The settings with a learning rate: where it is null, the one that suits the method; and whether it was."""
+    if config.learning_rate is not None:
+        return config, False
+    return config.model_copy(update={"learning_rate": suited_rate(methods.get(config.method))}), True
 
 
 def _tell(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:

@@ -91,6 +91,7 @@ def _setup(
         "tasks": tasks.split(","),
         "output_dir": str(folder / method),
         "max_steps": 1_000_000,
+        "learning_rate": 3e-4,
         "per_device_train_batch_size": rows,
         "max_source_length": length,
         "max_target_length": 16,

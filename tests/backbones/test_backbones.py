@@ -408,3 +408,11 @@ def test_damaged_json_of_a_folder_is_one_sentence(tmp_path: Path, tiny_t5, tiny_
     load = load_backbone if name == "config.json" else load_tokenizer
     with pytest.raises(UserError, match=re.escape(name) if content[0] in b"{\xff" else str(tmp_path)):
         load(tmp_path)
+
+
+def test_targets_come_as_the_labels_that_a_model_takes(tiny_tokenizer) -> None:
+    texts = ["yes", "no good bad"]
+    rows = encode_targets(tiny_tokenizer, texts)
+    labels = encode_targets(tiny_tokenizer, texts, return_tensors="pt")
+    assert labels.shape == (2, max(map(len, rows)))
+    assert [[token for token in row if token != -100] for row in labels.tolist()] == rows

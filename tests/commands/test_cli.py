@@ -314,7 +314,7 @@ def test_what_the_system_refuses_is_the_users_to_mend(run, shell, tmp_path):
 def test_train_keys_and_json(shell, tmp_path):
     keys = {row["key"]: row for row in shell.json("train", "--keys")}
     assert keys["output_dir"]["required"]
-    assert keys["learning_rate"]["default"] == 3e-4
+    assert keys["warmup_steps"]["default"] == 0.05
 
 
 # Predicting ----------------------------------------------------------------------------------------------------------

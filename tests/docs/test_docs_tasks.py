@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from task_support import own_registry
 
+from hyperpelt import metrics as known_metrics
 from hyperpelt import tasks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf8")
@@ -45,3 +46,13 @@ def test_the_table_of_built_in_tasks_is_complete_and_true() -> None:
         halved = str(task.splits.part("test")).endswith("[0.5:]")
         held_out = str(task.splits.train) == "train[1000:]"
         assert ("halved" in splits, "held out" in splits) == (halved, held_out), name
+
+
+def test_every_metric_is_listed_and_the_example_of_another_one_runs() -> None:
+    section = PAGE.split("## Metrics")[1].split("## Splits")[0]
+    listed = re.findall(r"\| `(.+?)` \| (.+?) \|", section)
+    own = {name for name in known_metrics.names() if not name.startswith(("toy_", "mine/"))}
+    assert dict(listed) == {name: known_metrics.get(name).description for name in own}
+    code = re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
+    exec(code, {})
+    assert known_metrics.compute(["mine/within_one"], [1.0, 5.0], [2.0, 2.0]) == {"mine/within_one": 50.0}

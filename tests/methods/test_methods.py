@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -361,3 +363,43 @@ def test_tasks_are_named_once_each():
 
 def test_a_single_task_need_not_be_in_a_list():
     assert TunedModel.build(make_t5(), method="lora", tasks="my/abc").tasks == ("my/abc",)
+
+
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    [
+        ("hyperpelt", 2e-3),
+        ("hyper-lora", 3e-3),
+        ("shared-houlsby", 1e-3),
+        ("full", 1e-4),
+        ({"name": "lora", "rank": 2}, 3e-3),
+        ({"name": "mine", "parts": [{"tuner": {"type": "prefix"}, "at": ["*attention"]}]}, 3e-2),
+        (
+            {
+                "name": "both",
+                "parts": [
+                    {"tuner": {"type": "prefix"}, "at": ["*attention"]},
+                    {"tuner": {"type": "adapter"}, "at": ["feed_forward"]},
+                ],
+            },
+            1e-3,
+        ),
+    ],
+)
+def test_a_rate_that_suits_the_method(method, rate):
+    from hyperpelt.methods.rates import suited_rate
+
+    assert suited_rate(methods.get(method)) == rate
+
+
+def test_rates_by_method_are_those_of_the_documents_table():
+    from hyperpelt.methods.rates import BY_NAME
+
+    text = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf8")
+    found = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and cells[2] and all(sign in "0123456789e-" for sign in cells[2]) and "e" in cells[2]:
+            found |= dict.fromkeys(re.findall(r"`([^`]+)`", cells[1]), float(cells[2]))
+    assert found
+    assert {name: BY_NAME.get(name) for name in found} == found

@@ -9,6 +9,7 @@ import pytest
 from task_support import own_registry
 
 from hyperpelt import Files, Hub, Splits, Task, UserError, tasks
+from hyperpelt.tasks import plugins
 from hyperpelt.tasks.splits import Part
 from hyperpelt.tasks.yaml import load_yaml
 
@@ -71,7 +72,7 @@ def test_choices_from_the_datas_label_names(tmp_path: Path) -> None:
     (task,) = load_yaml(file, data_root=tmp_path)
     assert task.choices == ("bad", "good")
     assert [example.target for example in task.examples("train", data_root=tmp_path)] == ["good", "bad"]
-    for column, message in [("lable", "Did you mean 'label'"), ("text", "column 'text' has no label names")]:
+    for column, message in [("lable", "Did you mean 'label'"), ("none", "Unknown column")]:
         file.write_text(text.replace("COLUMN", column))
         with pytest.raises(UserError, match=message):
             load_yaml(file, data_root=tmp_path)
@@ -194,3 +195,46 @@ def test_a_missing_column_is_named_as_for_any_task(tmp_path: Path) -> None:
         UserError, match=r"Task my/nli, split train, row 0: expected column 'premis'.*did you mean 'premise'"
     ):
         list(task.examples("train"))
+
+
+def test_choices_from_the_values_of_a_csv_column(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,mood\na,sad\nb,glad\nc,\nd,sad\n", encoding="utf8")
+    text = """
+name: my/mood
+source: {files: {train: rows.csv}}
+input: "{text}"
+label: mood
+choices: {names_of: mood}
+splits: {train: train, validation: null, test: null}
+"""
+    (tmp_path / "task.yaml").write_text(text, encoding="utf8")
+    (task,) = load_yaml(tmp_path / "task.yaml")
+    assert isinstance(task, Task)
+    assert task.choices == ("glad", "sad")
+    (tmp_path / "rows.csv").write_text("text,mood\n" + "".join(f"a,m{n}\n" for n in range(101)), encoding="utf8")
+    with pytest.raises(UserError, match="101 different values, where 2 to 100 texts are expected"):
+        load_yaml(tmp_path / "task.yaml")
+
+
+def test_one_bad_task_does_not_spoil_its_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("premise,hypothesis,label\na,b,0\nc,d,1\n", encoding="utf8")
+    good = BASE + "choices: [yes, no]\n"
+    documents = [good.replace("my/nli", "good/one"), good.replace("my/nli", "bad/one").replace("choices", "choicse")]
+    documents.append(good.replace("my/nli", "good/two"))
+    (tmp_path / "mixed.yaml").write_text("---\n".join(documents), encoding="utf8")
+    before = len(tasks.broken_plugins())
+    try:
+        assert tasks.load_plugin(tmp_path / "mixed.yaml") == ["good/one", "good/two"]
+        assert [example.target for example in tasks.get("good/two").examples("train")] == ["yes", "no"]
+        ((origin, why),) = tasks.broken_plugins()[before:]
+        assert origin.startswith(f"{tmp_path / 'mixed.yaml'}:")
+        assert "Did you mean 'choices'" in why
+        with pytest.raises(UserError, match=r"Unknown task 'bad/one'.*Unknown key 'choicse'"):
+            tasks.get("bad/one")
+    finally:
+        for name in ("good/one", "good/two"):
+            tasks.remove(name)
+        plugins._BROKEN.pop()
+    (tmp_path / "all_bad.yaml").write_text(documents[1], encoding="utf8")
+    with pytest.raises(UserError, match="Did you mean 'choices'"):
+        tasks.load_plugin(tmp_path / "all_bad.yaml")
