@@ -108,6 +108,33 @@ def _marian() -> PreTrainedTokenizerBase:
             return transformers.MarianTokenizer(source_spm=source, target_spm=target, vocab=str(vocab), **options)
 
 
+def _sentencepiece(make: Callable[[Path, Path], PreTrainedTokenizerBase]) -> Callable[[], PreTrainedTokenizerBase]:
+    """A tokenizer of files: make(model, vocabulary as JSON)."""
+
+    def made() -> PreTrainedTokenizerBase:
+        import sentencepiece
+
+        lines = [" ".join(WORDS), *(f"{one} {two} {LETTERS} {' '.join(MARKS)}" for one in WORDS for two in WORDS)]
+        with TemporaryDirectory() as folder:
+            model = _spm(Path(folder), "pieces", lines)
+            read = sentencepiece.SentencePieceProcessor(model_file=str(model))
+            pieces = [read.id_to_piece(number) for number in range(read.get_piece_size())]
+            texts = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *pieces])
+            vocab = Path(folder) / "vocab.json"
+            vocab.write_text(json.dumps({text: number for number, text in enumerate(texts)}), encoding="utf8")
+            return make(model, vocab)
+
+    return made
+
+
+def _m2m100(model: Path, vocab: Path) -> PreTrainedTokenizerBase:
+    return transformers.M2M100Tokenizer(vocab_file=str(vocab), spm_file=str(model), src_lang="en", tgt_lang="fr")
+
+
+def _plbart(model: Path, vocab: Path) -> PreTrainedTokenizerBase:
+    return transformers.PLBartTokenizer(vocab_file=str(model), src_lang="java", tgt_lang="en_XX", language_codes="base")
+
+
 _MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "t5": _t5,
     "mt5": _mt5,
@@ -116,6 +143,8 @@ _MAKERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "mbart50": _mbart50,
     "pegasus": _pegasus,
     "marian": _marian,
+    "m2m_100": _sentencepiece(_m2m100),
+    "plbart": _sentencepiece(_plbart),
     "blenderbot": _byte_level(transformers.BlenderbotTokenizer, "<s>", "<pad>", "</s>", "<unk>", "<mask>"),
     "wordpiece": _wordpiece,
 }

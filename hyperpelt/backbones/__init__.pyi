@@ -1,5 +1,5 @@
 from .dropout import set_dropout
-from .fitting import check_tokenizer, set_languages
+from .fitting import check_tokenizer, set_languages, without_language
 from .loading import (
     BART_FAMILIES,
     FAMILIES,

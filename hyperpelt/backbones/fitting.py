@@ -73,6 +73,15 @@ def set_languages(
             backbone.generation_config.decoder_start_token_id = code
 
 
+def without_language(tokenizer: PreTrainedTokenizerBase, rows: Any) -> Any:
+    """Answers as ids, without the language's code, which not every tokenizer takes for a special token."""
+    prefix: list[int] = getattr(tokenizer, PREFIX, [])
+    if not prefix:
+        return rows
+    lists = rows if isinstance(rows, list) else rows.tolist()
+    return [[token for token in row if token not in prefix] for row in lists]
+
+
 def _code(tokenizer: Any, language: str) -> int:
     """The id of a language's code."""
     codes = getattr(tokenizer, "lang_code_to_id", None) or {

@@ -109,7 +109,8 @@ class Inference(Running):
         if not texts:
             return answers
         written = answers if isinstance(answers, Tensor) else answers["sequences"]
-        decoded = self.need_tokenizer().batch_decode(written, skip_special_tokens=True)
+        tokenizer = self.need_tokenizer()
+        decoded = tokenizer.batch_decode(without_language(tokenizer, written), skip_special_tokens=True)
         if isinstance(answers, Tensor):
             return decoded
         answers["texts"] = decoded

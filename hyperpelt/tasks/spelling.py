@@ -18,7 +18,7 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt.backbones import encode_targets
+from hyperpelt.backbones import encode_targets, without_language
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.values import read_number
 
@@ -81,7 +81,8 @@ class Spelling:
 
 def decode(tokenizer: Any, ids: Any) -> list[str]:
     """Answers as text, without special tokens."""
-    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    written = without_language(tokenizer, ids)
+    return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
 def ceiling(

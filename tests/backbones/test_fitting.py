@@ -12,11 +12,12 @@ import transformers
 from tiny_tokenizers import make_tokenizer
 
 from hyperpelt import Example, Generator, Task, TunedModel, UserError
-from hyperpelt.backbones import encode_targets, load_tokenizer
+from hyperpelt.backbones import encode_targets, load_tokenizer, set_languages
 from hyperpelt.config import build_run
 from hyperpelt.data import encode_inputs
 from hyperpelt.data.fingerprints import fingerprint_tokenizer
 from hyperpelt.evaluation import evaluate, predict
+from hyperpelt.tasks.spelling import decode
 
 SIZES: dict[str, Any] = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
 SIZES |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 128}
@@ -96,6 +97,14 @@ def test_languages_are_settings_that_are_saved(tmp_path: Path, family: str) -> N
     assert predict(again, OPEN, asked, max_target_length=6) == predict(model, OPEN, asked, max_target_length=6)
     assert again.languages == {"source_language": "de_DE", "target_language": "fr_XX"}
     assert evaluate(again, OPEN, progress=False).tasks[OPEN.name].rows == 2
+
+
+def test_a_language_code_is_no_part_of_an_answer(tiny_t5: Any) -> None:
+    tokenizer = make_tokenizer.__wrapped__("m2m_100")  # which does not take its codes for special tokens
+    set_languages(tokenizer, tiny_t5, source="de", target="fr")
+    assert encode_targets(tokenizer, ["yes"])[0][0] == tokenizer.get_lang_id("fr")
+    assert tokenizer.convert_ids_to_tokens(encode_inputs(tokenizer, ["yes"], 16)[0][0])[0] == "__de__"
+    assert decode(tokenizer, encode_targets(tokenizer, ["yes", "no"])) == ["yes", "no"]
 
 
 def test_a_language_that_is_none_is_refused(tmp_path: Path) -> None:
