@@ -15,7 +15,15 @@ table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabula
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left } tr.total td { font-weight: 600; border-top: 2px solid #999 }
 .scroll { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
-.note { color: #666; font-size: .85rem }
+.note { color: #666; font-size: .85rem } .contents { line-height: 2 }
+details { margin: .4rem 0 } summary { cursor: pointer }
+.confusion td, .confusion th { text-align: center } .worst td { vertical-align: top } .worst .text { text-align: left }
+.worst .input { white-space: pre-wrap; min-width: 24rem } .worst th { text-align: left }
+@media print {
+  body { font-size: 10pt; max-width: none; margin: 0 } .scroll { overflow: visible } table { font-size: 8pt }
+  th, td { padding: .15rem .35rem; white-space: normal } img, tr { break-inside: avoid } h2, h3 { break-after: avoid }
+  details::details-content { content-visibility: visible } a { color: inherit; text-decoration: none }
+}
 """
 
 
@@ -37,6 +45,11 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, total: Sequenc
     lines = [f"<tr>{line(row, 'td')}</tr>" for row in rows]
     lines += [f'<tr class="total">{line(total, "td")}</tr>'] if total else []
     return f'<div class="scroll"><table><tr>{line(heads, "th")}</tr>\n' + "\n".join(lines) + "</table></div>"
+
+
+def anchor(name: str) -> str:
+    """A run's name as the place that a link leads to."""
+    return "run-" + "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def picture(svg: str, description: str) -> str:

@@ -6,6 +6,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
 
 from hyperpelt.backbones.shipped import RUNS, place_for
 from hyperpelt.config.paths import place
@@ -13,7 +17,8 @@ from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.files.atomic import write_text
 from hyperpelt.report.differences import unlike
-from hyperpelt.report.html import document, picture, table
+from hyperpelt.report.html import anchor, document, picture, table
+from hyperpelt.report.rows import sections as rows_sections
 from hyperpelt.report.run_records import Curve, RunRecord, read_runs
 from hyperpelt.report.transfer import sections as transfer_sections
 
@@ -36,11 +41,18 @@ def render(runs: Sequence[RunRecord]) -> str:
     """The page as HTML."""
     title = f"hyperpelt: {runs[0].name}" if len(runs) == 1 else f"hyperpelt: {len(runs)} runs"
     each = [part for run in runs for part in _details(run, runs)]
-    body = "\n".join([*_overview(runs), *_comparison(runs), *_courses(runs), *each])
+    body = "\n".join([*_contents(runs), *_overview(runs), *_comparison(runs), *_courses(runs), *each])
     return document(title, body)
 
 
 # Sections ------------------------------------------------------------------------------------------------------------
+
+
+def _contents(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Where each run begins, for a page of several."""
+    if len(runs) > 1:
+        links = (f'<a href="#{anchor(run.name)}">{escape(run.name)}</a>' for run in runs)
+        yield f'<p class="note contents">{" · ".join(links)}</p>'
 
 
 def _overview(runs: Sequence[RunRecord]) -> Iterator[str]:
@@ -107,20 +119,46 @@ def _comparison_table(groups: Mapping[str, list[Results]], shown: Mapping[str, M
 
 def _details(run: RunRecord, runs: Sequence[RunRecord]) -> Iterator[str]:
     if len(runs) > 1:
-        yield f"<h2>{escape(run.name)}</h2>"
+        yield f'<h2 id="{anchor(run.name)}">{escape(run.name)}</h2>'
     if run.results is not None:
         yield _results_table(run.results)
         yield from (f'<p class="note">{escape(text)}</p>' for text in _notes(run.results))
     yield from _curves(run.curves)
-    if run.similarity is not None:
-        from hyperpelt.report.plots import heatmap
-
-        text = "Cosine similarity of the tasks as the hypernetwork reads them."
-        yield picture(heatmap(run.similarity, run.tasks, title="task similarity"), text)
-        yield f'<p class="note">{text}</p>'
+    yield from rows_sections(run.results)
+    yield from _task_map(run.training.get("task_map"))
     yield from transfer_sections(_transfer_of(run.folder))
     if run.settings:
         yield f"<details><summary>Settings (run.yaml)</summary><pre>{escape(run.settings)}</pre></details>"
+
+
+def _task_map(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """How near the tasks are to each other by the tensors that are made for them, those alike beside each other."""
+    if not found:
+        return
+    from hyperpelt.report.plots import heatmap
+
+    cosines = np.array(found["cosines"])
+    order = _alike_together(cosines)
+    names = [found["tasks"][place] for place in order]
+    yield picture(heatmap(cosines[np.ix_(order, order)], names, title="task map: generated weights"), "Task map.")
+    far = sorted(zip(found["tasks"], found["apart"], strict=True), key=lambda pair: -pair[1])
+    told = ", ".join(f"{name} {100 * apart:.1f} %" for name, apart in far[:5])
+    yield (
+        '<p class="note">Cosines of what is made for each task beside the mean of all tasks. How far a task lies from '
+        f"that mean, of its length; farthest: {escape(told)}.</p>"
+    )
+
+
+def _alike_together(cosines: Float[np.ndarray, "T T"]) -> list[int]:
+    """An order of the tasks in which those that are alike stand beside each other (average linkage)."""
+    if len(cosines) < 3:
+        return list(range(len(cosines)))
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    distances = np.clip(1 - (cosines + cosines.T) / 2, 0, None)
+    np.fill_diagonal(distances, 0)
+    return [int(place) for place in leaves_list(linkage(squareform(distances), "average", optimal_ordering=True))]
 
 
 def _transfer_of(folder: Path) -> Path:
@@ -153,16 +191,19 @@ def _notes(results: Results) -> Iterator[str]:
 
 
 def _curves(curves: Mapping[str, Curve]) -> Iterator[str]:
+    from hyperpelt.report.plots import MOST_LINES, small_multiples
     from hyperpelt.report.plots import curves as plot
 
     def below(prefix: str) -> dict[str, Curve]:
         return {tag.removeprefix(prefix): curve for tag, curve in curves.items() if tag.startswith(prefix)}
 
     loss = {name: curves[tag] for name, tag in (("all tasks", "train/loss"),) if tag in curves}
-    if loss:
-        yield picture(plot({**loss, **below("train/loss/")}, title="training loss", ylabel="loss"), "Loss.")
-    if below("eval/"):
-        yield picture(plot(below("eval/"), title="evaluation while training", ylabel="points"), "Metrics over steps.")
+    for found, title, unit in (
+        ({**loss, **below("train/loss/")} if loss else {}, "training loss", "loss"),
+        (below("eval/"), "evaluation while training", "points"),
+    ):
+        draw = plot if len(found) <= MOST_LINES else small_multiples
+        yield from [picture(draw(found, title=title, ylabel=unit), title)] if found else []
     small = (("train/learning_rate", "learning rate"), ("train/grad_norm", "gradient norm, before clipping"))
     yield from (picture(plot({name: curves[tag]}, title=name, ylabel=""), name) for tag, name in small if tag in curves)
 

@@ -28,6 +28,7 @@ COLOURS = color_sequences["tab10"]
 LINE = 0.19  # inches of a legend's line
 STANDING = 16  # tasks whose bars stand beside each other; more lie below each other
 NUMBERED = 20  # names of a map whose cells have their numbers
+MOST_LINES = 12  # in one picture
 MOST_POINTS = 1000  # of a curve; longer ones are thinned
 
 
@@ -46,6 +47,23 @@ def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = 
             axes.set_yscale("log")
         if len(series) > 1:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        return svg(figure)
+
+
+def small_multiples(series: Mapping[str, Curve], *, title: str, ylabel: str) -> str:
+    """One small picture a name, on one scale: what many lines in one picture would hide."""
+    columns = 5
+    rows = -(-len(series) // columns)
+    with rc_context({**STYLE, "font.size": 7}):
+        figure = Figure(figsize=(9.5, 1.15 * rows + 0.4), layout="constrained")
+        axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+        for place, (name, curve) in zip(axes, series.items(), strict=False):
+            steps, values = _thinned(curve)
+            place.plot(steps, values, color=colour(0), linewidth=1, marker="o" if len(steps) < 3 else None)
+            place.set_title(name, loc="left", fontsize=6.5, pad=2)
+        for place in axes[len(series) :]:
+            place.set_visible(False)
+        figure.suptitle(f"{title} ({ylabel} over steps)", x=0.01, ha="left", fontsize=10)
         return svg(figure)
 
 

@@ -6,14 +6,10 @@ Everything is read as files; no model is built. What a run has not written yet i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float
 
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results, load_results
@@ -32,7 +28,6 @@ NOT_COMPARED = (
     "overwrite",
     "resume",
 )
-_TASK_EMBEDDINGS = re.compile(r"(?P<source>.+)\.task_embeddings")
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,6 @@ class RunRecord:
     curves: dict[str, Curve] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)  # fingerprints of the tasks' definitions
-    similarity: Float[np.ndarray, "T T"] | None = None
 
     @property
     def training(self) -> dict[str, Any]:
@@ -118,7 +112,6 @@ def read_run(folder: Path, name: str) -> RunRecord:
         curves=read_curves(folder / "tensorboard"),
         tasks=tasks,
         definitions={task["name"]: task["fingerprint"] for task in config.get("tasks", ()) if task.get("fingerprint")},
-        similarity=task_similarity(folder / "model.safetensors", len(tasks)),
     )
 
 
@@ -146,30 +139,3 @@ def read_curves(folder: Path) -> dict[str, Curve]:
         steps = sorted(last)
         curves[tag] = Curve(steps, [last[step] for step in steps])
     return curves
-
-
-def task_similarity(path: Path, num_tasks: int) -> Float[np.ndarray, "T T"] | None:
-    """Cosine similarity of what the hypernetwork's first layer reads of each task; None without a hypernetwork.
-
-    Embeddings alone would mostly show their random start; the first layer keeps the directions that training uses.
-    """
-    if not path.is_file():
-        return None
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = load_file(path)
-    except SafetensorError as problem:
-        raise UserError(f"{path} cannot be read as safetensors: {problem}.") from None
-    read: list[np.ndarray] = []
-    for name, embeddings in tensors.items():
-        match = _TASK_EMBEDDINGS.fullmatch(name)
-        if match and embeddings.shape[0] == num_tasks:
-            trunk = re.compile(re.escape(match["source"]) + r"\.trunks\.[^.]+\.inner\.task")
-            read += [embeddings @ inner for key, inner in tensors.items() if trunk.fullmatch(key)]
-    if not read or num_tasks < 2:
-        return None
-    flat = np.concatenate([part.reshape(num_tasks, -1) for part in read], axis=1).astype(np.float64)
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True).clip(min=1e-12)
-    return flat @ flat.T

@@ -15,6 +15,7 @@ import torch
 from hyperpelt.config import RunConfig, build_run, to_yaml
 from hyperpelt.config.paths import inside
 from hyperpelt.files.atomic import finite, write_json
+from hyperpelt.model.maps import task_map
 from hyperpelt.tasks.carried import carry
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
@@ -252,6 +253,7 @@ class _Run:
             "eval_split": config.eval_split,
             "mixture": self.setup.mixture(),
             "history": state.history,
+            "task_map": task_map(self.model),
         }
 
 

@@ -15,15 +15,13 @@ Differences from the mean are what tells tasks apart: the tensors of one hyperne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from hyperpelt import tasks as registry
@@ -34,15 +32,14 @@ from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import evaluate
 from hyperpelt.files.atomic import write_json, write_text
+from hyperpelt.model.maps import flat, similarities, task_vectors
 from hyperpelt.model.saving import local_folder
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.report.plots import heatmap
 from hyperpelt.transfer.answering import as_the_run
-from hyperpelt.weights import HyperNetwork
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
-    from hyperpelt.weights.hypernetwork import Trunk
 
 
 def measure(
@@ -80,51 +77,6 @@ def measure(
     content |= {"split": split if matrix else None, "limit": limit if matrix else None, "output": str(place)}
     _write(place, model, maps, content)
     return content
-
-
-# ------------------------------------------------------------------------------------------------------- similarities
-
-
-@torch.no_grad()
-def similarities(model: TunedModel) -> dict[str, Float[np.ndarray, "T T"]]:
-    """The maps that need no data; those of embeddings only where there is a hypernetwork."""
-    found = {}
-    vectors = task_vectors(model)
-    for name, values in vectors.items():
-        centred = name in ("weights", "words")
-        found[name] = cosines(values - values.mean(dim=0) if centred else values)
-    return found
-
-
-@torch.no_grad()
-def task_vectors(model: TunedModel) -> dict[str, Float[Tensor, "T D"]]:
-    """One vector a task for each map, float64."""
-    found: dict[str, Tensor] = {}
-    networks = [source for source in model.sources.values() if isinstance(source, HyperNetwork)]
-    reading = [network for network in networks if "task" in network.config.reads]
-    if reading:
-        embeddings = [network.task_embeddings for network in reading]
-        found["embeddings"] = _flat(embeddings)
-        trunks = [(network, cast("Trunk", trunk)) for network in reading for trunk in network.trunks.values()]
-        read = [network.task_embeddings @ trunk.inner["task"] for network, trunk in trunks]
-        found["read"] = _flat(read)
-    every = torch.arange(len(model.tasks), device=model.device)
-    made = [values for values in model.weights_of(every).values() if values.shape[0] == len(model.tasks)]
-    found["weights"] = _flat([values / values.square().mean().sqrt().clamp(min=1e-12) for values in made])
-    for network in model.described():
-        vectors = network.words.vectors
-        found["words"] = _flat([vectors[:, 0], vectors[:, 1:].mean(dim=1)])
-    return found
-
-
-def _flat(parts: Sequence[Tensor]) -> Float[Tensor, "T D"]:
-    return torch.cat([part.detach().double().flatten(1) for part in parts], dim=1).cpu()
-
-
-def cosines(vectors: Float[Tensor, "T D"]) -> Float[np.ndarray, "T T"]:
-    """Cosine of every pair of rows; 0 for a row of zeros (tasks that do not differ from the mean)."""
-    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return (unit @ unit.T).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------- transfer matrix
@@ -180,5 +132,5 @@ def write_projector(folder: Path, model: TunedModel) -> None:
                 labels = [*names, *(f"{task} (by its words)" for task in names)]
                 every = torch.arange(len(names), device=model.device)
                 made = [network.words(every) for network in model.described()]
-                vectors = torch.cat([vectors, _flat(made)])
+                vectors = torch.cat([vectors, flat(made)])
             writer.add_embedding(vectors.float(), metadata=labels, tag=name)

@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from hyperpelt import UserError, report
 from hyperpelt.evaluation.results import Results, TaskResult
-from hyperpelt.report import run_records
+from hyperpelt.report import page, plots, run_records
 
 
 def result(score, majority):
@@ -26,15 +26,11 @@ def result(score, majority):
 
 
 def write_run(folder, *, method="hyperpelt", seed=0, scores=(80.0, 60.0), finished=True):
-    """What training leaves behind, with a hypernetwork's tensors for two tasks."""
+    """What training leaves behind, with a map of two tasks."""
     folder.mkdir(parents=True)
     names = ["glue/<b>", "glue/sst2"]
     (folder / "run.yaml").write_text(f"method: {method}\nseed: {seed}\n")
     (folder / "config.json").write_text(json.dumps({"tasks": [{"name": name} for name in names]}))
-    embeddings = np.array([[[1.0, 0.0]], [[0.0, 1.0]]], np.float32)
-    inner = np.array([[1.0, 1.0], [1.0, 0.0]], np.float32)
-    tensors = {"hypernetwork.task_embeddings": embeddings, "hypernetwork.trunks.all.inner.task": inner}
-    save_file(tensors, folder / "model.safetensors")
     writer = SummaryWriter(str(folder / "tensorboard"))
     for step in range(1, 6):
         writer.add_scalar("train/loss", 3.0 / step, step)
@@ -44,6 +40,7 @@ def write_run(folder, *, method="hyperpelt", seed=0, scores=(80.0, 60.0), finish
     writer.close()
     if finished:
         training = {"seed": seed, "steps": 5, "tokens": 1234, "seconds": 61.0}
+        training["task_map"] = {"tasks": names, "cosines": [[1.0, -0.5], [-0.5, 1.0]], "apart": [0.1, 0.2]}
         results = Results(
             tasks={name: result(score, 50.0) for name, score in zip(names, scores, strict=True)},
             settings={"split": "test", "normalisation": "sum", "regression": "expected", "training": training},
@@ -181,7 +178,7 @@ def test_a_run_that_has_not_finished_shows_its_curves(tmp_path):
     run = write_run(tmp_path / "run", finished=False)
     page = Page(report.write_report([run], tmp_path / "report.html").read_text(encoding="utf8"))
     assert "not finished" in page.text
-    assert any(picture["alt"] == "Loss." for picture in page.pictures)
+    assert any(picture["alt"] == "training loss" for picture in page.pictures)
 
 
 def test_curves_come_from_every_event_file_and_a_repeated_step_counts_once(tmp_path):
@@ -195,21 +192,61 @@ def test_curves_come_from_every_event_file_and_a_repeated_step_counts_once(tmp_p
     assert curve.values[::2] == [1.0, 4.0]
 
 
-def test_task_similarity_is_the_cosine_of_what_the_first_layer_reads(tmp_path):
-    record = run_records.read_run(write_run(tmp_path / "run"), "run")
-    # rows (1, 1) and (1, 0)
-    np.testing.assert_allclose(record.similarity, [[1, 2**-0.5], [2**-0.5, 1]], rtol=1e-6)
-    assert run_records.task_similarity(tmp_path / "absent", 2) is None
+SHARED = {"parts": [{"tuner": {"type": "lora", "rank": 1}, "at": "q", "source": "shared"}]}
 
 
-def test_similarity_is_found_in_a_real_model(tmp_path, tiny_t5):
+def test_the_task_map_is_of_made_tensors_beside_their_mean_and_stands_in_order_of_likeness(tiny_t5):
+    from hyperpelt.model.maps import task_map
     from hyperpelt.model.tuned import TunedModel
 
-    for method, expected in (("hyperpelt", (3, 3)), ("hyperformer++", (3, 3)), ("prefix-tuning", None)):
-        TunedModel.build(tiny_t5, method=method, tasks=["a", "b", "c"]).save_pretrained(tmp_path / method)
-        (tmp_path / method / "run.yaml").write_text("")
-        found = run_records.read_run(tmp_path / method, method).similarity
-        assert (None if found is None else found.shape) == expected
+    model = TunedModel.build(tiny_t5, method={"name": "lora", "rank": 1}, tasks=["a", "b", "c", "d"])
+    made = list(model.sources.parameters())
+    with torch.no_grad():  # a and c are one, b and d another
+        for task, value in enumerate((2.0, -1.0, 2.0, -1.0)):
+            for parameter in made:
+                parameter[task] = 1 + 0.1 * value
+    found = task_map(model)
+    wanted = [[1, -1, 1, -1], [-1, 1, -1, 1]] * 2
+    np.testing.assert_allclose(found["cosines"], wanted, atol=1e-3)
+    assert found["apart"] == pytest.approx([0.15 / 1.05] * 4, abs=1e-3)
+    order = page._alike_together(np.array(found["cosines"]))
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
+    shown = "".join(page._task_map(found))
+    assert "generated weights" in base64.b64decode(shown.split("base64,")[1].split('"')[0]).decode()
+    assert task_map(TunedModel.build(tiny_t5, method=SHARED, tasks=["a", "b"])) is None
+    assert task_map(TunedModel.build(tiny_t5, method="lora", tasks=["a"])) is None
+
+
+def test_confusions_templates_and_worst_rows_are_shown_and_escaped():
+    from hyperpelt.evaluation.results import Results, TaskResult
+    from hyperpelt.report.rows import sections
+
+    task = TaskResult(
+        kind="classification",
+        rows=7,
+        metrics={"accuracy": 50.0},
+        confusion={"choices": ["<yes>", "no"], "counts": [[3, 1], [2, 1]]},
+        templates={"plain": {"accuracy": 40.0}, "asked": {"accuracy": 60.0}},
+        worst=({"row": 3, "gold": "no", "answer": "<yes>", "probability": 0.87, "input": "a <b> c", "loss": 2.0},),
+    )
+    bare = TaskResult(kind="generation", rows=1, metrics={"exact_match": 1.0})
+    text = "".join(sections(Results(tasks={"my/task": task, "my/bare": bare})))
+    assert "<summary>my/task</summary>" in text
+    assert "my/bare" not in text
+    assert "&lt;yes&gt; (87 %)" in text
+    assert "a &lt;b&gt; c" in text
+    assert "50.00 ± 14.14" in text
+    assert 'rgba(46, 125, 50, 0.56)">3<' in text
+    assert list(sections(None)) == []
+
+
+def test_fifty_curves_are_small_pictures_on_one_scale():
+    curve = run_records.Curve([1, 2, 3], [3.0, 2.0, 1.0])
+    many = {f"task-{number}": curve for number in range(50)}
+    text = plots.small_multiples(many, title="loss", ylabel="nats")
+    assert text.count("task-49") >= 1
+    (shown,) = [part for part in page._curves({"train/loss": curve, **{f"train/loss/{n}": c for n, c in many.items()}})]
+    assert shown.count("<img") == 1
 
 
 def test_damage_is_named(tmp_path):
