@@ -15,6 +15,7 @@ at no moment does one vanish because it is saved again. Who writes here holds th
 from __future__ import annotations
 
 import base64
+import json
 import os
 import random
 import re
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders, manifests
-from hyperpelt.files.atomic import flush, write_json
+from hyperpelt.files.atomic import flush, write_text
 from hyperpelt.files.manifests import MANIFEST
 from hyperpelt.files.reading import Damaged, read_json, read_object
 from hyperpelt.files.tensors import read_tensors, write_tensors
@@ -65,8 +66,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             write_tensors(new / name, tensors)
         if checkpoint.course:
             write_tensors(new / COURSE, checkpoint.course)
-        write_json(new / "rng.json", checkpoint.rng)
-        write_json(new / "trainer.json", checkpoint.trainer)
+        # Not as `write_json` does: a best value of -inf must come back as it was.
+        write_text(new / "rng.json", json.dumps(checkpoint.rng))
+        write_text(new / "trainer.json", json.dumps(checkpoint.trainer, indent=1))
         manifests.write(new, step=checkpoint.step)
     return target
 

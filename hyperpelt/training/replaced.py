@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,8 @@ OURS = (
     "trackers.json", "wandb", "plugins", "tokenizer",
 )  # fmt: skip
 
+# What a run carries along is copied, not moved: a new run that was started from the folder reads its own from there.
+COPIED = ("plugins", "tokenizer")
 
 _KINDS = ("replacing", "replaced")
 
@@ -33,7 +36,10 @@ def set_aside(folder: Path) -> Path:
     moving, moved = (folder / f".{kind}-{number}" for kind in _KINDS)
     moving.mkdir()
     for name in OURS:
-        if os.path.lexists(folder / name):
+        if name in COPIED and (folder / name).is_dir():
+            with folders.building(moving / name) as copy:
+                shutil.copytree(folder / name, copy, dirs_exist_ok=True)
+        elif os.path.lexists(folder / name):
             os.rename(folder / name, moving / name)
     os.rename(moving, moved)
     flush(folder)
@@ -83,6 +89,10 @@ def settle(folder: Path) -> bool:
 
 
 def _move_back(moving: Path, folder: Path) -> None:
+    for name in COPIED:
+        folders.recover(moving, name, everyone=True)
+        if os.path.lexists(moving / name) and os.path.lexists(folder / name):  # killed while it was set aside
+            shutil.rmtree(moving / name)
     for name in reversed(OURS):
         if os.path.lexists(moving / name) and not os.path.lexists(folder / name):
             os.rename(moving / name, folder / name)

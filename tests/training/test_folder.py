@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from small_runs import forget_tasks, write_run
 from hyperpelt import cli
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
+from hyperpelt.files import folders
 from hyperpelt.files.locks import FolderLock
 from hyperpelt.training import checkpoints, replaced, train
 from hyperpelt.training.checkpoints import Checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -195,7 +197,7 @@ def test_an_overwritten_run_is_there_until_the_new_one_stands(start, run, monkey
 
 def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path):
     run = tmp_path / "run"
-    names = {"results.json", "model.safetensors", "run.yaml", "checkpoints/step-2/x", "tensorboard/events"}
+    names = {"results.json", "model.safetensors", "run.yaml", "checkpoints/step-2/x", "plugins/mine-01/a.py"}
 
     def old() -> None:
         shutil.rmtree(run, ignore_errors=True)
@@ -205,6 +207,8 @@ def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path):
 
     def failing() -> None:
         replaced.set_aside(run)
+        assert (run / "plugins" / "mine-01" / "a.py").read_text() == "old", "the new run may read it"
+        (run / "plugins" / "mine-01" / "a.py").write_text("new")
         (run / "run.yaml").write_text("new")
         (run / "checkpoints").mkdir()
         assert replaced.settle(run)
@@ -216,6 +220,7 @@ def test_a_kill_while_a_run_is_set_aside_or_put_back_loses_nothing(tmp_path):
 
     for work, before in ((failing, old), (lambda: replaced.settle(run), stopped_again)):
         for _ in killed_at_each_event(work, before):
+            folders.recover(run, "|".join(map(re.escape, replaced.OURS)))
             replaced.settle(run)
             assert files(run) == dict.fromkeys(sorted(names | {"notes.txt"}), b"old")
             assert not replaced.is_here(run)
@@ -240,7 +245,7 @@ def test_a_kill_while_the_replaced_run_is_removed_leaves_the_new_one(tmp_path):
 
 # Checkpoints
 
-SAVED = Checkpoint(2, {"w": torch.zeros(3)}, {"m": torch.ones(2)}, [{}], {"state": {"step": 2}, "round": 1})
+SAVED = Checkpoint(2, {"w": torch.zeros(3)}, {"m": torch.ones(2)}, {}, [{}], {"state": {"step": 2}, "round": 1})
 
 
 def test_no_kill_takes_away_a_checkpoint_that_is_saved_again(tmp_path):
@@ -258,6 +263,13 @@ def test_no_kill_takes_away_a_checkpoint_that_is_saved_again(tmp_path):
         seen.add(found.trainer["round"])
         assert os.listdir(tmp_path) == ["step-2"]
     assert seen == {1, 2}
+
+
+def test_numbers_that_json_lacks_come_back_as_they_were(tmp_path):
+    trainer = {"state": {"step": 2, "best_value": float("-inf"), "loss": float("nan")}}
+    found = load_checkpoint(save_checkpoint(tmp_path, replace(SAVED, trainer=trainer))).trainer["state"]
+    assert found["best_value"] == float("-inf")
+    assert found["loss"] != found["loss"]
 
 
 def test_what_a_killed_earlier_version_left_is_put_back_if_it_is_whole(tmp_path):
