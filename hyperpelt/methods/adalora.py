@@ -70,7 +70,7 @@ class RankBudget(Course):
         ((group, values),) = there["values"]  # of one shape, whatever those of P and Q
         warmup, final = (int(v * now.total) if v < 1 else int(v) for v in (self.warmup, self.final))
         last = max(now.total - final, warmup + 1)
-        if now.step <= last:
+        if now.step < last:
             self._measure(now, there)
         if now.step == last or (warmup < now.step < last and now.step % self.interval == 0):
             places = {place[0].name: index for index, place in enumerate(group.places)}
@@ -102,7 +102,10 @@ class RankBudget(Course):
         scores = torch.zeros_like(values)
         for name, entries in there.items():
             for number, (group, _) in enumerate(entries):
-                score = now.state[f"{name}.{number}.mean"] * now.state[f"{name}.{number}.spread"]
+                means = f"{name}.{number}.mean", f"{name}.{number}.spread"
+                if means[0] not in now.state:  # nothing had a gradient yet
+                    continue
+                score = now.state[means[0]] * now.state[means[1]]
                 if name != "values":
                     score = score.mean(dim=2 if name == "left" else 3)
                 index = torch.tensor([places[place[0].name] for place in group.places], device=score.device)

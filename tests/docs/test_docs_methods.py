@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from small_models import make_t5
 from small_runs import write_run
 from support import TASKS, batch
@@ -58,6 +59,37 @@ def test_the_tuner_and_method_of_the_page_work_from_every_source(monkeypatch: py
         model.detach()
     shown = re.findall(r"method=(\{.*?\}|[\w-]+)", EXTENDING)
     assert [methods.get(yaml.safe_load(text)).name for text in shown] == ["loha", "hyper-loha", "loha"]
+
+
+def test_the_penalty_and_the_course_of_the_page_work_through_a_stopped_run(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    plugin = tmp_path / "sparse.py"
+    plugin.write_text(re.findall(r"```python\n(.*?)```", EXTENDING, re.DOTALL)[1], encoding="utf8")
+    settings = [
+        s for s in write_run(tmp_path, tiny_tokenizer) if not s.startswith(("method=", "max_steps=", "output_dir="))
+    ]
+    settings += [
+        "method={name: sparse-bias, band: 0.002}",
+        "warmup_steps=0",
+        "max_steps=4",
+        "save_steps=2",
+        "learning_rate=0.002",
+        "test_limit=2",
+    ]
+    saved = []
+    for name, more in (("whole", []), ("rest", [f"resume={tmp_path}/whole/checkpoints/step-2"])):
+        words = ["train", *settings, *more, f"output_dir={tmp_path / name}", "--plugin", plugin]
+        command = [sys.executable, "-m", "hyperpelt.cli", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        saved.append(load_file(tmp_path / name / "model.safetensors"))
+    whole, rest = saved
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    (still_open,) = (values for name, values in whole.items() if name.startswith("state."))
+    assert 0 < still_open.mean() < 1, "some entries were closed, not all"
+    curves = [path for path in (tmp_path / "whole" / "tensorboard").iterdir()]
+    assert any(b"train/penalty/sparsity" in path.read_bytes() for path in curves)
 
 
 def test_a_run_of_the_page_s_method_is_exported_by_a_process_that_never_saw_its_plugin(

@@ -46,6 +46,18 @@ T5_BASE = {
         {"parts": [{"tuner": {"type": "gate", "tuner": {"type": "prefix", "length": 10}}, "at": "attention"}]},
         552_960 + 36 * 769,
     ),
+    "compacter": ({"name": "compacter", "train_norms": False}, 114_112),
+    "compacter and norms": ("compacter", 161_728),
+    "compacter++": ({"name": "compacter++", "train_norms": False}, 57_088),
+    "compacter++ and norms": ("compacter++", 104_704),
+    "adalora at the start, r=12": ("adalora", 1_327_968),
+    "adalora, r=8": ({"name": "adalora", "rank": 8}, 885_312),
+    "krona": ("krona", 110_592),
+    "vera, r=256": ("vera", 36 * 2 * (256 + 768)),
+    "mixphm": ("mixphm", 874_048),
+    "apt, N=10: its gates on top of a prefix": ("apt", 552_960 + 276_516),
+    "conv-adapter, k=3, b=24": ("conv-adapter", 24 * (2 * 3 * 768 * 24 + 24 + 768)),
+    "hyperprompt, shared bottlenecks": ({"name": "hyperprompt", "form": "share"}, 16 * 768 + 24 * 4 * 768 * 24),
     "full": ("full", 222_903_552),
     "frozen": ("frozen", 0),
 }
@@ -82,6 +94,13 @@ def test_one_task_on_t5_base(t5_base, name):
 )  # fmt: skip
 def test_one_task_on_bart_base(bart_base, spec, expected):
     assert count(spec, bart_base) == expected
+
+
+@pytest.mark.parametrize(("sharing", "percent"), [("all", 4.18), ("up", 8.36), ("none", 12.22)])
+def test_vl_adapter_is_the_papers_share_of_bart_on_its_four_tasks(bart_base, sharing, percent):
+    """VL-Adapter's table 2; its own projector has an embedding of positions where ours has one of places."""
+    count_ = count({"name": "vl-adapter", "sharing": sharing}, bart_base, 4)
+    assert 100 * count_ / (139_420_416 + count_) == pytest.approx(percent, abs=0.06)
 
 
 def test_hyperformer_plus_is_the_papers_0_29_percent_a_task(t5_base):
