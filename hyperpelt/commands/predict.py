@@ -34,21 +34,26 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+OneTask = Annotated[
+    str | None, typer.Option("--task", help="A task of the run, such as glue/rte; default: each row's column `task`.")
+]
+File = Annotated[
+    Path | None, typer.Argument(metavar="[FILE]", help="Rows to answer; default: stdin. '-' is stdin too.")
+]
+Holds = Annotated[
+    Format | None, typer.Option("--format", help="What the input holds; default: as the file's name says.")
+]
+Identity = Annotated[
+    str | None, typer.Option("--id", metavar="COLUMN", help="Column passed through; default: id or idx, if there.")
+]
+
+
 def predict(
     run: common.Run,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="A task of the run, such as glue/rte; default: each row's column `task`."),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Rows to answer; default: stdin. '-' is stdin too.")
-    ] = None,
-    format: Annotated[
-        Format | None, typer.Option("--format", help="What the input holds; default: as the file's name says.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option("--id", metavar="COLUMN", help="Column passed through; default: id or idx, if there.")
-    ] = None,
+    task: OneTask = None,
+    file: File = None,
+    format: Holds = None,
+    id_column: Identity = None,
     normalisation: common.Normalisation = None,
     regression: common.Regression = common.Number.expected,
     batch_size: common.BatchSize = None,

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt import methods
+from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.data.candidates import Candidates
 from hyperpelt.data.host import OnHost, Targets, unwrapped
 from hyperpelt.errors import UserError
@@ -152,18 +153,10 @@ class TunedModel(Inference, Persistence, Habits):
         if labels is None:
             return TunedOutput(logits=output.logits)
         losses = token_losses(output.logits, labels, smoothing, where=where)
-        row_loss, row_tokens = self.sight.tied(losses.sum(dim=1), images), (labels != -100).sum(dim=1)
-        if row_weights is not None:
-            row_loss = row_loss * row_weights
-        tokens = row_tokens.sum().clamp(min=1)
-        whole = tokens if num_items_in_batch is None else num_items_in_batch
-        loss, added = row_loss.sum() / whole, None
-        if noted is not None:
-            added = noted.rows()
-            # Of a larger batch this one has its share of the penalties, too.
-            loss = loss + sum(each.mean() for each in added.values()) * (tokens / whole)
+        row_loss = self.sight.tied(losses.sum(dim=1), images)
+        row_loss = row_loss if row_weights is None else row_loss * row_weights
         logits = output.logits if where is None else None
-        result = TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens, row_penalties=added)
+        result = _summed(row_loss, labels, logits, noted, num_items_in_batch)
         if wrong is not None:
             states = output.encoder_last_hidden_state
             right = -token_losses(output.logits, labels, where=where) if smoothing else -losses
@@ -191,3 +184,22 @@ class TunedModel(Inference, Persistence, Habits):
             UserError: the model reads no images, names no encoder, or the encoder has changed since.
         """
         return self.sight.image_encoder(device=device)
+
+
+def _summed(
+    row_loss: Float[Tensor, " B"],
+    labels: Int[Tensor, "B T"],
+    logits: Float[Tensor, "B T V"] | None,
+    noted: Penalties | None,
+    num_items: Tensor | int | None,
+) -> TunedOutput:
+    """The rows' losses as that of the batch, or as its share of a larger one of `num_items` target tokens."""
+    row_tokens = (labels != -100).sum(dim=1)
+    tokens = row_tokens.sum().clamp(min=1)
+    whole = tokens if num_items is None else num_items
+    loss, added = row_loss.sum() / whole, None
+    if noted is not None:
+        added = noted.rows()
+        # Of a larger batch this one has its share of the penalties, too.
+        loss = loss + sum(each.mean() for each in added.values()) * (tokens / whole)
+    return TunedOutput(logits=logits, loss=loss, row_loss=row_loss, row_tokens=row_tokens, row_penalties=added)
