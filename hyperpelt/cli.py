@@ -30,10 +30,11 @@ from hyperpelt.commands import (
     transfer,
 )
 from hyperpelt.config.paths import at_home
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, cut
 from hyperpelt.training.interrupts import TrainingInterrupted
 
 DONE, DEFECT, AT_FAULT = 0, 1, 2
+LONGEST = 4000  # letters of a message
 INTERRUPTED = 128 + signal.SIGINT
 # Typer brings its own copy of click or imports the installed one, by version; its public name reaches either.
 UsageError, ClickException = typer.BadParameter.__mro__[1:3]
@@ -129,7 +130,7 @@ def _at_home(argument: str) -> str:
 def _failed(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"hyperpelt: {message}", file=sys.stderr)
+    print(f"hyperpelt: {cut(message, LONGEST)}", file=sys.stderr)
     return status
 
 

@@ -9,6 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 300  # letters of a value that a message shows
+
+
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, cut where it is long."""
+    return cut(repr(value))
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """A text in a message; of a long one the beginning."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} letters)"
+
 
 class UserError(ValueError):
     """Bad input: a name, a file, a row, a setting. Never raised for a defect of the library itself."""

@@ -113,7 +113,7 @@ def load_config(name_or_path: str | Path) -> PreTrainedConfig:
         if Path(name_or_path).is_dir() and not (Path(name_or_path) / "config.json").is_file():
             raise UserError(f"Expected a model in the folder {str(name_or_path)!r}, but it holds no config.json.")
         try:
-            config = AutoConfig.from_pretrained(name_or_path)
+            config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"No model configuration could be read from {str(name_or_path)!r}: expected {_expected()}. "
@@ -133,7 +133,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         return embedded.load_tokenizer(str(name_or_path))
     _check_name(name_or_path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises this very class
         raise UserError(
             f"No tokenizer could be read from {str(name_or_path)!r}: expected {_expected()}. "
@@ -203,6 +203,8 @@ def _check_name(name: str | Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if "custom code" in str(error) or "custom generation code" in str(error):
+        return "Its files want code of their own to be run, which is never done."
     return str(error).strip().split("\n")[0]
 
 
@@ -219,14 +221,14 @@ def _model_class(config: PreTrainedConfig) -> Any:
 
 def _empty(config: PreTrainedConfig) -> PreTrainedModel:
     kind = _model_class(config)
-    return kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
+    return kind.from_config(config, trust_remote_code=False) if hasattr(kind, "from_config") else kind(config)
 
 
 def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     try:
         # Pickles are never loaded; a repository that has only those needs converting once.
         model, found = _model_class(config).from_pretrained(
-            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
+            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(

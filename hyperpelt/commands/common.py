@@ -166,9 +166,16 @@ def load_plugins_of(run: str, plugins: Iterable[str] | None = None) -> RunConfig
                 f"The plugin {plugin} of {run} is not here, and the run folder holds no copy of it: say which one to "
                 "load instead (--plugin FILE)."
             )
+        say_plugins([plugin], run)
         load_named_plugins([plugin])
     load_named_plugins(named)
     return settings
+
+
+def say_plugins(plugins: Iterable[str], run: str) -> None:
+    """A run that was not made here may have brought them: whose code is run is said, before it is."""
+    for plugin in plugins:
+        note(f"Running the code of {plugin}, a plugin of {run}.")
 
 
 def require_tasks(run: str, tasks: Iterable[str]) -> None:

@@ -118,7 +118,7 @@ def transfer(
         from hyperpelt.transfer.run import transfer as start_transfer
 
         quiet_transformers()
-        common.load_named_plugins(plugin)
+        common.load_plugins_of(run, plugin)
         names = common.named_tasks(tasks)
         found = start_transfer(run, tasks=names, processes=processes, recipe=recipe.value, baselines=baselines, **how)
     if found["rank"]:
@@ -164,7 +164,7 @@ def geometry(
         from hyperpelt.transfer.geometry import measure
 
         quiet_transformers()
-        common.load_named_plugins(plugin)
+        common.load_plugins_of(run, plugin)
         found = measure(
             run,
             output=output,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.config.text import Tagless, split_names
 from hyperpelt.errors import UserError
+from hyperpelt.files.plain_yaml import NotYaml, parse_one
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -60,11 +61,9 @@ def _parse(text: str, kinds: Mapping[str, set[str]]) -> tuple[str, Any]:
 
 
 def _parse_yaml(text: str) -> Any:
-    import yaml
-
     try:
-        return yaml.load(text, Tagless)  # a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError):  # '*' and the like are YAML's syntax, but fine names
+        return parse_one(text, Tagless)[1]
+    except NotYaml:  # '*' and the like are YAML's syntax, but fine names
         return split_names(text[1:-1]) if text.startswith("[") and text.endswith("]") else text
 
 

@@ -23,6 +23,13 @@ def place(path: str | Path) -> Path:
     return Path(at_home(str(path)))
 
 
+def of_the_hub(folder: Path) -> bool:
+    """Whether a folder lies in the cache of the hub's client: somebody else's, whose code nobody here chose to run."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return folder.resolve().is_relative_to(Path(HF_HUB_CACHE).expanduser().resolve())
+
+
 def carried(run: Path, plugin: Path) -> Path:
     """Where a run folder keeps its copy of a plugin file that stood at this absolute path."""
     folder = plugin.parent

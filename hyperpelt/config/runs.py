@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from hyperpelt.config.overrides import Override, parse_overrides
-from hyperpelt.config.paths import place, present
+from hyperpelt.config.paths import of_the_hub, place, present
 from hyperpelt.config.settings import Mixing, RunConfig
 from hyperpelt.config.text import explain, read_yaml, split_paths
 from hyperpelt.errors import UserError
+
+NOT_FROM_THE_HUB: dict[str, Any] = {"plugins": [], "data_root": None, "features_dir": None, "from_run": None}
 
 
 def build_run(values: Mapping[str, Any], *, where: str = "", lines: Mapping[str, int] | None = None) -> RunConfig:
@@ -28,7 +30,8 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
 
     An override is a text `key=value` (see `overrides`), or a pair (key, value), taken as it is. Without a path,
     everything comes from the overrides. A run that lies elsewhere than its settings say (it was copied or moved) is
-    the run in the folder that is given, and its plugins are the copies in there where the originals are absent.
+    the run in the folder that is given, and its plugins are the copies in there where the originals are absent. A run
+    from the hub has no plugins, which are code, and none of the paths of the machine that made it.
 
     Raises UserError for a file that is absent or no YAML, an unknown key, a value of a wrong type.
     """
@@ -39,6 +42,8 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
         plugins = split_paths(values.get("plugins"))
         if isinstance(plugins, list):
             values["plugins"] = [present(folder, one) if isinstance(one, str) else one for one in plugins]
+    if path is not None and of_the_hub(place(path)):
+        values |= NOT_FROM_THE_HUB
     changed = parse_overrides(values, overrides, RunConfig)
     kept = {key: line for key, line in lines.items() if key.split(".")[0] not in changed}
     return build_run(values, where=str(path) if path is not None else "", lines=kept)

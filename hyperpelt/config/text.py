@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, cut, shown
+from hyperpelt.files.plain_yaml import LARGEST, Bounded, NotYaml, parse_one
+from hyperpelt.files.reading import read_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -54,7 +54,7 @@ EXPECTED = {
 }
 
 
-class Tagless(yaml.SafeLoader):
+class Tagless(Bounded):
     """Reads plain values, and `!glue/wnli` as the text that it is: an exclusion, no tag of YAML."""
 
     def fetch_tag(self) -> None:
@@ -86,18 +86,12 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if path.is_dir():
         path = path / "run.yaml"
     try:
-        node = yaml.compose(path.read_text(encoding="utf8"), Loader=Tagless)
-        values = yaml.load(path.read_text(encoding="utf8"), Tagless)  # a safe loader
+        node, values = parse_one(read_text(path, largest=LARGEST), Tagless)
     except FileNotFoundError:
         raise UserError(f"Run file {path} does not exist{_near_files(path)}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file: expected YAML in UTF-8.") from None
-    except (ValueError, RecursionError) as error:  # the 30th of February, 5,000 digits, a thousand brackets
-        raise UserError(f"{path}: a value that YAML cannot hold ({error}); put it in quotes.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UserError(f"{place}: not valid YAML ({getattr(error, 'problem', None) or error}).") from None
+    except NotYaml as error:
+        place = f"{path}, line {error.line}" if error.line else str(path)
+        raise UserError(f"{place}: not valid YAML ({cut(error.problem)}).") from None
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
@@ -115,6 +109,8 @@ def _key_lines(node: Any, path: Path, prefix: str = "") -> dict[str, int]:
     """Dotted key -> line number; a key written twice is an error (YAML would silently keep the second)."""
     lines: dict[str, int] = {}
     for key, value in node.value:
+        if key.id != "scalar":
+            continue
         name, line = f"{prefix}{key.value}", key.start_mark.line + 1
         if name in lines:
             raise UserError(f"{path}, line {line}: key {name!r} is already set in line {lines[name]}.")
@@ -165,9 +161,9 @@ def _sentence(key: str, findings: list[Any], model: type[BaseModel]) -> str:
         return f"{key} is missing ({_description(key, model)}); write for example {key}={_EXAMPLE.get(key, '...')}."
     if kind == "value_error":
         message = str(first["ctx"]["error"])
-        return message if message.endswith(".") else f"{key} should be {message}; got {value!r}."
+        return message if message.endswith(".") else f"{key} should be {message}; got {shown(value)}."
     expected = " or ".join(dict.fromkeys(_expected(finding) for finding in findings))
-    return f"{key} should be {expected}, got {value!r} ({_kind(value)})."
+    return f"{key} should be {expected}, got {shown(value)} ({_kind(value)})."
 
 
 _EXAMPLE = {"tasks": "glue/rte", "output_dir": "runs/first"}
@@ -180,15 +176,19 @@ def _description(key: str, model: type[BaseModel]) -> str:
 def _unknown_key(key: str, model: type[BaseModel]) -> str:
     *outer, name = key.split(".")
     for part in outer:
-        inner: Any = model.model_fields[part].annotation
+        inner: Any = getattr(model.model_fields.get(part), "annotation", None)
+        if not hasattr(inner, "model_fields"):  # a key that holds a dot itself: "a.b": 3
+            return f"Unknown key {shown(key)}. Known: {', '.join(model.model_fields)}."
         model = inner
     options = list(model.model_fields)
     if not outer and name in FAMILIAR:
         return f"Unknown key {key!r}. Did you mean {FAMILIAR[name]}?"
     near = get_close_matches(name, options, n=1, cutoff=0.85) or get_close_matches(name, options, n=2, cutoff=0.55)
     if near:
-        return f"Unknown key {key!r}. Did you mean {' or '.join(repr('.'.join([*outer, match])) for match in near)}?"
-    return f"Unknown key {key!r}. Known: {', '.join(options)}."
+        return (
+            f"Unknown key {shown(key)}. Did you mean {' or '.join(repr('.'.join([*outer, match])) for match in near)}?"
+        )
+    return f"Unknown key {shown(key)}. Known: {', '.join(options)}."
 
 
 def _expected(finding: Any) -> str:

@@ -6,5 +6,5 @@
     checksums.of_file(path)                       xxh3, to tell a flipped bit
 
 The walls of this room: names (of what is temporary, and whose process is dead), atomic (single files), folders (whole
-ones), locks, checksums, manifests (what a folder must hold), reading (JSON), tensors (safetensors).
+ones), locks, checksums, manifests (what a folder must hold), reading (text, JSON), plain_yaml, tensors (safetensors).
 """

@@ -196,6 +196,6 @@ def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
     try:
         if name in embedded.NAMES or Path(name).is_dir():
             return load_tokenizer(name)
-        return AutoTokenizer.from_pretrained(name, local_files_only=True) if name else None
+        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False) if name else None
     except (OSError, ValueError, KeyError):
         return None

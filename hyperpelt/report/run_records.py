@@ -13,6 +13,7 @@ from typing import Any
 
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results, load_results
+from hyperpelt.files.plain_yaml import Bounded, NotYaml, parse_one
 
 # Of run.yaml: what repetitions of a run may differ in.
 NOT_COMPARED = (
@@ -58,11 +59,11 @@ class RunRecord:
     @property
     def comparable_settings(self) -> dict[str, Any]:
         """What decides the result beside the seed: its settings without it and without places on this machine."""
-        import yaml
-
         try:
-            found = yaml.safe_load(self.settings) or {}
-        except (yaml.YAMLError, ValueError):
+            found = parse_one(self.settings, Bounded)[1] or {}
+        except NotYaml:
+            found = None
+        if not isinstance(found, dict):
             found = {"run.yaml": self.settings}
         return {key: value for key, value in found.items() if key not in NOT_COMPARED}
 

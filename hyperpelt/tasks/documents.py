@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, cut, shown
+from hyperpelt.files.reading import read_text
 
 
 class Place:
@@ -25,23 +26,16 @@ class Place:
 
 def documents(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(line, content) of every document of a YAML file."""
-    import yaml
+    from hyperpelt.files.plain_yaml import LARGEST, NotYaml, parse_all
 
-    loader = _loader()(path.read_text(encoding="utf8"))
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            content = loader.construct_document(node)
-            line = node.start_mark.line + 1
+        for line, content in parse_all(read_text(path, largest=LARGEST), _loader()):
             if not isinstance(content, Mapping):
-                raise UserError(f"{path}:{line}: expected the keys of a task, got {content!r}")
+                raise UserError(f"{path}:{line}: expected the keys of a task, got {shown(content)}")
             yield line, content
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    finally:
-        loader.dispose()
+    except NotYaml as error:
+        line_after = f":{error.line}" if error.line else ""
+        raise UserError(f"{path}{line_after}: not valid YAML: {cut(error.problem)}") from error
 
 
 def _loader() -> type:
@@ -50,12 +44,16 @@ def _loader() -> type:
 
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    from hyperpelt.files.plain_yaml import Bounded
+
+    class Loader(Bounded):
         yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  (the shape of yaml's own)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[Any] = set()
             for key, _ in node.value:
+                if key.id != "scalar":
+                    raise yaml.constructor.ConstructorError(None, None, "a key that is no text", key.start_mark)
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
                 seen.add(key.value)

@@ -99,20 +99,21 @@ def _compiled(text: str, strict: bool) -> Any:
 
 def read_promptsource(path: Path, answer: tuple[str, ...]) -> Iterator[JinjaTemplate]:
     """The templates of a promptsource file (`templates.yaml`). Raises UserError for one that is none."""
-    import yaml
+    from hyperpelt.files.plain_yaml import LARGEST, Bounded, NotYaml, parse_one
+    from hyperpelt.files.reading import read_text
 
-    class Loader(yaml.SafeLoader):
+    class Loader(Bounded):
         """Their tags stand for plain mappings."""
 
     for tag in ("!Template", "!TemplateMetadata"):
         Loader.add_constructor(tag, lambda loader, node: loader.construct_mapping(node, deep=True))
     try:
-        content = yaml.load(path.read_text(encoding="utf8"), Loader)
+        content = parse_one(read_text(path, largest=LARGEST), Loader)[1]
         entries = list(content["templates"].values())
         made = [(str(entry["name"]), str(entry["jinja"]), entry.get("answer_choices") or "") for entry in entries]
     except OSError as error:
         raise UserError(f"templates: cannot read {path} ({error.strerror})") from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (NotYaml, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"templates: {path} is no file of promptsource ({type(error).__name__}: {error})") from None
     for name, jinja, choices in made:
         yield JinjaTemplate(name=name, jinja=jinja, answer_choices=choices, answer=answer)

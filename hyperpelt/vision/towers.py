@@ -110,8 +110,8 @@ def load_tower(name: str) -> tuple[PreTrainedModel, Any]:
 
     what = f"Image encoder {name!r}"
     try:
-        config = AutoConfig.from_pretrained(name)
-        tower, report = _tower_class(config).from_pretrained(name, output_loading_info=True)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        tower, report = _tower_class(config).from_pretrained(name, output_loading_info=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"{what} cannot be loaded: expected 'mini-vision', 'efficientnet-lite0', a folder, or a hub id that can be "
@@ -121,7 +121,7 @@ def load_tower(name: str) -> tuple[PreTrainedModel, Any]:
     if missing:
         raise UserError(f"{what} lacks {len(missing)} weights, such as {sorted(missing)[0]!r}: its files are damaged.")
     try:
-        return tower, AutoImageProcessor.from_pretrained(name, backend="pil")
+        return tower, AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{what} has no image processor: expected a preprocessor_config.json beside its config.json "

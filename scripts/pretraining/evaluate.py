@@ -66,7 +66,7 @@ def random_backbone(name: str, *, seed: int) -> PreTrainedModel:
             from hyperpelt.backbones.mini_bart import MiniBart as Shape
 
             return Shape(config).eval()
-        return AutoModelForSeq2SeqLM.from_config(config).eval()
+        return AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=False).eval()
 
 
 def random_decoder_backbone(*, seed: int) -> PreTrainedModel:
