@@ -8,7 +8,7 @@ takes the lowest rate among its tuners' kinds.
 from __future__ import annotations
 
 from hyperpelt.methods.base import Method
-from hyperpelt.tuners import Adapter, LoRA, Prefix, Prompt
+from hyperpelt.tuners import Adapter, LoRA, Prefix, Prompt, Tuner
 
 BY_NAME = {
     "hyperpelt": 2e-3,
@@ -28,7 +28,7 @@ BY_NAME = {
     "ia3": 3e-3,
     "full": 1e-4,
 }
-BY_TUNER = {Adapter: 1e-3, LoRA: 3e-3, Prefix: 3e-2, Prompt: 3e-2}
+BY_TUNER: dict[type[Tuner], float] = {Adapter: 1e-3, LoRA: 3e-3, Prefix: 3e-2, Prompt: 3e-2}
 UNFROZEN = 1e-4  # the backbone itself
 OTHERWISE = 3e-3
 
@@ -41,6 +41,7 @@ def suited_rate(method: Method) -> float:
             return BY_NAME[name.removeprefix(prefix)]
     if method.unfreeze:
         return UNFROZEN
-    hyper = any(method.source(part.source).type == "hypernetwork" for part in method.parts)
+    names = {name for part in method.parts for name in part.sources}
+    hyper = any(method.source(name).type == "hypernetwork" for name in names)
     rates = [BY_TUNER.get(type(part.tuner), OTHERWISE) for part in method.parts]
     return min([*rates, *([BY_NAME["hyperpelt"]] if hyper else [])], default=OTHERWISE)

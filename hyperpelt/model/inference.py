@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from hyperpelt.attachment.positions import Positions, RememberingCache
 from hyperpelt.attachment.row_images import RowImages
+from hyperpelt.backbones import without_language
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
 from hyperpelt.model.running import Running

@@ -12,7 +12,9 @@ from hyperpelt.report.html import table
 
 def sections(results: Results | None) -> Iterator[str]:
     """One fold a task that has anything to show."""
-    found = [] if results is None else [(name, list(_of(task))) for name, task in results.tasks.items()]
+    if results is None:
+        return
+    found = [(name, list(_of(task))) for name, task in results.tasks.items()]
     shown = [(name, parts) for name, parts in found if parts]
     if not shown:
         return

@@ -384,6 +384,15 @@ def test_a_single_task_need_not_be_in_a_list():
             },
             1e-3,
         ),
+        (
+            {
+                "name": "parted",
+                "parts": [
+                    {"tuner": {"type": "lora"}, "at": ["q"], "source": {"down": "shared", "up": "hypernetwork"}},
+                ],
+            },
+            2e-3,
+        ),
     ],
 )
 def test_a_rate_that_suits_the_method(method, rate):
