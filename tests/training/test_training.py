@@ -60,6 +60,7 @@ def test_a_run_leaves_a_model_results_settings_curves_and_checkpoints(start, run
     results = start("eval_steps=2", "save_steps=2", "frozen_row=true")
     assert set(os.listdir(run)) == {
         "config.json", "model.safetensors", "results.json", "run.yaml", "tensorboard", "checkpoints", ".lock",
+        "plugins", "tokenizer",
     }  # fmt: skip
     assert json.loads((run / "results.json").read_text()) == results
     assert set(results["tasks"]) == {"toy/mood", "toy/truth"}
