@@ -2,10 +2,9 @@
 
     answers = answer(model, task, examples, settings).answers       # one an example, in the examples' order
 
-Ranking encodes each input once and scores all candidates of a batch in one decoder pass; generation searches
-with as many beams as the task says (one: greedily). Inputs
-are sorted by length and cut into batches over *all* examples before the batches are dealt out to the processes, so an
-answer does not depend on how many processes there are, and no row is answered twice.
+Ranking encodes each input once and scores all candidates of a batch in one decoder pass; generation searches with as
+many beams as the task says (one: greedily). Inputs are sorted by length and cut into batches over *all* examples before
+the batches are dealt out to the processes, so an answer does not depend on how many there are, and no row has two.
 
 Letters: B rows of a batch, S source tokens, N candidates of a batch, T target tokens.
 """

@@ -123,8 +123,7 @@ class TunedModel(Inference, Persistence, Habits):
         """Logits and losses of a batch whose rows may belong to different tasks.
 
         - **labels**: target ids, -100 where there is none
-        - **task_ids**: index into `tasks` for each row, on the host rather than on an accelerator; may be left out if
-          there is one task
+        - **task_ids**: index into `tasks` for each row, best on the host; may be left out if there is one task
         - **row_weights**: weight of each row's loss (1 if left out)
         - **wrong**: the rows' wrong choices, for T-Few's losses
         - **candidates**: the rows' candidates: the loss is how they are ranked, and there are no logits
