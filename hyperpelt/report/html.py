@@ -17,7 +17,8 @@ th:first-child, td:first-child, .text { text-align: left } tr.total td { font-we
 .scroll { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
 .note { color: #666; font-size: .85rem } .contents { line-height: 2 }
 details { margin: .4rem 0 } summary { cursor: pointer }
-.confusion td, .confusion th { text-align: center } .worst td { vertical-align: top } .worst .text { text-align: left }
+.confusion td:not(:first-child), .confusion th { text-align: center }
+.worst td { vertical-align: top } .worst .text { text-align: left }
 .worst .input { white-space: pre-wrap; min-width: 24rem } .worst th { text-align: left }
 @media print {
   body { font-size: 10pt; max-width: none; margin: 0 } .scroll { overflow: visible } table { font-size: 8pt }

@@ -90,7 +90,7 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
             axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right")
         label(axes, title, "points" if lying else "", "" if lying else "points")
         axes.grid(axis="y" if lying else "x", visible=False)
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        axes.legend(loc="upper left" if lying else "center left", bbox_to_anchor=(1, 1 if lying else 0.5), fontsize=8)
         return svg(figure)
 
 

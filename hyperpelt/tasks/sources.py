@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -173,6 +174,11 @@ class Generator:
         return undecoded(rows) if hasattr(rows, "features") and hasattr(rows, "select") else list(rows)
 
 
+def _download_shown(verb: str) -> AbstractContextManager[None]:
+    """A download may take long: a person at a terminal sees how far it is."""
+    return nullcontext() if verb == "load_dataset" and sys.stderr.isatty() else quiet()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars of `datasets` inside."""
@@ -194,7 +200,7 @@ def load_rows(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
     paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in files]
     try:
-        with quiet():
+        with _download_shown(verb):
             # One name for whatever the split is called: the library refuses some ("all", "dev-1").
             return undecoded(datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options))
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
