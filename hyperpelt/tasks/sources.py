@@ -133,7 +133,7 @@ class Hub:
         import datasets
 
         try:
-            with quiet(), offline_at_once():
+            with _download_shown(verb), offline_at_once():
                 return getattr(datasets, verb)(self.repo, self.config, **options)
         except Exception as error:  # the library raises some ten types here, by what the hub answered
             raise UserError(
@@ -200,7 +200,7 @@ def load_rows(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
     paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in files]
     try:
-        with _download_shown(verb):
+        with quiet():
             # One name for whatever the split is called: the library refuses some ("all", "dev-1").
             return undecoded(datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options))
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
