@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
-from hyperpelt.attachment.row_images import Choice, RowImages
+from hyperpelt.attachment.row_images import Choice, RowImages, chosen
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Site, Tensors, Tuner
@@ -55,6 +55,7 @@ class Pass:
     - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
     - **positions**: what tuners need of positions that a call does not show
+    - **make_of_rows**: from the encoder's states and mask to tensors of single rows, **of_rows**
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -72,7 +73,14 @@ class Pass:
     picked: dict[Any, Tensor] | None = None
     joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
     positions: Positions | None = None
+    make_of_rows: Callable[[Tensor, Tensor | None], Mapping[str, Sequence[Tensor]]] | None = None
+    of_rows: Mapping[str, Sequence[Tensor]] | None = None
     reached: Counter[tuple[str, str]] | None = None
+
+    def see_states(self, states: Float[Tensor, "B S d"], mask: Tensor | None) -> None:
+        """Make what is made of the encoder's states, once a pass: beams of a row have the same."""
+        if self.make_of_rows is not None and self.of_rows is None:
+            self.of_rows = self.make_of_rows(states, mask)
 
     def has(self, operation: Operation) -> bool:
         return operation.name in self.plan
@@ -85,6 +93,8 @@ class Pass:
         return {name: self._pick(key, index, num_rows) for name, (key, index) in placed.tensors.items()}
 
     def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
+        if self.of_rows is not None and key in self.of_rows:
+            return self.expanded(self.of_rows[key][index], num_rows)
         values = self.made[key][index]
         if self.rows is None or values.shape[0] == 1:
             return values
@@ -292,19 +302,6 @@ class Pass:
         made = make()
         self.joined[operation.name] = (ref(key), made if again else None)
         return made
-
-
-def chosen(site: Site, choice: Choice) -> Site:
-    """The site as the chosen rows see it."""
-    num_rows = site.input.shape[0]
-    return replace(
-        site,
-        input=choice.of(site.input, num_rows),
-        output=choice.of_any(site.output, num_rows),
-        residual=choice.of_any(site.residual, num_rows),
-        mask=choice.of_any(site.mask, num_rows),
-        special=choice.of_any(site.special, num_rows),
-    )
 
 
 def _join(parts: list[Tensor]) -> Tensor:

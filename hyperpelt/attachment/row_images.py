@@ -9,11 +9,13 @@ Legend: B rows, N images, b rows of a choice, I images a row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from hyperpelt.tuners.base import Site
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,16 @@ class RowImages:
 
         places = zip(*images, strict=True)
         return Choice(index(rows, self.num_rows), tuple(index(place, self.num_images) for place in places))
+
+
+def chosen(site: Site, choice: Choice) -> Site:
+    """The site as the chosen rows see it."""
+    num_rows = site.input.shape[0]
+    return replace(
+        site,
+        input=choice.of(site.input, num_rows),
+        output=choice.of_any(site.output, num_rows),
+        residual=choice.of_any(site.residual, num_rows),
+        mask=choice.of_any(site.mask, num_rows),
+        special=choice.of_any(site.special, num_rows),
+    )

@@ -42,6 +42,8 @@ class Switch:
         self.handles: dict[str, list[Any]] = {}
         self.previous_attention: str | None = None
         self.models = 0
+        self.lookers = 0
+        self.looker: Any = None
         self.recomputing: Marks | None = None
         self.required_grad: dict[str, bool] = {}
 
@@ -55,9 +57,16 @@ class Switch:
         """Context in which `running` is the pass of this backbone."""
         return _Running(self, running)
 
-    def attach(self, operations: Sequence[Operation], trained: Collection[str] = ()) -> None:
-        """Freeze the backbone but for `trained`, and install what these operations need, once for all tuned models."""
+    def attach(self, operations: Sequence[Operation], trained: Collection[str] = (), *, looking: bool = False) -> None:
+        """Freeze the backbone but for `trained`, and install what these operations need, once for all tuned models.
+
+        - **looking**: the pass shall see the encoder's states before the decoder reads them
+        """
         self.models += 1
+        self.lookers += looking
+        if looking and self.looker is None:
+            decoder = self.backbone.get_decoder()
+            self.looker = decoder.register_forward_pre_hook(_see_states(self), with_kwargs=True)
         if self.models == 1:
             self.required_grad = {name: p.requires_grad for name, p in self.backbone.named_parameters()}
             for name, parameter in self.backbone.named_parameters():
@@ -72,8 +81,12 @@ class Switch:
             self.previous_attention = current
             self.backbone.set_attn_implementation(ATTENTION_NAME)
 
-    def detach(self, operations: Sequence[Operation]) -> None:
+    def detach(self, operations: Sequence[Operation], *, looking: bool = False) -> None:
         """Undo `attach`; after the last user the backbone is exactly what it was."""
+        self.lookers -= looking
+        if self.looker is not None and not self.lookers:
+            self.looker.remove()
+            self.looker = None
         for operation in operations:
             self.users[operation.name] -= 1
             if self.users[operation.name] == 0:
@@ -171,6 +184,16 @@ def _install(switch: Switch, operation: Operation) -> list[Any]:
     # On BART the feed-forward network ends with wo itself: a tuner of the projection comes before one of the network.
     handles.append(last.register_forward_hook(_tune_output(switch, operation), prepend=operation.kind in PROJECTIONS))
     return handles
+
+
+def _see_states(switch: Switch) -> Callable[..., None]:
+    """A pre-hook of the decoder, which gets the encoder's states whoever computed them."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if switch.running is not None and kwargs.get("encoder_hidden_states") is not None:
+            switch.running.see_states(kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask"))
+
+    return hook
 
 
 def _keep_residual(switch: Switch, operation: Operation) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     baselines,
     conv_adapter,
     hyperblock,
+    hyperdecoders,
     hyperformer,
     hyperpelt,
     hyperprompt,

@@ -20,9 +20,11 @@ from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
 from hyperpelt.tuners.base import TensorSpec
 from hyperpelt.weights import (
+    AnySource,
     Frozen,
     Group,
     HyperNetwork,
+    InstanceHyperNetwork,
     PerTask,
     ProjectorConfig,
     Reparametrised,
@@ -32,8 +34,6 @@ from hyperpelt.weights import (
     VisualHyperConfig,
     VisualHyperNetwork,
     VisualProjector,
-    VisualSource,
-    WeightSource,
 )
 from hyperpelt.weights.base import Samples
 
@@ -118,11 +118,14 @@ def build_source(
     generator: torch.Generator | None,
     *,
     width: int | None = None,
-) -> WeightSource | VisualSource:
+) -> AnySource:
     """The weight source that a method's `Source` describes. **width**: of the encoder's states."""
     options: dict[str, Any] = {"samples": samples, "generator": generator}
     if source.type == "hypernetwork":
         return HyperNetwork(groups, num_tasks, config=source.hypernetwork, width=width, **options)
+    if source.type == "instance_hypernetwork":
+        assert width is not None, "the width of the encoder's states decides the size of the first map"
+        return InstanceHyperNetwork(groups, config=source.hypernetwork, width=width, **options)
     if isinstance(source.visual, VisualHyperConfig):
         return VisualHyperNetwork(groups, config=source.visual, **options)
     if isinstance(source.visual, ProjectorConfig):

@@ -20,7 +20,8 @@ from hyperpelt.tuners.base import Tuner
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
-SOURCE_TYPES = ("per_task", "shared", "hypernetwork", *VISUAL_SOURCES)
+NETWORKS = ("hypernetwork", "instance_hypernetwork")  # whose settings are a hypernetwork's
+SOURCE_TYPES = ("per_task", "shared", *NETWORKS, *VISUAL_SOURCES)
 UNTRAINED = ("frozen", "state")  # where tensors of these roles come from, whatever a part's source is
 
 
@@ -102,10 +103,15 @@ class Source:
         if self.hidden and self.type != "per_task":
             raise UserError(f"Only the weight source 'per_task' has an MLP (`hidden`), not {self.type!r}.")
 
+    @property
+    def of_tasks(self) -> bool:
+        """Whether it makes tensors of tasks, and not of what single rows hold."""
+        return self.visual is None and self.type != "instance_hypernetwork"
+
     def to_dict(self) -> dict[str, Any]:
         if self.visual is not None:
             return {"type": self.type, **self.visual.to_dict()}
-        extra = self.hypernetwork.to_dict() if self.type == "hypernetwork" else {"hidden": self.hidden}
+        extra = self.hypernetwork.to_dict() if self.type in NETWORKS else {"hidden": self.hidden}
         return {"type": self.type, **extra}
 
     @classmethod
@@ -116,7 +122,7 @@ class Source:
         kind = values.pop("type")
         if kind not in SOURCE_TYPES:
             raise unknown("weight source", str(kind), SOURCE_TYPES)
-        if kind == "hypernetwork":
+        if kind in NETWORKS:
             return cls(type=kind, hypernetwork=HyperNetworkConfig.from_dict(values))
         if kind in VISUAL_SOURCES:
             return cls(type=kind, visual=VISUAL_SOURCES[kind].from_dict(values))

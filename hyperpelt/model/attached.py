@@ -98,13 +98,13 @@ class Attached(nn.Module):
     def attach(self) -> None:
         """Put this model's hooks on the backbone. `build` does it; needed only after `detach`."""
         if not self.attached:
-            self.switch.attach(self.assembly.operations, trained=self.unfrozen)
+            self.switch.attach(self.assembly.operations, trained=self.unfrozen, looking=bool(self.sources.of_rows()))
             self.attached = True
 
     def detach(self) -> None:
         """Take this model off its backbone, which is then exactly what it was (if no other model is attached)."""
         if self.attached:
-            self.switch.detach(self.assembly.operations)
+            self.switch.detach(self.assembly.operations, looking=bool(self.sources.of_rows()))
             self.attached = False
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:

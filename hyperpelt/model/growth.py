@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.model.running import Running
 from hyperpelt.tasks import Task
-from hyperpelt.weights import HyperNetwork, VisualHyperNetwork, VisualSource
+from hyperpelt.weights import HyperNetwork, InstanceHyperNetwork, VisualHyperNetwork, VisualSource
 
 # What adaptation may train: the new task's own entries; also the hypernetworks; all that the method trains.
 TRAINED = ("embedding", "hypernetwork", "all")
@@ -117,7 +117,7 @@ class Growth(Running):
         if what not in TRAINED:
             raise unknown("part to train", what, TRAINED)
         owned = {id(parameter) for _, parameter in self.task_parameters()}
-        makers = [s for s in self.sources.values() if isinstance(s, HyperNetwork | VisualSource)]
+        makers = [s for s in self.sources.values() if isinstance(s, HyperNetwork | VisualSource | InstanceHyperNetwork)]
         made = {id(parameter) for source in makers for parameter in source.parameters()}
         if what != "all" and not owned:
             raise UserError(

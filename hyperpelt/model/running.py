@@ -175,8 +175,16 @@ class Running(Attached):
             images=images,
             training=self.training,
             penalties=penalties,
+            make_of_rows=self._made_of_rows if self.sources.of_rows() else None,
         )
         return self.switch.run(running)
+
+    def _made_of_rows(self, states: Tensor, mask: Tensor | None) -> dict[str, Sequence[Tensor]]:
+        """The tensors that are made of what the encoder wrote for each row, one tensor an operation."""
+        made: dict[str, Tensor] = {}
+        for source in self.sources.of_rows():
+            made |= source(states, None if mask is None else mask.bool())
+        return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
 
     def noting_penalties(self, num_rows: int) -> Penalties | None:
         """Where the penalties of a batch are noted: in training, where the method has any."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 from hyperpelt.weights.base import Group, WeightSource, draw
 from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
+from hyperpelt.weights.instance import InstanceHyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
-from hyperpelt.weights.sources import Sources
+from hyperpelt.weights.sources import AnySource, Sources
 from hyperpelt.weights.untrained import Frozen, State
 from hyperpelt.weights.visual import VisualHyperNetwork, VisualProjector, VisualSource
 from hyperpelt.weights.visual_config import ProjectorConfig, VisualConfig, VisualHyperConfig
 
 __all__ = [
+    "AnySource",
     "Frozen",
     "Group",
     "Head",
     "HyperNetwork",
     "HyperNetworkConfig",
+    "InstanceHyperNetwork",
     "PerTask",
     "ProjectorConfig",
     "Reparametrised",

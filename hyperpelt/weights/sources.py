@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hyperpelt.weights.base import WeightSource
+from hyperpelt.weights.instance import InstanceHyperNetwork
 from hyperpelt.weights.visual import VisualSource
+
+AnySource = WeightSource | VisualSource | InstanceHyperNetwork
 
 
 class Sources(nn.ModuleDict):
@@ -16,10 +19,10 @@ class Sources(nn.ModuleDict):
 
     if TYPE_CHECKING:
 
-        def __init__(self, modules: Mapping[str, WeightSource | VisualSource] | None = None) -> None: ...
-        def __getitem__(self, key: str) -> WeightSource | VisualSource: ...
-        def values(self) -> ValuesView[WeightSource | VisualSource]: ...
-        def items(self) -> ItemsView[str, WeightSource | VisualSource]: ...
+        def __init__(self, modules: Mapping[str, AnySource] | None = None) -> None: ...
+        def __getitem__(self, key: str) -> AnySource: ...
+        def values(self) -> ValuesView[AnySource]: ...
+        def items(self) -> ItemsView[str, AnySource]: ...
 
     def of_tasks(self) -> list[WeightSource]:
         """The sources that make tensors of tasks."""
@@ -28,3 +31,7 @@ class Sources(nn.ModuleDict):
     def of_images(self) -> list[VisualSource]:
         """The sources that make tensors of images."""
         return [source for source in self.values() if isinstance(source, VisualSource)]
+
+    def of_rows(self) -> list[InstanceHyperNetwork]:
+        """The sources that make tensors of what the encoder wrote for a row."""
+        return [source for source in self.values() if isinstance(source, InstanceHyperNetwork)]

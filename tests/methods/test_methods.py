@@ -27,10 +27,9 @@ from hyperpelt.tuners import base as tuners_base
 
 NAMED = [
     "adalora", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "frozen", "full", "houlsby", "hyperblock",
-    "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora",
-    "mam", "memvp",
-    "mixphm", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning",
-    "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
+    "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix", "hyperprompt", "ia3", "krona",
+    "layer-norm", "lora", "mam", "memvp", "mixphm", "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning",
+    "prefix-tuning-mlp", "prompt-tuning", "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip
 
 

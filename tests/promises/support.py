@@ -93,6 +93,7 @@ SMALL = {
     "conv-adapter": {"bottleneck": 4},
     "houlsby": {"bottleneck": 4},
     "hyperblock": {"bottleneck": 4},
+    "hyperdecoders": {"bottleneck": 4, "encoder_bottleneck": 4},
     "hyperformer": {"bottleneck": 4},
     "hyperformer++": {"bottleneck": 4},
     "hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 8},
