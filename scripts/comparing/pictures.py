@@ -18,7 +18,7 @@ def pictures(by_method: Cells, found: Mapping[str, Any]) -> dict[str, str]:
     losses = {name: curve for name, cells in by_method.items() if (curve := _mean_curve(cells))}
     if losses:
         shown = {name: _after_the_start(curve) for name, curve in losses.items()}
-        drawn["loss"] = curves(shown, title="training loss, mean over seeds", ylabel="loss a target token")
+        drawn["loss"] = curves(shown, title="training loss, mean over seeds", ylabel="loss")
     return drawn
 
 

@@ -84,7 +84,7 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
         "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a "
-        "target token's, over the last `log_steps` steps.",
+        "target token's (a row's under `loss: ranking`), over the last `log_steps` steps.",
         "",
         *_overview(methods, found),
         "",
