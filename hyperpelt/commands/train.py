@@ -109,10 +109,9 @@ def _another_split(results: dict[str, Any], config: RunConfig) -> str:
     """One that the first task has, if possible other than the one in the table."""
     from hyperpelt import tasks
 
-    names = tasks.get(next(iter(results["tasks"]))).splits.names()
-    return next(
-        (name for name in ("validation", "test", "train") if name in names and name != config.test_split), names[0]
-    )
+    first = next(iter(results["tasks"]))
+    names, shown = tasks.get(first).splits.names(), config.test_split_of(first)
+    return next((name for name in ("validation", "test", "train") if name in names and name != shown), names[0])
 
 
 def _program() -> str:
@@ -130,7 +129,7 @@ def _example_row(task: str, config: RunConfig) -> str:
     from hyperpelt.tasks.lines import columns_of
 
     definition = tasks.get(task)
-    row = definition.rows(config.test_split or config.eval_split, data_root=config.data_root)[0]
+    row = definition.rows(config.test_split_of(task), data_root=config.data_root)[0]
     asked = set(columns_of(definition, "0")) or set(row) - set(definition.answer)
     shown = {name: _without_bytes(row[name]) for name in row if name in asked}
     return json.dumps(shown, ensure_ascii=False, default=str)

@@ -57,7 +57,8 @@ def _parse(text: str, kinds: Mapping[str, set[str]]) -> tuple[str, Any]:
     if "string" not in kind:
         return key, _parse_yaml(value.strip())
     read = None if kind <= {"string", "null"} else _parse_yaml(value.strip())
-    return key, read if isinstance(read, (bool, Mapping)) else value
+    meant = (isinstance(read, bool) and "boolean" in kind) or (isinstance(read, Mapping) and value.lstrip()[0] == "{")
+    return key, read if meant else value
 
 
 def _parse_yaml(text: str) -> Any:
@@ -74,6 +75,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     elif head == "tasks":  # a task's name may hold dots itself
         tasks = split_names(values.get("tasks")) or {}
         values["tasks"] = (tasks if isinstance(tasks, dict) else dict.fromkeys(tasks)) | {rest: value}
+    elif head == "test_split":
+        splits = values.get(head, {})
+        values[head] = (splits if isinstance(splits, dict) else {"*": splits}) | {rest: value}
     else:
         inner = values.get(head)
         if head == "method" and not isinstance(inner, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -211,7 +212,9 @@ class RunConfig(_Strict):
     eval_steps: Whole | None = Field(None, ge=1, description="evaluate each so many steps; null: only at the end")
     eval_split: str = Field("validation", description="split that chooses the best checkpoint")
     eval_limit: Whole | None = Field(None, ge=1, description="rows of each task in evaluations during training")
-    test_split: str = Field("test", description="split of the final evaluation")
+    test_split: str | dict[str, str] = Field(
+        "test", description="split of the final evaluation; or by task, {'glue/*': validation, '*': test}"
+    )
     test_limit: Whole | None = Field(None, ge=1, description="rows of each task in the final evaluation")
     frozen_row: bool = Field(True, description="also measure the frozen backbone in the final evaluation")
     metric_for_best: str = Field("average", description="'average', a task, or task/metric; higher is better")
@@ -243,6 +246,13 @@ class RunConfig(_Strict):
         """The learning rate of a run whose method has been settled."""
         assert self.learning_rate is not None, "train() settles it"
         return self.learning_rate
+
+    def test_split_of(self, task: str) -> str:
+        """The split of a task's final evaluation: by its name, else by the longest wildcard that it matches."""
+        if isinstance(self.test_split, str):
+            return self.test_split
+        patterns = sorted(self.test_split, key=lambda pattern: (pattern != task, -len(pattern)))
+        return next((self.test_split[pattern] for pattern in patterns if fnmatchcase(task, pattern)), "test")
 
     @property
     def task_rates(self) -> dict[str, float | None]:

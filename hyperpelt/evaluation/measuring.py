@@ -43,6 +43,10 @@ class Measuring:
     accelerator: Accelerator | None = None
     progress: bool = False
 
+    def on(self, split: str) -> Measuring:
+        """The same, of another split."""
+        return replace(self, split=split)
+
     def task(self, model: TunedModel, task: Task) -> tuple[TaskResult, Draws]:
         """The scores of a task, and for each metric its bootstrap draws (nothing without `resamples`)."""
         start = time.perf_counter()

@@ -49,7 +49,7 @@ def evaluate(
     model: TunedModel,
     tasks: str | Task | Iterable[str | Task],
     *,
-    split: str = "test",
+    split: str | Mapping[str, str] = "test",
     data_root: str | Path | None = None,
     limit: int | None = None,
     majority: bool = True,
@@ -68,6 +68,7 @@ def evaluate(
 
     Args:
         tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
+        split: of every task, or by the task's name.
         limit: at most so many rows of each task, a fixed random sample.
         majority: also score the most frequent answer of the training split.
         frozen: also score the backbone without the method (and so without images), which takes as long again.
@@ -86,7 +87,7 @@ def evaluate(
     with sample_log(Path(log_samples) if log_samples is not None and is_main else None) as log:
         measuring = Measuring(
             settings=settings,
-            split=split,
+            split="",  # which is each task's own
             data_root=data_root,
             limit=limit,
             majority=majority,
@@ -98,21 +99,34 @@ def evaluate(
             accelerator=accelerator,
             progress=progress,
         )
-        measured = {task.name: measuring.task(model, task) for task in _shown(chosen, progress)}
+        splits = {task.name: split if isinstance(split, str) else split[task.name] for task in chosen}
+        measured = {t.name: measuring.on(splits[t.name]).task(model, t) for t in _shown(chosen, progress)}
     found = {name: result for name, (result, _) in measured.items()}
     if frozen:
-        found = _beside_frozen(found, model, chosen, measuring)
-    told = _told(settings, chosen, split=split, limit=limit, blind=blind, on_bad_image=on_bad_image)
+        found = _beside_frozen(found, model, chosen, measuring, splits)
+    told = _told(
+        settings,
+        chosen,
+        split=", ".join(dict.fromkeys(splits.values())),
+        limit=limit,
+        blind=blind,
+        on_bad_image=on_bad_image,
+    )
     sure = of_averages({name: drawn for name, (_, drawn) in measured.items()} if intervals else {})
     return Results(tasks=found, settings=told, model=describe(model), versions=versions(), intervals=sure)
 
 
 def _beside_frozen(
-    found: Mapping[str, TaskResult], model: TunedModel, tasks: Sequence[Task], measuring: Measuring
+    found: Mapping[str, TaskResult],
+    model: TunedModel,
+    tasks: Sequence[Task],
+    measuring: Measuring,
+    splits: Mapping[str, str],
 ) -> dict[str, TaskResult]:
     """The results, and what the backbone scores without the method."""
     bare, alone = without_method(model), measuring.alone()
-    return {task.name: replace(found[task.name], frozen=alone.task(bare, task)[0].metrics) for task in tasks}
+    frozen = {task.name: alone.on(splits[task.name]).task(bare, task)[0].metrics for task in tasks}
+    return {name: replace(found[name], frozen=scores) for name, scores in frozen.items()}
 
 
 def _told(

@@ -242,7 +242,7 @@ class Loop:
         state, config = self.state, self.config
         return Evaluation(
             step=state.step,
-            split=config.test_split if final else config.eval_split,
+            split=str(results.settings["split"]),
             results=results,
             metric=config.metric_for_best,
             value=value,

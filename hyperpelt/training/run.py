@@ -171,7 +171,9 @@ class _Run:
         for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
             screen.say(note)
 
-    def _evaluate(self, split: str, limit: int | None, *, majority: bool = True, frozen: bool = False) -> Results:
+    def _evaluate(
+        self, split: str | Mapping[str, str], limit: int | None, *, majority: bool = True, frozen: bool = False
+    ) -> Results:
         from hyperpelt.evaluation.run import evaluate
 
         config = self.config
@@ -211,7 +213,8 @@ class _Run:
         self.processes.wait()
         try:
             with loop.screen.paused(), self.stop.at_once(self.processes.world == 1):
-                results = self._evaluate(self.config.test_split, self.config.test_limit, frozen=self.config.frozen_row)
+                splits = {name: self.config.test_split_of(name) for name in self.setup.names}
+                results = self._evaluate(splits, self.config.test_limit, frozen=self.config.frozen_row)
         except StopNow:
             loop.interrupt(self.stop.signum)
         loop.callbacks.on_evaluate(loop.told(results, metric_value(results, self.config.metric_for_best), final=True))

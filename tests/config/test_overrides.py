@@ -24,7 +24,7 @@ AS_IT_STANDS = (
 
 
 @pytest.mark.parametrize("text", AS_IT_STANDS)
-@pytest.mark.parametrize("key", ["output_dir", "backbone", "image_encoder", "test_split", "metric_for_best"])
+@pytest.mark.parametrize("key", ["output_dir", "backbone", "image_encoder", "eval_split", "metric_for_best"])
 def test_a_text_is_taken_as_it_stands(key: str, text: str) -> None:
     assert getattr(load_run(None, [*NEEDED, f"{key}={text}"]), key) == text
 
@@ -127,3 +127,17 @@ def test_no_folder_is_written_over_that_was_not_named(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["exp"]
+
+
+def test_each_task_may_be_tested_on_a_split_of_its_own() -> None:
+    config = load_run(
+        None, ["output_dir=a", "tasks=glue", "test_split.glue/rte=validation", "test_split.glue/m*=train"]
+    )
+    assert [config.test_split_of(name) for name in ("glue/rte", "glue/mnli", "glue/cola")] == [
+        "validation",
+        "train",
+        "test",
+    ]
+    config = load_run(None, [*NEEDED, "test_split={glue/*: validation, '*': test}", "test_split.glue/rte=train"])
+    assert [config.test_split_of(name) for name in ("glue/rte", "glue/mnli", "cb")] == ["train", "validation", "test"]
+    assert load_run(None, [*NEEDED, "test_split=validation"]).test_split_of("cb") == "validation"

@@ -432,7 +432,7 @@ def test_a_signal_ends_an_evaluation_at_once():
 
 
 def config(**changes: Any) -> RunConfig:
-    return RunConfig(tasks=["a"], output_dir="x", **changes)
+    return RunConfig(**{"tasks": ["a"], "output_dir": "x", "learning_rate": 3e-4, **changes})
 
 
 @pytest.mark.parametrize(
