@@ -101,7 +101,8 @@ def test_published_shapes_keep_what_a_real_step_keeps(name):
 def test_the_optimisers_bytes_are_those_it_takes(optimizer):
     from hyperpelt.training.optimisation import make_optimizer, optimizer_state
 
-    config = load_run(None, [("tasks", "glue/rte"), ("output_dir", "x"), ("optimizer", optimizer), ("learning_rate", 1e-3)])
+    named = [("tasks", "glue/rte"), ("output_dir", "x"), ("optimizer", optimizer), ("learning_rate", 1e-3)]
+    config = load_run(None, named)
     named = [("a", torch.nn.Parameter(torch.ones(5, 7))), ("b", torch.nn.Parameter(torch.ones(3)))]
     made = make_optimizer(config, named)
     for _, parameter in named:
