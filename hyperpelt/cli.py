@@ -30,7 +30,8 @@ from hyperpelt.commands import (
     transfer,
 )
 from hyperpelt.config.paths import at_home
-from hyperpelt.errors import UserError, cut
+from hyperpelt.errors import UserError, cut, visible
+from hyperpelt.files.damage import of_files
 from hyperpelt.training.interrupts import TrainingInterrupted
 
 DONE, DEFECT, AT_FAULT = 0, 1, 2
@@ -117,6 +118,8 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:  # of a file or the network; a mistake in a name, a full disk, no permission
         return _failed(_of_the_system(error), AT_FAULT, debug)
     except Exception as error:
+        if (sentence := of_files(error)) is not None:
+            return _failed(sentence, AT_FAULT, debug)
         hint = "" if debug else " (--debug shows where)"
         return _failed(f"this is a defect of hyperpelt: {type(error).__name__}: {error}{hint}", DEFECT, debug)
 
@@ -130,7 +133,7 @@ def _at_home(argument: str) -> str:
 def _failed(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"hyperpelt: {cut(message, LONGEST)}", file=sys.stderr)
+    print(f"hyperpelt: {visible(cut(message, LONGEST))}", file=sys.stderr)
     return status
 
 

@@ -6,6 +6,7 @@ The command line prints it without a traceback and exits with status 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -20,6 +21,15 @@ def shown(value: object) -> str:
 def cut(text: str, longest: int = LONGEST) -> str:
     """A text in a message; of a long one the beginning."""
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} letters)"
+
+
+# What a terminal obeys instead of showing it (ESC and its 8-bit kin), what turns a line around, half characters.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Data as a terminal may be given them: control characters are shown (`\\x1b`), line ends and tabs stay."""
+    return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, visible
 from hyperpelt.evaluation.tables import console as console
 from hyperpelt.evaluation.tables import made_of, show
 
@@ -77,7 +78,7 @@ Run = Annotated[
 
 def note(message: str) -> None:
     """One line on stderr, beside the result."""
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -110,7 +111,20 @@ def print_json(content: Any) -> None:
     """JSON on stdout; nan and infinities, which JSON lacks, become null."""
     from hyperpelt.files.atomic import finite
 
-    print(json.dumps(finite(content), indent=2, ensure_ascii=False, default=str))
+    print(as_json(finite(content), indent=2))
+
+
+def as_json(content: Any, indent: int | None = None) -> str:
+    """JSON in which nothing controls a terminal: what JSON itself lets stand is written as \\u...."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, default=str)
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text
+    )
+
+
+def say_path(path: object) -> None:
+    """A path on stdout: as it is for programs, visibly for people."""
+    print(visible(str(path)) if sys.stdout.isatty() else path)
 
 
 def print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, right: Iterable[str] = ()) -> None:

@@ -63,7 +63,7 @@ def export(
     if as_json:
         common.print_json({"task": task, "form": to.value, "folder": str(folder)})
     else:
-        print(folder)
+        common.say_path(folder)
 
 
 def _check_place(folder: Path, run: str) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from hyperpelt.commands import common
 from hyperpelt.errors import UserError
+from hyperpelt.evaluation.tables import data
 
 app = typer.Typer(no_args_is_help=True, help="Methods: what each is made of, and its trainable count on a backbone.")
 COLUMNS = ("name", "trainable", "percent", "source", "operations", "paper")
@@ -83,13 +84,15 @@ def show_method(
 
 def _print(row: dict[str, Any], backbone: str, num_tasks: int) -> None:
     out = common.console()
-    out.print(f"[bold]{row['name']}[/bold]  {row['paper']}", soft_wrap=True)
-    out.print(f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)\n")
+    out.print(data(row["name"]), data(f" {row['paper']}"), soft_wrap=True)
+    out.print(
+        data(f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)\n")
+    )
     if row["parts"]:
         common.print_table(row["parts"], ("part", "tuner", "at", "source"))
     if row["unfreeze"]:
-        out.print(f"\nTrained in a copy of their own: {', '.join(row['unfreeze'])}")
+        out.print(data(f"\nTrained in a copy of their own: {', '.join(row['unfreeze'])}"))
     if row["parameters"]:
         out.print("\nSettings with their defaults (in a run's YAML: method: {name: ..., setting: value}):")
         for key, value in row["parameters"].items():
-            out.print(f"  {key}: {value}")
+            out.print(data(f"  {key}: {value}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -104,7 +103,7 @@ def predict(
                 num_bad += 1
                 common.note(f"{row}: {row.error}")
             content = {"error": row.error} if row.example is None else next(answers)
-            print(json.dumps({**row.place, **content}, ensure_ascii=False), flush=True)
+            print(common.as_json({**row.place, **content}), flush=True)
     if num_bad:
         raise UserError(f"{num_bad} of the rows could not be answered; they are named above.")
 

@@ -28,4 +28,4 @@ def report(
     if as_json:
         common.print_json({"report": str(path), "runs": [str(run) for run in runs]})
     else:
-        print(path)
+        common.say_path(path)

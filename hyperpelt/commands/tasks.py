@@ -11,6 +11,7 @@ import typer
 
 from hyperpelt.commands import common
 from hyperpelt.errors import UserError
+from hyperpelt.evaluation.tables import data
 
 app = typer.Typer(no_args_is_help=True, help="Tasks: list them, look at their rows, check them, start a plugin.")
 
@@ -69,7 +70,7 @@ def _print(content: dict[str, Any]) -> None:
     out = common.console()
 
     def line(text: str) -> None:
-        out.print(text, soft_wrap=True, markup=False)
+        out.print(data(text), soft_wrap=True)
 
     for key in ("name", "kind", "metrics", "choices", "source", "origin", "mixtures", "fingerprint", "description"):
         value = content[key]
@@ -120,7 +121,7 @@ def check_tasks(
         for task in tasks.select(names):
             reports.append(tasks.check_task(task, **options))
             if not as_json:
-                common.console().print(f"{reports[-1]}\n", soft_wrap=True, markup=False)
+                common.console().print(data(f"{reports[-1]}\n"), soft_wrap=True)
     if as_json:
         common.print_json([report.as_dict() for report in reports])
     wrong = [report.task for report in reports if not report.ok]

@@ -14,6 +14,7 @@ import typer
 
 from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import adding, common
+from hyperpelt.evaluation.tables import data
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
@@ -102,7 +103,7 @@ def _print(results: dict[str, Any], config: RunConfig) -> None:
         f"  printf '%s\\n' {row} | {program} predict {folder} --task {first}",
         f"  {program} export {folder} --task {first}",
     ):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(data(line), soft_wrap=True)
 
 
 def _another_split(results: dict[str, Any], config: RunConfig) -> str:

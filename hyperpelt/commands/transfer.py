@@ -10,6 +10,7 @@ import typer
 
 from hyperpelt.backbones.quiet import quiet_transformers
 from hyperpelt.commands import common
+from hyperpelt.errors import visible
 
 
 class Sampling(StrEnum):
@@ -135,7 +136,7 @@ def _print(found: dict[str, Any], *, title: str) -> None:
     common.show(table(found["summary"], title=title), keys=3)
     for line in found["notes"]:
         common.note(line)
-    print(f"\nCells, plots and report: {found['output']}")
+    print(visible(f"\nCells, plots and report: {found['output']}"))
 
 
 WHOLE = 16  # tasks of a map that is printed whole
@@ -181,7 +182,7 @@ def geometry(
     for name, values in found["maps"].items():
         print(f"\n{name}")
         _print_map(found["tasks"], values)
-    print(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {found['output']}/projector")
+    print(visible(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {found['output']}/projector"))
 
 
 def _print_map(tasks: list[str], values: list[list[float]]) -> None:

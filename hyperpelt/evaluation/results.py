@@ -9,7 +9,6 @@ No PyTorch here: reports read results without it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.evaluation.tables import data
+from hyperpelt.files.reading import read_object
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,18 +177,18 @@ class Results:
         from rich.table import Table
 
         columns = self._columns()
-        table = Table(title=title, title_justify="left")
+        table = Table(title=None if title is None else data(title), title_justify="left")
         table.add_column("task", no_wrap=True)
         table.add_column("metric")
         for heading, _ in columns:
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(data(heading), justify="right", no_wrap=True)
         if self.intervals:
             table.add_column("95 % interval", justify="right", no_wrap=True)
         table.add_column("rows", justify="right")
         for name, result in self.tasks.items():
             cells = [joined(getattr(result, of)) for _, of in columns]
             cells += [between(result.intervals)] if self.intervals else []
-            table.add_row(name, " / ".join(result.metrics), *cells, _counted(result))
+            table.add_row(data(name), data(" / ".join(result.metrics)), *cells, _counted(result))
         if self.tasks:
             table.add_section()
             self._add_averages(table, [of for _, of in columns])
@@ -227,7 +228,7 @@ def load_results(path: str | Path) -> Results:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        return Results.from_dict(json.loads(path.read_text(encoding="utf8")))
+        return Results.from_dict(read_object(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: the run has not finished, or this is no run folder.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as problem:

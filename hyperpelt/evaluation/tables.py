@@ -10,13 +10,23 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hyperpelt.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 TEXTS = ("description", "how", "at", "operations")  # columns that may be wrapped
 NARROWEST = 24  # of a wrapped column
 WIDEST = 100_000  # of what is piped
+
+
+def data(text: object) -> Text:
+    """What is no text of ours, to be printed as it is: no markup in it is obeyed, nor what controls a terminal."""
+    from rich.text import Text
+
+    return Text(visible(str(text)))
 
 
 def console() -> Console:
@@ -70,7 +80,8 @@ def _width(table: Table, place: int) -> int:
     from rich.text import Text
 
     column = table.columns[place]
-    lines = [line for cell in (column.header, *column.cells) for line in Text.from_markup(str(cell)).plain.splitlines()]
+    cells = (cell if isinstance(cell, Text) else Text.from_markup(str(cell)) for cell in (column.header, *column.cells))
+    lines = [line for cell in cells for line in cell.plain.splitlines()]
     return max(map(cell_len, lines), default=0)
 
 
@@ -94,15 +105,14 @@ def _part(table: Table, places: Sequence[int], widths: Sequence[int], wrapped: S
 
 def made_of(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, right: Iterable[str] = ()) -> Table:
     """Rows as a table of the named columns."""
-    from rich.markup import escape
     from rich.table import Table
 
     numbers = set(right)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(escape(column), justify="right" if column in numbers else "left")
+        table.add_column(data(column), justify="right" if column in numbers else "left")
     for row in rows:
-        table.add_row(*(escape(_cell(row[column])) for column in columns))
+        table.add_row(*(data(_cell(row[column])) for column in columns))
     return table
 
 

@@ -141,7 +141,7 @@ def _read(folder: Path, config: Mapping[str, Any], backbone: PreTrainedModel) ->
         raise UserError(f"Found no {path}{pickle if (folder / PICKLE).exists() else ''}.")
     try:
         state = load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as safetensors: {error}.") from None
     found = _READERS[str(config["peft_type"])](config, state, list_operations(backbone))
     _check_shapes(found, list_operations(backbone), folder, config)

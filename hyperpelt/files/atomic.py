@@ -35,9 +35,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What is no regular file (a device, a pipe) is written to as it is, and never replaced; of a link, its target is.
     """
-    if path.exists() and not path.is_file():
-        yield path
-        return
+    with _named(path):
+        if path.exists() and not path.is_file():
+            yield path
+            return
+        with _beside(path) as temporary:
+            yield temporary
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk says which file it was that did not fit."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
     path = path.resolve() if path.is_symlink() else path
     temporary = hidden(path, "tmp")
     try:

@@ -1,10 +1,28 @@
-"""Which file of a folder that another library wrote cannot be read: its loader's message seldom says."""
+"""What other libraries throw over files that are damaged or cannot be written, as a sentence.
+
+Their messages seldom name the file: `find_damage` looks for it in the folder that was read.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hyperpelt.files.reading import Damaged, read_json
+
+
+def of_files(error: BaseException) -> str | None:
+    """A sentence for what a library threw over a file; None for what is no fault of files.
+
+    Safetensors and Arrow have exceptions of their own, also for a full disk.
+    """
+    kind = f"{type(error).__module__}.{type(error).__name__}"
+    if kind.endswith("SafetensorError"):
+        return f"A file of tensors could not be read or written ({error}): it is damaged, or the disk is full."
+    if kind.startswith("pyarrow.") and "Arrow" in kind:
+        return f"A table could not be read or written ({error}): its file is damaged, or the disk is full."
+    if isinstance(error, UnicodeError):
+        return f"A text that is no UTF-8, or holds half a character ({error})."
+    return None
 
 
 def find_damage(folder: str | Path) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperpelt.backbones import embedded
+from hyperpelt.files.reading import read_object
 
 HEADER = ("library_name: hyperpelt", "pipeline_tag: text2text-generation", "tags:", "- hyperpelt", "- peft")
 
@@ -38,7 +38,7 @@ def _results(run: Path | None) -> Iterator[str]:
     path = None if run is None else run / "results.json"
     if path is None or not path.is_file():
         return
-    content = json.loads(path.read_text(encoding="utf8"))
+    content = read_object(path)
     yield from (f"## Results ({content.get('split', 'test')} split)", "", "| task | metric | score | majority | rows |")
     yield "|---|---|---|---|---|"
     for name, task in content["tasks"].items():

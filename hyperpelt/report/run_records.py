@@ -5,7 +5,6 @@ Everything is read as files; no model is built. What a run has not written yet i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results, load_results
-from hyperpelt.files.plain_yaml import Bounded, NotYaml, parse_one
+from hyperpelt.files.plain_yaml import LARGEST, Bounded, NotYaml, parse_one
+from hyperpelt.files.reading import read_object, read_text
 
 # Of run.yaml: what repetitions of a run may differ in.
 NOT_COMPARED = (
@@ -104,12 +104,15 @@ def read_run(folder: Path, name: str) -> RunRecord:
     """One run folder."""
     settings = folder / "run.yaml"
     config = _read_json(folder / "config.json")
-    tasks = tuple(task["name"] for task in config.get("tasks", ()))
+    given = config.get("tasks", [])
+    if not isinstance(given, list) or not all(isinstance(task, dict) and "name" in task for task in given):
+        raise UserError(f"{folder / 'config.json'} names no tasks as a run does: truncated or edited.")
+    tasks = tuple(str(task["name"]) for task in given)
     return RunRecord(
         name=name,
         folder=folder,
         results=load_results(folder) if (folder / "results.json").is_file() else None,
-        settings=settings.read_text(encoding="utf8") if settings.is_file() else "",
+        settings=read_text(settings, largest=LARGEST) if settings.is_file() else "",
         curves=read_curves(folder / "tensorboard"),
         tasks=tasks,
         definitions={task["name"]: task["fingerprint"] for task in config.get("tasks", ()) if task.get("fingerprint")},
@@ -118,11 +121,9 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf8"))
+        return read_object(path)
     except FileNotFoundError:
         return {}
-    except ValueError as problem:
-        raise UserError(f"{path} is not valid JSON ({problem}): truncated or edited.") from None
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

@@ -5,7 +5,6 @@ Read from the folder's summary.json; nothing is computed anew.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, shown
 from hyperpelt.files.atomic import write_text
+from hyperpelt.files.reading import read_object
 from hyperpelt.report.html import document, picture, table
 from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
 from hyperpelt.report.transfer_table import as_table
@@ -71,12 +71,27 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
-        if not isinstance(content["summary"], list):
-            raise TypeError("summary is no list")
+        content = read_object(path)
+        _check(content)
         return content
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise UserError(f"{path} is not what `hyperpelt transfer` writes ({problem}): run it again.") from None
+
+
+NUMBERS = ("shots", "n", "mean", "sd", "low", "high", "median", "q25", "q75", "majority", "trainable")
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """Raises KeyError or TypeError unless what a page counts with is numbers: somebody may have edited the file."""
+    if not isinstance(content["summary"], list) or not isinstance(content["notes"], list):
+        raise TypeError("summary or notes is no list")
+    for row in content["summary"]:
+        for name in NUMBERS:
+            if not isinstance(row[name], (int, float, type(None))):
+                raise TypeError(f"{name} is {shown(row[name])}, expected a number")
+        for name in ("task", "label"):
+            if not isinstance(row[name], str):
+                raise TypeError(f"{name} is {shown(row[name])}, expected a text")
 
 
 def sections(folder: Path) -> Iterator[str]:
@@ -85,12 +100,12 @@ def sections(folder: Path) -> Iterator[str]:
     if content is None or not content["summary"]:
         return
     rows = content["summary"]
-    how = content["settings"]
+    said = {name: escape(str(value)) for name, value in content["settings"].items()}
     yield "<h2>Transfer to tasks that were not trained</h2>"
     yield (
-        f'<p class="note">{escape(how["split"])} split; seeds {how["seeds"]}; {how["steps"]} steps of '
-        f"{how['batch_size']} rows, loss {escape(how['loss'])}, weights of the {escape(how['choose'])} step. "
-        + " ".join(map(escape, content["notes"]))
+        f'<p class="note">{said["split"]} split; seeds {said["seeds"]}; {said["steps"]} steps of '
+        f"{said['batch_size']} rows, loss {said['loss']}, weights of the {said['choose']} step. "
+        + " ".join(escape(str(note)) for note in content["notes"])
         + "</p>"
     )
     for task in dict.fromkeys(row["task"] for row in rows):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hyperpelt.evaluation.tables import data
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -40,7 +42,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     """The rows as a rich table."""
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left")
+    made = Table(title=data(title), title_justify="left")
     heads, cells = as_table(rows)
     for column in heads:
         made.add_column(column, justify="left" if column in ("task", "adapt") else "right", no_wrap=True)
@@ -49,7 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
         if before is not None and (row["task"], row["shots"]) != before:
             made.add_section()
         before = (row["task"], row["shots"])
-        made.add_row(*line)
+        made.add_row(*map(data, line))
     return made
 
 

@@ -9,7 +9,6 @@ that). A package is named with its version when it is absent.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from hyperpelt.config.paths import carried
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders
 from hyperpelt.files.atomic import write_json
+from hyperpelt.files.reading import read_object
 from hyperpelt.tasks import plugins as loader
 from hyperpelt.tasks import registry
 from hyperpelt.tasks.neighbours import files_of_neighbours
@@ -70,7 +70,7 @@ def require(tasks: Iterable[str], run: Path) -> list[str]:
     for its plugin; gives a note for each package that is here in another version."""
     known = set(registry.names())
     path = run / PLUGINS / PACKAGES
-    packages: dict[str, str] = json.loads(path.read_text(encoding="utf8")) if path.is_file() else {}
+    packages: dict[str, str] = read_object(path) if path.is_file() else {}
     notes: dict[str, None] = {}
     for name in tasks:
         package = packages.get(name)

@@ -44,7 +44,9 @@ def load_plugins() -> None:
         try:
             with _whole():
                 _call(entry.load())
-        except (Exception, SystemExit):
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except BaseException:  # a plugin may call sys.exit, or raise anything
             _BROKEN.append((_origin(entry), traceback.format_exc()))
         _INSTALLED.setdefault(entry.module, []).extend(_new(before))
         if entry.dist is not None and entry.dist.name != "hyperpelt":
@@ -114,7 +116,9 @@ def _load_named(plugin: str, load: Callable[[], None]) -> list[str]:
             load()
     except UserError as error:
         raise UserError(f"Plugin {plugin}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
         raise UserError(f"Plugin {plugin} failed to load: {_last_line(error)}") from error
     return _new(before)
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, shown
 from hyperpelt.tasks.labels import NO_ANSWER, place_of
 from hyperpelt.tasks.sources import Row
 from hyperpelt.tasks.values import is_missing, number_text, plain
@@ -120,7 +120,7 @@ class Naming:
                 f"{self.where}: expected a source and splits that can be hashed, since rows are kept by them, got an "
                 f"{error}: write the lists and mappings in their options as tuples"
             ) from error
-        if isinstance(error, Exception):
+        if error is not None and not isinstance(error, (KeyboardInterrupt, GeneratorExit, MemoryError)):
             doing = "reading the rows" if self.reading else "rendering"
             raise UserError(f"{self.where}: {doing} failed with {type(error).__name__}: {error}") from error
 
@@ -210,9 +210,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_targets(targets: tuple[tuple[str, float], ...]) -> None:
-    for text, score in targets:
-        if not isinstance(text, str) or not text or not 0 <= score <= 1:
-            raise UserError(f"expected targets as (text, score in 0..1), got {(text, score)!r}")
     if targets and not any(score > 0 for _, score in targets):
         raise UserError("no target has a score above 0, so none can be drawn")
 
@@ -227,6 +224,7 @@ def complete(kind: str, example: Example, choices: tuple[str, ...] | None, *, an
         raise UserError(f"render returned {type(example).__name__}, expected a hyperpelt.Example")
     if not isinstance(example.input, str):
         raise UserError(f"the input is {example.input!r}, expected a string")
+    _check_fields(example)
     if not example.input.endswith(example.ending):
         raise UserError(f"the input ends in {example.input[-60:]!r}, not in its ending {example.ending[-60:]!r}")
     own = choices if example.choices is None else own_choices(example.choices)
@@ -234,6 +232,38 @@ def complete(kind: str, example: Example, choices: tuple[str, ...] | None, *, an
         there = None if own is None else _there(own)
         return replace(example, choices=there, target="", label=None, targets=())
     return _COMPLETE[kind](example, own)
+
+
+def _is_scored(pair: Any) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    text, score = pair[0], plain(pair[1])
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return isinstance(text, str) and bool(text) and is_number and 0 <= score <= 1
+
+
+def _check_fields(example: Example) -> None:
+    """What a render function may have put into the other fields; half characters are no text that can be encoded."""
+    if not isinstance(example.ending, str):
+        raise UserError(f"the ending is {shown(example.ending)}, expected a string")
+    if not isinstance(example.target, str):
+        raise UserError(f"the target is {shown(example.target)}, expected a string")
+    weight = plain(example.weight)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise UserError(f"the weight is {shown(example.weight)}, expected a finite number of at least 0")
+    if not isinstance(example.targets, list | tuple) or not all(map(_is_scored, example.targets)):
+        raise UserError(f"expected targets as (text, score in 0..1), got {shown(example.targets)}")
+    if isinstance(example.images, str | bytes) or not isinstance(example.images, Iterable):
+        raise UserError(f"the images are {shown(example.images)}, expected a tuple of images")
+    choices = example.choices if isinstance(example.choices, list | tuple) else ()
+    texts = (example.input, example.target, *(pair[0] for pair in example.targets), *choices)
+    for text in texts:
+        if isinstance(text, str) and not text.isascii():
+            try:
+                text.encode("utf8")
+            except UnicodeEncodeError as problem:
+                found = problem.object[problem.start : problem.end]
+                raise UserError(f"expected text, got half a character ({found!a})") from None
 
 
 def own_choices(given: Any, where: str = "the row's choices") -> tuple[str | None, ...]:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from hyperpelt.evaluation.tables import WIDEST, blocks
+from hyperpelt.evaluation.tables import WIDEST, blocks, data
 from hyperpelt.training.callbacks import Callback, Evaluation
 
 MOST_TASKS = 16  # shown at once; more are summed up
@@ -67,7 +67,7 @@ class Screen(Callback):
     def say(self, text: str | Table) -> None:
         """One line, or a table, above the bar."""
         if isinstance(text, str):
-            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(data(text), highlight=False, soft_wrap=True)
             return
         wide = self.console.width if self.console.is_terminal else WIDEST
         for block in blocks(text, wide):
@@ -116,7 +116,12 @@ class Screen(Callback):
         columns = max(1, min(4, self.console.width // longest))  # names and numbers stay whole
         shown = shown[: columns * MOST_LINES]
         for start in range(0, len(shown), columns):
-            table.add_row(*(f"  {name} [bold]{loss:.3f}[/bold]" for name, loss in shown[start : start + columns]))
+            table.add_row(
+                *(
+                    data(f"  {name} ").append(f"{loss:.3f}", style="bold")
+                    for name, loss in shown[start : start + columns]
+                )
+            )
         if len(self.losses) > len(shown):
             table.add_row(f"  ... and {len(self.losses) - len(shown)} more tasks")
         return Group(self._bar, Text(self._numbers, no_wrap=True, overflow="crop"), table)

@@ -10,7 +10,6 @@ on in the same run of its tracker, whose id stands in `trackers.json`.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from urllib.request import getproxies
 
 from hyperpelt.errors import UserError
 from hyperpelt.files.atomic import write_json
+from hyperpelt.files.reading import Damaged, read_object
 from hyperpelt.training.callbacks import Callback, Evaluation
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ def _id_of(name: str, tracker: Any) -> str | None:
 
 def _read_ids(path: Path) -> dict[str, str]:
     try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except (OSError, Damaged):
         return {}
 
 

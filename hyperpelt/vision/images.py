@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.files.reading import read_bytes as read_bytes_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 64_000_000  # a 64-megapixel photograph; 192 MB once decoded
 MAX_RATIO = 200  # of the sides: encoders enlarge the shorter one to theirs, and the longer one with it
-MAX_BYTES = 128 << 20  # of a file that is fetched
+MAX_BYTES = 128 << 20  # of a file
 # Raster formats that decode in this process. PIL would also start Ghostscript for an EPS file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 URLS = ("http://", "https://")
@@ -113,8 +114,8 @@ def _named(image: Any) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except (OSError, ValueError) as problem:
+        return read_bytes_of(path, largest=MAX_BYTES)
+    except (OSError, UserError) as problem:
         raise BadImage(f"cannot read the image {path}: {getattr(problem, 'strerror', None) or problem}") from None
 
 
