@@ -390,16 +390,16 @@ def test_a_byte_order_mark_is_no_text(run, shell):
 
 
 def test_only_what_a_person_types_is_answered_line_by_line(run, shell, tmp_path, monkeypatch):
-    from hyperpelt.evaluation import run as evaluation
+    from hyperpelt.evaluation import prediction
 
     (tmp_path / "rows.txt").write_text("good\nbad\nmaybe\n")
-    sizes, predict = [], evaluation.predict
+    sizes, predict = [], prediction.predict_mixed
 
-    def counted(model, task, rows, **how):
+    def counted(model, tasks, rows, **how):
         sizes.append(len(rows))
-        return predict(model, task, rows, **how)
+        return predict(model, tasks, rows, **how)
 
-    monkeypatch.setattr(evaluation, "predict", counted)
+    monkeypatch.setattr(prediction, "predict_mixed", counted)
     monkeypatch.setattr("hyperpelt.commands.predict.sys", SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True)))
     assert shell("predict", run, tmp_path / "rows.txt", "--task", "toy/mood")[0] == 0
     assert sizes == [3]
