@@ -141,7 +141,7 @@ def test_a_damaged_image_is_named_with_its_row(tmp_path: Path) -> None:
         data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
     report = check_task("vl/snli-ve", data_root=tmp_path)
     found = [finding.message for finding in report.findings if finding.level == "error" and finding.split == "train"]
-    assert any("1 of 4 rows" in line and "Task vl/snli-ve, split train, row 2: the image is" in line for line in found)
+    assert any("1 of 4 rows" in line and "row 2: the image is" in line for line in found)
     assert not report.ok
 
 
