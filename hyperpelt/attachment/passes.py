@@ -37,6 +37,7 @@ class Placed:
     tuner: Tuner
     tensors: Mapping[str, tuple[str, int]]
     visual: bool = False
+    place: int = 0  # among the tuners there
 
 
 NOTHING: Mapping[str, Tensor] = {}
@@ -205,7 +206,7 @@ class Pass:
         site = site if choice is None else chosen(site, choice)
         if placed.tuner.needs_first or placed.tuner.looks_back:
             self.positions = self.positions or Positions()
-            site = self.positions.told(site, placed.tuner, self.plan[site.operation.name].index(placed))
+            site = self.positions.told(site, placed.tuner, placed.place)
         made = placed.tuner(site, tensors)
         self._note(placed, site, tensors, made, choice, order)
         return made
@@ -214,13 +215,13 @@ class Pass:
         self, placed: Placed, site: Site, tensors: Tensors, made: Any, choice: Choice | None = None, order: int = 0
     ) -> None:
         if self.penalties is not None and placed.tuner.penalties:
-            # Placed tuners and choices live as long as the pass, so their identity may name them.
+            # Choices live as long as the pass, so their identity may name them.
             if site.operation.reads_encoder:
                 own = self.mask
                 if own is not None and choice is not None:
                     own = choice.of(own, self.row_images(len(own)).num_rows)
                 site = replace(site, mask=own)
-            self.penalties.note(placed.tuner, site, tensors, made, (id(placed), id(choice), order), choice)
+            self.penalties.note(placed.tuner, site, tensors, made, (placed.place, id(choice), order), choice)
 
     def parts(self, operation: Operation, num_rows: int) -> RowImages | None:
         """The images of the rows where they bring prefix rows to this attention, else None."""

@@ -89,7 +89,8 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
         seeing = any(method.source(name).visual is not None for name in part.sources)
         for op_name, specs in needs.items():
             tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
-            placed[op_name].append(Placed(part.tuner, tensors, visual=seeing))
+            there = placed[op_name]
+            there.append(Placed(part.tuner, tensors, visual=seeing, place=len(there)))
     touched = tuple(op for op in operations if op.name in placed)
     return Assembly(plan=dict(placed), groups=dict(groups), operations=touched, width=operations[0].d_out)
 

@@ -38,10 +38,10 @@ COMPILED = """
 import sys, torch
 sys.path[:0] = [{tests!r}, {promises!r}]
 from small_models import make_bart, make_t5
-from support import batch, small, tuned
+from support import batch, spec_of, tuned
 
 backbone = make_bart() if {family!r} == "bart" else make_t5()
-model = tuned(backbone, small({method!r})).train()
+model = tuned(backbone, spec_of({method!r})).train()
 compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
 mixtures = [[0, 1, 2, 0], [1, 1, 1, 1], [2, 0, 1, 1]]
 batches = [{{**batch(seed=s), "task_ids": torch.tensor(t)}} for s, t in enumerate(mixtures)]
@@ -63,7 +63,14 @@ print("graphs", counter["stats"]["unique_graphs"])
 
 # A process of its own: the checks of shapes that the tests install are no part of what is compiled.
 @pytest.mark.parametrize(
-    ("family", "method"), [("t5", "hyperpelt"), ("bart", "hyperpelt"), ("t5", "unipelt"), ("bart", "lora")]
+    ("family", "method"),
+    [
+        *((kind, "hyperpelt") for kind in ("t5", "bart")),
+        ("t5", "unipelt"),
+        ("bart", "lora"),
+        ("t5", "apt"),
+        ("bart", "adalora"),
+    ],
 )
 def test_compiled_in_one_graph_gives_the_same_loss_and_gradients(family, method):
     here = Path(__file__).parent

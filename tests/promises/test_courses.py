@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from small_models import make_t5
 from small_runs import forget_tasks, write_run
-from support import TASKS, batch
+from support import TASKS, batch, disturb, spec_of
 from test_resume import same_end
 
 from hyperpelt import methods
@@ -119,3 +119,17 @@ def test_frozen_tensors_are_saved_as_their_seed(tmp_path):
         assert torch.equal(again.weights_of(asked)[key], values)
     other = TunedModel.build(make_t5(), method={"name": "vera", "rank": 4}, tasks=TASKS, seed=8)
     assert not torch.equal(other.weights_of(asked)["vera.down"], model.weights_of(asked)["vera.down"])
+
+
+@pytest.mark.parametrize("name", ["adalora", "apt", "conv-adapter", "hyperdecoders", "mixphm"])
+def test_recomputation_changes_nothing(name):
+    """What looks at positions, at the encoder's states, or adds to the loss, is not counted twice."""
+    spec = spec_of(name) | ({"dropout": 0.0} if name == "mixphm" else {})
+    model = TunedModel.build(make_t5(), method=spec, tasks=TASKS).train()
+    disturb(model)
+    model(**batch()).loss.backward()
+    gradients = [p.grad.clone() for _, p in model.trainable_parameters()]
+    model.zero_grad()
+    model.gradient_checkpointing_enable()
+    model(**batch()).loss.backward()
+    torch.testing.assert_close([p.grad for _, p in model.trainable_parameters()], gradients)
