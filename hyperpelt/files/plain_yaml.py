@@ -57,13 +57,18 @@ class Bounded(yaml.SafeLoader):
 
 
 def parse_one(text: str, loader: type[yaml.SafeLoader]) -> tuple[Any, Any]:
-    """(node, values) of a text with one document; None twice for an empty one. Raises NotYaml."""
+    """(node, values) of a text with one document; None twice for an empty one. Raises NotYaml.
+
+    The node is as it was written: where values are made of it, `<<` is written out, and what it brings looks as if it
+    stood there twice.
+    """
     with _Problems():
-        reading = loader(text)
+        written, reading = loader(text), loader(text)
         try:
-            node = reading.get_single_node()
-            return node, None if node is None else reading.construct_document(node)
+            node, filled = written.get_single_node(), reading.get_single_node()
+            return node, None if filled is None else reading.construct_document(filled)
         finally:
+            written.dispose()
             reading.dispose()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hyperpelt.config import RunConfig, keys, load_run, to_yaml
+from hyperpelt.config.text import read_yaml
 from hyperpelt.errors import UserError
 
 NEEDED = ["tasks=glue/rte", "output_dir=runs/x"]
@@ -113,6 +114,12 @@ def test_mistakes_in_a_file_name_the_file_and_line(tmp_path):
         load_run(file)
     assert f"{file}, line 5: Unknown key 'mixing.capp'. Did you mean 'mixing.cap'?" in str(caught.value)
     assert f"{file}, line 6: Unknown key 'max_step'. Did you mean 'max_steps'?" in str(caught.value)
+
+
+def test_a_key_that_merged_settings_bring_may_be_set_anew(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("first: &first {method: lora, learning_rate: 1.0}\nsecond: {<<: *first, learning_rate: 2.0}\n")
+    assert read_yaml(file)[0]["second"] == {"method": "lora", "learning_rate": 2.0}
 
 
 @pytest.mark.parametrize(
