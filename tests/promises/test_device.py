@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyperpelt import methods
+from hyperpelt.config import load_run
 from hyperpelt.data.candidates import Candidate, lay_out
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.model.tuned import TunedModel
@@ -155,20 +156,18 @@ def test_twenty_steps_of_the_loop_between_two_log_lines_wait_for_nothing():
     model = model_of("bart", "hyperpelt")
     groups = [{"params": [parameter for _, parameter in model.trainable_parameters()], "scale": 1.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    config = SimpleNamespace(
-        max_grad_norm=1.0, label_smoothing=0.1, log_steps=50, save_steps=None, eval_steps=None, learning_rate=1e-3,
-        warmup_steps=2, lr_scheduler_type="linear",
-    )  # fmt: skip
+    settings = {"tasks": "tabletop/nli", "output_dir": ".", "learning_rate": 1e-3, "log_steps": 50, "max_steps": 100}
+    config = load_run(None, list({**settings, "save_steps": None, "eval_steps": None}.items()))
     accelerator = SimpleNamespace(backward=lambda loss: loss.backward())
     processes = SimpleNamespace(
         rank=0, world=1, device=AWAY, accelerator=accelerator, loss_scale=1.0, largest=lambda number: number,
-        accumulating=lambda model, *, last: nullcontext(), sum_gradients=lambda parameters: None,
+        accumulating=lambda model, *, last: nullcontext(), sum_gradients=lambda parameters: None, add_up=lambda values: values,
     )  # fmt: skip
     loop = Loop(
         config=config, processes=processes, model=model, forward=model, optimizer=optimizer, sampler=Nothing(),
-        total=100, folder=None, stop=Stop(), evaluate=Nothing(), about={},
+        total=100, folder=None, stop=Stop(), evaluate=Nothing(), about={}, first=lambda count: iter(()),
     )  # fmt: skip
-    loop.reporter = Nothing()
+    loop.screen = loop.callbacks = Nothing()
     loop.run(iter([[rows()]] * 20))
     assert loop.state.step == 20
 
