@@ -161,7 +161,8 @@ def test_twenty_steps_of_the_loop_between_two_log_lines_wait_for_nothing():
     accelerator = SimpleNamespace(backward=lambda loss: loss.backward())
     processes = SimpleNamespace(
         rank=0, world=1, device=AWAY, accelerator=accelerator, loss_scale=1.0, largest=lambda number: number,
-        accumulating=lambda model, *, last: nullcontext(), sum_gradients=lambda parameters: None, add_up=lambda values: values,
+        accumulating=lambda model, *, last: nullcontext(), sum_gradients=lambda parameters: None,
+        add_up=lambda values: values,
     )  # fmt: skip
     loop = Loop(
         config=config, processes=processes, model=model, forward=model, optimizer=optimizer, sampler=Nothing(),
