@@ -80,7 +80,7 @@ class RememberingCache(EncoderDecoderCache):
         for label, values in self.before.items():
             self.before[label] = change(values)
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
         self._each(lambda values: values.index_select(0, beam_idx.to(values.device)))
 
