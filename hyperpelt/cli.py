@@ -111,6 +111,8 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(str(stopped), stopped.exit_status, debug)
     except (KeyboardInterrupt, typer.Abort):
         return _failed("interrupted.", INTERRUPTED, debug)
+    except GeneratorExit as error:  # which only a plugin raises so far out
+        return _failed(f"a plugin ended this command ({type(error).__name__}); mend or leave it out.", AT_FAULT, debug)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone: nothing is left to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -87,6 +87,8 @@ def _imbalance(split: str, counts: Mapping[str, int]) -> Iterator[Finding]:
     if absent:
         message = f"no row has the answer {', '.join(map(repr, absent))}"
         yield Finding(level="warning", about="answers", split=split, message=message)
+    if len(absent) == len(counts):  # every row has choices of its own
+        return
     top, count = max(counts.items(), key=lambda item: item[1])
     share = count / sum(counts.values())
     message = f"always answering {top!r} gives {share:.1%} accuracy"

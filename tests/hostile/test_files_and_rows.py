@@ -52,6 +52,23 @@ def test_whatever_a_plugin_raises_is_said(error: BaseException, tmp_path: Path) 
         raise error
 
 
+def test_what_a_render_function_does_ends_check_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bodies = ("raise GeneratorExit", "return Example(input='a', label=0, choices=('other',))")
+    for number, body in enumerate(bodies):
+        plugin = tmp_path / f"render_{number}.py"
+        plugin.write_text(
+            "from hyperpelt import Example, Generator, task\n"
+            f"@task(name='odd/{number}', source=Generator(lambda split: [{{'a': 1}}]), choices=('no', 'yes'))\n"
+            f"def odd(row):\n    {body}\n",
+            encoding="utf8",
+        )
+        assert cli.run(["tasks", "check", f"odd/{number}", "--plugin", str(plugin)]) in (0, 2)
+        tasks.remove(f"odd/{number}")
+        assert "defect" not in capsys.readouterr().err
+
+
 def test_an_interruption_is_no_fault_of_a_plugin() -> None:
     with pytest.raises(KeyboardInterrupt), Naming("t", "train", 3):
         raise KeyboardInterrupt

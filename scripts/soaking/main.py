@@ -1,0 +1,84 @@
+"""The command: campaigns in turn until the time is up, then the table of all cases so far."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+
+from soaking import ending, fuzz
+from soaking.journal import Journal, Outcome, table
+from soaking.place import Place
+
+app = typer.Typer(add_completion=False)
+# Campaigns of bad inputs cost a hundredth of those that kill: so many cases each time it is their turn.
+TURN = 10
+CAMPAIGNS: dict[str, fuzz.Case] = {**fuzz.CAMPAIGNS, **ending.CAMPAIGNS}
+
+
+def soak(
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float,
+    only: str = "*",
+    case: int | None = None,
+    told: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:
+    """Run campaigns until the time is up; gives the outcomes of this call. case: that one of each, and no more."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    journal, ends = Journal(folder), time.monotonic() + seconds
+    place = Place(folder / "place").make()
+    names = [name for name in CAMPAIGNS if fnmatch(name, only)]
+    numbers = {name: journal.next_case(name) if case is None else case for name in names}
+    done: list[Outcome] = []
+    while names:
+        for name in names:
+            for _ in range(TURN if case is None and name in fuzz.CAMPAIGNS else 1):
+                if time.monotonic() > ends:
+                    return done
+                done.append(_case(place, name, numbers[name], seed))
+                numbers[name] += 1
+                told(done[-1])
+                if case is None:
+                    journal.add(done[-1])
+        if case is not None:
+            break
+    return done
+
+
+def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
+    began, here = time.monotonic(), Path.cwd()
+    os.chdir(place.folder)
+    try:
+        what, fault = CAMPAIGNS[name](place, Random(f"{seed}/{name}/{number}"))
+    except ending.NotPossible as reason:
+        what, fault = f"left out: {reason}", ""
+    finally:
+        os.chdir(here)
+    return Outcome(name, number, " ".join(what.split()), fault, round(time.monotonic() - began, 2))
+
+
+@app.command()
+def main(
+    folder: Annotated[Path, typer.Option(help="Of the journal and the work.")] = Path("/tmp/hyperpelt-soak"),
+    minutes: Annotated[float, typer.Option(help="When to stop.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of all cases.")] = 0,
+    only: Annotated[str, typer.Option(help="Campaigns, a pattern.")] = "*",
+    case: Annotated[int | None, typer.Option(help="This one again, unrecorded.")] = None,
+) -> None:
+    """Soak until the time is up; exit status 1 if anything was not as promised."""
+
+    def tell(one: Outcome) -> None:
+        if one.fault or case is not None:
+            print(f"{one.campaign} {one.case} ({one.what}): {one.fault or 'as promised'}", flush=True)
+
+    done = soak(folder, seed=seed, seconds=60 * minutes, only=only, case=case, told=tell)
+    print(table(done if case is not None else Journal(folder).outcomes()))
+    raise typer.Exit(int(any(one.fault for one in done)))
