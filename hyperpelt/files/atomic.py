@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    path = path.resolve() if path.is_symlink() else path
+    with suppress(OSError, RuntimeError):  # a link to itself has no target: it is replaced
+        path = path.resolve() if path.is_symlink() else path
     temporary = hidden(path, "tmp")
     try:
         temporary.touch()

@@ -20,6 +20,8 @@ def of_files(error: BaseException) -> str | None:
         return f"A file of tensors could not be read or written ({error}): it is damaged, or the disk is full."
     if kind.startswith("pyarrow.") and "Arrow" in kind:
         return f"A table could not be read or written ({error}): its file is damaged, or the disk is full."
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # an OSError in later Pythons
+        return f"A link that leads to itself: {error}."
     if isinstance(error, UnicodeError):
         return f"A text that is no UTF-8, or holds half a character ({error})."
     return None

@@ -33,8 +33,8 @@ def soak(
 ) -> list[Outcome]:
     """Run campaigns until the time is up; gives the outcomes of this call. case: that one of each, and no more."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    journal, ends = Journal(folder), time.monotonic() + seconds
-    place = Place(folder / "place").make()
+    journal, place = Journal(folder), Place(folder / "place").make()
+    ends = time.monotonic() + seconds
     names = [name for name in CAMPAIGNS if fnmatch(name, only)]
     numbers = {name: journal.next_case(name) if case is None else case for name in names}
     done: list[Outcome] = []

@@ -214,3 +214,9 @@ def test_damaged_files_are_named(tmp_path):
         (tmp_path / "x.safetensors").write_bytes(content)
         with pytest.raises(Damaged, match=r"x\.safetensors cannot be read"):
             read_tensors(tmp_path / "x.safetensors")
+
+
+def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    atomic.write_json(tmp_path / "loop.json", {"a": 1})
+    assert read_json(tmp_path / "loop.json") == {"a": 1}
