@@ -230,7 +230,7 @@ def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) 
         model, found = _model_class(config).from_pretrained(
             name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"Backbone {str(name)!r} has a configuration but no weights that could be read: expected safetensors "
             f"(pickled weights are not loaded; load them once with transformers and save_pretrained). "
