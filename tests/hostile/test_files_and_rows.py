@@ -85,20 +85,15 @@ def test_a_report_of_damaged_files_ends_in_a_sentence(
     assert "defect" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["null", "[]", "5", '{"eos_token_id": {}}'])
-def test_a_backbone_whose_generation_settings_are_none_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_backbone_whose_generation_settings_are_none_is_refused(tmp_path: Path) -> None:
     from small_models import make_t5
 
     from hyperpelt.backbones import load_backbone
 
     make_t5().save_pretrained(tmp_path)
-    (tmp_path / "generation_config.json").write_text(content, encoding="utf8")
-    try:
+    (tmp_path / "generation_config.json").write_text("null", encoding="utf8")
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_backbone(tmp_path)
-    except UserError as problem:
-        assert str(tmp_path) in str(problem)
-        return
-    assert content.startswith('{"eos')  # transformers may take this one
 
 
 def test_damaged_tensors_end_in_a_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
