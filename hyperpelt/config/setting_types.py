@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from math import isfinite
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -38,6 +39,8 @@ def check_settings(what: str, values: Mapping[str, Any], takes: Callable[..., An
         value = _converted(value, hint)
         if not _fits(value, hint):
             raise UserError(f"Setting {name!r} of {what} must be {_words(hint)}, got {value!r}.")
+        if isinstance(value, float) and not isfinite(value):
+            raise UserError(f"Setting {name!r} of {what} must be a finite number, got {value!r}.")
         checked[name] = value
     return checked
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hyperpelt import methods
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError
 
@@ -75,3 +76,9 @@ def test_smallest_values_are_said():
     check_at_least(1, "tuner 'x'", rank=1, width=5)
     with pytest.raises(UserError, match="Setting 'width' of tuner 'x' must be at least 1, got 0"):
         check_at_least(1, "tuner 'x'", rank=1, width=0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_refused_when_the_method_is_named(value):
+    with pytest.raises(UserError, match=r"'alpha'.*finite"):
+        methods.get({"name": "lora", "alpha": value})
