@@ -16,6 +16,7 @@ from hyperpelt.tasks.sources import Row
 from hyperpelt.tasks.values import is_missing, number_text, plain
 
 Choices = tuple[str | None, ...] | None  # None in the place of one that is empty
+LARGEST = 1e38  # weights are float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,8 +250,8 @@ def _check_fields(example: Example) -> None:
     if not isinstance(example.target, str):
         raise UserError(f"the target is {shown(example.target)}, expected a string")
     weight = plain(example.weight)
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise UserError(f"the weight is {shown(example.weight)}, expected a finite number of at least 0")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= LARGEST:
+        raise UserError(f"the weight is {shown(example.weight)}, expected a number from 0 to {LARGEST:g}")
     if not isinstance(example.targets, list | tuple) or not all(map(_is_scored, example.targets)):
         raise UserError(f"expected targets as (text, score in 0..1), got {shown(example.targets)}")
     if isinstance(example.images, str | bytes) or not isinstance(example.images, Iterable):

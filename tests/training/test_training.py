@@ -352,7 +352,7 @@ def test_a_row_that_ruins_the_loss_is_named_and_the_last_good_checkpoint_kept(st
         "def rows(split):\n    return [{'n': i} for i in range(64 if split == 'train' else 4)]\n"
         "@task(name='toy/poison', source=Generator(rows), choices=('no', 'yes'))\n"
         "def poison(row):\n"
-        "    return Example(input='a' * (row['n'] % 9), label=0, weight=float('nan') if row['n'] == 37 else 1.0)\n",
+        "    return Example(input='a' * (row['n'] % 9), label=0, weight=1e38 if row['n'] == 37 else 1.0)\n",
         encoding="utf8",
     )
     overrides = [f"plugins={tmp_path / 'toy_plugin.py'},{plugin}", "tasks=toy/poison", "max_steps=9", "save_steps=1"]

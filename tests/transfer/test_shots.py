@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from scipy.stats import sem, t
 from task_support import make_task
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from hyperpelt.errors import UserError
 from hyperpelt.tasks import Example
@@ -118,30 +122,30 @@ def test_each_pass_over_the_shots_sees_every_row_once_in_a_new_order():
     assert [part.rows.tolist() for part in sampler.in_order()] == [[3, 5], [8, 13], [21]]
 
 
-class Words:
-    """A tokenizer of words."""
-
-    def __call__(self, text, **_):
-        return {"input_ids": text.split()}
+def words():
+    """A tokenizer whose tokens are words."""
+    made = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    made.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
 
 
 def test_a_prompt_holds_the_instruction_as_many_shots_as_fit_and_the_question():
     task = replace(TASK, description="Is it so?")
     shots = [Example(input=f"shot {i}", target="yes") for i in range(5)]
-    long = prompted(task, shots, Words(), seed=1, max_length=100)
+    long = prompted(task, shots, words(), seed=1, max_length=100)
     text = long.examples("test")[0].input
     assert text.startswith("Is it so?\nshot ")
     assert text.endswith("\ntext: row 0 answer:")
     assert text.count(" answer: yes") == 5
     assert long.examples("test")[0].label == task.examples("test")[0].label
     ended = replace(task, render=lambda row: Example(input="all of it", ending="of it", label=0))
-    assert prompted(ended, shots, Words(), seed=1, max_length=100).examples("test")[0].ending == "of it answer:"
-    short = prompted(task, shots, Words(), seed=1, max_length=16)
+    assert prompted(ended, shots, words(), seed=1, max_length=100).examples("test")[0].ending == "of it answer:"
+    short = prompted(task, shots, words(), seed=1, max_length=16)
     lines = short.examples("test")[0].input.split("\n")
     assert lines[1:3] == text.split("\n")[1:3]
     assert len(lines) == 4
     assert num_fitting(short, task.rows("test")[:3]) == 2
-    assert prompted(task, shots, Words(), seed=2, max_length=100).examples("test")[0].input != text
+    assert prompted(task, shots, words(), seed=2, max_length=100).examples("test")[0].input != text
 
 
 # ------------------------------------------------------------------------------------------------------------- cells
