@@ -154,6 +154,8 @@ def _notes(config: RunConfig) -> tuple[str, ...]:
     notes = []
     if config.loss != "lm":
         notes.append(f"Counted for loss: lm; {config.loss} runs the decoder over a row's choices too.")
+    if config.gradient_checkpointing:
+        notes.append("Activations are recomputed: the peak is told from above, by some layers' activations too high.")
     if config.batching == "one_task":
         notes.append("Counted for mixed batches; one_task makes one task's tensors a step, which is less.")
     return tuple(notes)

@@ -87,6 +87,18 @@ def test_what_is_kept_is_told_to_the_byte_and_the_peak_nearly(folders, family, m
     assert costs.frozen == bytes_of(tensor for tensor in frozen if id(tensor) not in ours)
 
 
+@pytest.mark.parametrize("method", ["hyperpelt", "lora"])
+def test_where_activations_are_recomputed_the_peak_is_told_from_above(folders, method):
+    spec = {"name": method, **SMALL[method]}
+    shape = Shape(rows=16, source=64, target=8, num_tasks=3)
+    costs = measure(str(folders / "t5"), methods.get(spec), shape, on_cpu=True, checkpointing=True)
+    model = real_model(str(folders / "t5"), spec)
+    model.gradient_checkpointing_enable()
+    kept, peak = really(model, shape)
+    assert costs.kept == kept
+    assert peak <= costs.step < 2.5 * peak
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5-small", "bart-base"])
 def test_published_shapes_keep_what_a_real_step_keeps(name):
