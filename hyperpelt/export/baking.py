@@ -71,8 +71,8 @@ def static(
     - **kind**: of the model that is made
     """
     index = torch.tensor([model.task_id(task)], device=model.device)
-    used = {name for part in parts for name in part.sources}
-    seeing = {name: source for name, source in model.method.sources.items() if not source.of_tasks}
+    used = {name: model.method.source(name) for part in parts for name in part.sources}
+    seeing = {name: source for name, source in used.items() if not source.of_tasks}
     parts = tuple(part.drawing(lambda name: name if name in seeing else "baked") for part in parts)
     sources = {"baked": Source(type="per_task"), **seeing}
     method = replace(
@@ -90,7 +90,7 @@ def static(
     )
     made.task_fingerprints = {task: model.task_fingerprints.get(task)}
     made.languages = dict(model.languages)
-    for name in seeing.keys() & used:  # what differs from row to row stays made
+    for name in seeing:  # what differs from row to row stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
     with model.evaluating():  # nothing of a baked task is drawn
         values = model.weights_of(index)

@@ -2,7 +2,7 @@
 
 For a projection y = x W^T + b (weights as PyTorch keeps them, [e, d]):
 
-    W + (alpha / r) (A B)^T                               LoRA
+    W + M^T                                               a tuner whose delta is x M: LoRA, AdaLoRA, VeRA, KronA
     diag(1 + s) W, (1 + s) b                              (IA)^3; at the hidden layer W_o diag(1 + s)
     b + c                                                 a bias
     w + delta, b + beta                                   a norm
@@ -30,10 +30,12 @@ from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
 from hyperpelt.export.placing import writing_export
 from hyperpelt.export.plain_bart import plain_bart
+from hyperpelt.methods import Method
+from hyperpelt.methods.assemble import Assembly
 from hyperpelt.model.copies import copy_of
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.operations import Operation, list_operations
-from hyperpelt.tuners import Adapter, Bias, LoRA, Norm, Scale, Tuner
+from hyperpelt.operations import PROJECTIONS, Operation, list_operations
+from hyperpelt.tuners import Adapter, Bias, Norm, Scale, Site, Tuner
 
 Tensors = Mapping[str, Tensor]
 
@@ -58,13 +60,14 @@ def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
         UserError: the model does not know the task.
     """
     index = torch.tensor([model.task_id(task)], device=model.device)
-    merged, backbone = mergeable(model, plain=plain), copy_of(model.backbone)
+    merged, backbone = mergeable(model.method, model.assembly, plain=plain), copy_of(model.backbone)
     with model.evaluating():
         made = model.weights_of(index)
-    for operation, placed in _in_order(model):
+    for operation, placed in _in_order(model.assembly):
         if part_of(placed) in merged:
             tensors = {name: made[key][0, number].float() for name, (key, number) in placed.tensors.items()}
-            _MERGES[type(placed.tuner)](backbone, operation, placed.tuner, tensors)
+            write = _MERGES.get(type(placed.tuner), _merge_linear)
+            write(backbone, operation, placed.tuner, tensors)
     parts = tuple(part for part in model.method.parts if part.name not in merged)
     return static(model, task, backbone, parts, prefix="merged", kind=MergedModel)
 
@@ -79,8 +82,9 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
     if merged.method.parts:
         left = ", ".join(f"{part.name!r} ({part.tuner.type_name})" for part in merged.method.parts)
         raise UserError(
-            f"Plain weights cannot hold {left} of method {model.method.name!r}: LoRA, (IA)^3, norms, biases that the "
-            "backbone has, and trained backbones can be merged. Use `--to baked`, which keeps every method."
+            f"Plain weights cannot hold {left} of method {model.method.name!r}: linear deltas of projections (LoRA, "
+            "AdaLoRA, VeRA, KronA), (IA)^3, norms, biases that the backbone has, and trained backbones can be merged. "
+            "Use `--to baked`, which keeps every method."
         )
     folder = place(folder)
     merged.detach()
@@ -93,26 +97,27 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
     return folder
 
 
-def mergeable(model: TunedModel, *, plain: bool = False) -> set[str]:
+def mergeable(method: Method, assembly: Assembly, *, plain: bool = False) -> set[str]:
     """Names of the parts that can be merged, each wholly or not at all.
 
     Where several tuners meet, each sees what those before it left. So one that stays keeps those after it; and in a
     network that an adapter widens, nothing else may stay.
     """
-    plan = model.assembly.plan
-    stays = {part_of(p) for op, p in _in_order(model) if p.visual or not _fits(p.tuner, op, plain)}
+    plan = assembly.plan
+    stays = {part.name for part in method.parts if not all(method.source(name).of_tasks for name in part.sources)}
+    stays |= {part_of(p) for op, p in _in_order(assembly) if not _fits(p.tuner, op, plain)}
     while True:
         found = set(stays)
         for there in plan.values():
             names = [part_of(placed) for placed in there]
             first = next((number for number, name in enumerate(names) if name in stays), len(names))
             found |= set(names[first:])
-        for operation, placed in _in_order(model):
+        for operation, placed in _in_order(assembly):
             if isinstance(placed.tuner, Adapter):
                 inside = (p for kind in ("wi", "hidden", "wo") for p in plan.get(f"{operation.name}.{kind}", ()))
                 found |= {part_of(placed)} if any(part_of(p) in stays for p in inside) else set()
         if found == stays:
-            return {part.name for part in model.method.parts} - stays
+            return {part.name for part in method.parts} - stays
         stays = found
 
 
@@ -122,13 +127,13 @@ def part_of(placed: Placed) -> str:
     return key.split(".")[0]
 
 
-def _in_order(model: TunedModel) -> Iterator[tuple[Operation, Placed]]:
+def _in_order(assembly: Assembly) -> Iterator[tuple[Operation, Placed]]:
     """Every placed tuner. What enters wo scales all that was merged into wo; new units come last, unscaled."""
 
     def when(pair: tuple[Operation, Placed]) -> int:
         return 2 if isinstance(pair[1].tuner, Adapter) else int(pair[0].kind == "hidden")
 
-    each = [(op, placed) for op in model.assembly.operations for placed in model.assembly.plan[op.name]]
+    each = [(op, placed) for op in assembly.operations for placed in assembly.plan[op.name]]
     yield from sorted(each, key=when)
 
 
@@ -139,7 +144,7 @@ def _fits(tuner: Tuner, operation: Operation, plain: bool) -> bool:
         parallel = operation.kind == "feed_forward" and tuner.reads == "input" and not tuner.norm
         theirs = {"swish": "silu"}.get(operation.activation, operation.activation)
         return parallel and theirs == tuner.activation and not plain
-    return isinstance(tuner, LoRA | Scale | Norm)
+    return isinstance(tuner, Scale | Norm) or (tuner.linear and operation.kind in PROJECTIONS)
 
 
 def _set(parameter: nn.Parameter, values: Tensor) -> None:
@@ -157,10 +162,12 @@ def _add_bias(module: Any, bias: Tensor) -> None:
     _set(module.bias, module.bias.float() + bias)
 
 
-def _merge_lora(backbone: nn.Module, operation: Operation, tuner: LoRA, tensors: Tensors) -> None:
+def _merge_linear(backbone: nn.Module, operation: Operation, tuner: Tuner, tensors: Tensors) -> None:
+    """x M for the rows x of an identity matrix is M."""
     weight = _module(backbone, operation.path).weight
-    factor = 1.0 if tuner.alpha is None else tuner.alpha / tuner.rank
-    _set(weight, weight.float() + factor * (tensors["down"] @ tensors["up"]).T)
+    rows = torch.eye(operation.d_in, device=weight.device).unsqueeze(0)
+    matrix = tuner(Site(operation, input=rows), {name: values.unsqueeze(0) for name, values in tensors.items()})
+    _set(weight, weight.float() + matrix[0].T)
 
 
 def _merge_scale(backbone: nn.Module, operation: Operation, tuner: Scale, tensors: Tensors) -> None:
@@ -203,7 +210,6 @@ def _set_wider(module: nn.Module, name: str, more: Tensor, dim: int) -> None:
 
 
 _MERGES: dict[type[Tuner], Callable[..., None]] = {
-    LoRA: _merge_lora,
     Scale: _merge_scale,
     Bias: _merge_bias,
     Norm: _merge_norm,

@@ -115,6 +115,7 @@ class Tuner:
 
     type_name: ClassVar[str]
     point: ClassVar[str] = "output"
+    linear: ClassVar[bool] = False  # at a projection its delta is x M, M made of its tensors alone: it can be merged
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         """The tensors needed at `operation`; an empty dict means that the tuner is not attached there.

@@ -54,6 +54,7 @@ class Kronecker(Tuner):
     """
 
     type_name: ClassVar[str] = "kronecker"
+    linear: ClassVar[bool] = True
     scale: float = 1.0
     residual: bool = False
 

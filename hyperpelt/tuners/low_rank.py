@@ -30,6 +30,7 @@ class SVD(Tuner):
     """AdaLoRA's delta of a projection. **rank** r; **alpha**: scaled by alpha / r; **orthogonality**: weight w."""
 
     type_name: ClassVar[str] = "svd"
+    linear: ClassVar[bool] = True
     rank: int = 12
     alpha: float | None = None
     orthogonality: float = 0.5
@@ -70,6 +71,7 @@ class VeRA(Tuner):
     """Vectors that scale a shared random low-rank delta of a projection. **rank** r; **start**: d's first value."""
 
     type_name: ClassVar[str] = "vera"
+    linear: ClassVar[bool] = True
     rank: int = 256
     start: float = 0.1
 

@@ -32,6 +32,7 @@ class LoRA(Tuner):
     """Low-rank delta at a projection. **rank** r, **alpha**: the delta is scaled by alpha / r (alpha=None: by 1)."""
 
     type_name: ClassVar[str] = "lora"
+    linear: ClassVar[bool] = True
     rank: int = 8
     alpha: float | None = None
 

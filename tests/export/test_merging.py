@@ -28,12 +28,24 @@ GATED_FIRST = {
         {"name": "free", "tuner": {"type": "scale"}, "at": ["*.v"]},
     ],
 }
+LINEAR = [
+    {"name": "adalora", "rank": 3, "rank_target": None, "alpha": 6.0, "at": ["projections"]},
+    {"name": "vera", "rank": 6, "at": ["projections"]},
+    {"name": "krona", "scale": 2.0, "at": ["projections"]},
+    {"name": "kronecker", "parts": [{"tuner": {"type": "kronecker", "residual": True}, "at": ["*.q", "*.o"]}]},
+]
+ROW_BY_ROW = {
+    "name": "own",
+    "parts": [{"tuner": {"type": "lora"}, "at": ["decoder.*.q"], "source": "instance_hypernetwork"}],
+}
 CASES = [
+    ("t5", ROW_BY_ROW),
     *(("t5", method) for method in [*METHODS, "layer-norm", "parallel-adapter", "hyper-lora"]),
     *(("bart", method) for method in [*METHODS, "layer-norm"]),
     ("t5", LORA_EVERYWHERE),
     ("bart", LORA_EVERYWHERE),
     ("t5", GATED_FIRST),
+    *((family, method) for family in ("t5", "bart") for method in LINEAR),
 ]
 
 
@@ -71,7 +83,7 @@ def test_a_merged_task_answers_as_the_whole_model_does(family, method):
 
 
 def left(model):
-    return {part.name for part in model.method.parts} - mergeable(model)
+    return {part.name for part in model.method.parts} - mergeable(model.method, model.assembly)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +98,9 @@ def left(model):
         ("bart", {"name": "hyperpelt", "activation": "gelu", "bottleneck": 4}, {"prefix"}),
         ("t5", "pfeiffer", {"adapter"}),
         ("t5", GATED_FIRST, {"gate", "late", "wide"}),
+        *(("t5", method, set()) for method in LINEAR),
+        ("t5", {"name": "krona", "form": "parallel"}, {"kronecker"}),
+        ("t5", ROW_BY_ROW, {"lora"}),
     ],
     ids=label,
 )
@@ -98,7 +113,7 @@ def test_a_gated_network_is_not_widened():
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-@pytest.mark.parametrize("method", ["lora", "hyper-ia3", "layer-norm", "full"])
+@pytest.mark.parametrize("method", ["lora", "hyper-ia3", "layer-norm", "full", "hyper-krona", *LINEAR[:2]], ids=label)
 def test_plain_weights_give_the_same_answers_in_transformers(tmp_path, family, method):
     from transformers import AutoModelForSeq2SeqLM
 
