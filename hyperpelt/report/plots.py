@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib import color_sequences, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
 
 from hyperpelt.report.run_records import Curve
@@ -91,6 +92,26 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
         label(axes, title, "points" if lying else "", "" if lying else "points")
         axes.grid(axis="y" if lying else "x", visible=False)
         axes.legend(loc="upper left" if lying else "center left", bbox_to_anchor=(1, 1 if lying else 0.5), fontsize=8)
+        return svg(figure)
+
+
+def trades(quality: Mapping[str, float], prices: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) -> str:
+    """One panel a price (log scale): what each name reaches against what it asks; points are numbered as the legend."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.1 * len(prices) + 1.6, max(3.4, 0.8 + LINE * len(quality))), layout="constrained")
+        panels: list[Axes] = list(figure.subplots(1, len(prices), sharey=True, squeeze=False).flatten())
+        for axes, (price, asked) in zip(panels, prices.items(), strict=True):
+            for number, (name, reached) in enumerate(quality.items(), 1):
+                if name in asked:
+                    place = (asked[name], reached)
+                    axes.scatter(*place, s=26, color=colour(number - 1))
+                    axes.annotate(str(number), place, (4, 3), textcoords="offset points", fontsize=7)
+            axes.set_xscale("log")
+            label(axes, "", price, ylabel if axes is panels[0] else "")
+        names = [Line2D([], [], linestyle="", marker="o", color=colour(index)) for index in range(len(quality))]
+        named = [f"{number} {name}" for number, name in enumerate(quality, 1)]
+        panels[-1].legend(names, named, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         return svg(figure)
 
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from comparing.costs import cost
 from comparing.pictures import pictures
 from comparing.study import Cell, Study, cells, read_study, run_study
-from comparing.tables import by_method, markdown, summary
+from comparing.tables import by_method, cell_record, earlier, markdown, summary
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.files.atomic import write_json, write_text
 
@@ -29,6 +30,9 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Only these, e.g. 0,1.")] = "",
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
     table_only: Annotated[bool, typer.Option(help="Train nothing: write the table of what is finished.")] = False,
+    keep: Annotated[
+        Path | None, typer.Option(help="A table's JSON: its cells stay where nothing was run here.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Train finished runs of other settings anew; theirs are lost.")] = False,
 ) -> None:
     """Train methods x seeds by one run configuration; write STUDY.md, its pictures and STUDY.json into runs/tables."""
@@ -49,10 +53,14 @@ def compare(
             """One line a finished run; the table is written anew, so that it is never behind."""
             said = f"status {status}" if status else f"average {cell.results().average:.2f}"
             print(f"{cell.folder}: {said}", flush=True)
-            _write(study, everything, output, overrides or ())
+            _write(study, everything, output, overrides or (), keep)
 
         failed = run_study(study, wanted, parallel=parallel, finished=finished)
-    _write(study, everything, output, overrides or ())
+    try:
+        _write(study, everything, output, overrides or (), keep)
+    except UserError as mistake:
+        print(f"compare: {mistake}", file=sys.stderr)
+        raise typer.Exit(2) from None
     for folder, status in failed.items():
         print(f"compare: {folder} ended with status {status}: see train.log there.", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
@@ -81,20 +89,21 @@ def _keep_finished(wanted: list[Cell]) -> None:
             )
 
 
-def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequence[str]) -> None:
+def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequence[str], keep: Path | None) -> None:
     done = [(cell, cell.results()) for cell in everything if cell.finished]
     if not done:
         return
     output.mkdir(parents=True, exist_ok=True)
-    order = {name: index for index, name in enumerate(study.methods)}
-    done.sort(key=lambda item: (order[item[0].method], item[0].seed))
     given = ["data_root=DATA" if pair.startswith("data_root=") else pair for pair in overrides]
     command = shlex.join(["scripts/compare", f"scripts/{study.path.name}", *given])
-    found = summary(study, done, command=command)
-    for cell in found["cells"]:
-        cell["settings"] = [pair for pair in cell["settings"] if not pair.startswith("data_root=")]
-    write_json(output / f"{study.name}.json", found)
+    made, first = {(cell.method, cell.seed): cell_record(cell, results) for cell, results in done}, done[0][1]
+    before = {(cell["method"], cell["seed"]): cell for cell in earlier(keep, study, first)}
+    shown = list({**before, **made}.values())
+    methods = {cell["method"] for cell in shown}
+    costs = {cell.method: cost(study, cell) for cell in everything if cell.method in methods}
+    found = summary(study, shown, first, costs, command=command)
     drawn = {f"{study.name}-{name}.svg": svg for name, svg in pictures(by_method(found), found).items()}
+    write_json(output / f"{study.name}.json", found)
     for name, svg in drawn.items():
         write_text(output / name, svg)
     write_text(output / f"{study.name}.md", markdown(study, found, drawn))

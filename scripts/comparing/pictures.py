@@ -7,19 +7,36 @@ from statistics import mean
 from typing import Any
 
 from comparing.tables import Cells
-from hyperpelt.report.plots import bars, curves
+from hyperpelt.report.plots import bars, curves, trades
 from hyperpelt.report.run_records import Curve
 
 
 def pictures(by_method: Cells, found: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> SVG: `tasks`, and `loss` where losses were logged. Means over seeds."""
+    """Name -> SVG: `tasks`, `loss` where losses were logged, `trade` where there is more than one method. Means over
+    seeds."""
     reached = {name: _scores([cell["tasks"] for cell in cells]) for name, cells in by_method.items()}
     drawn = {"tasks": bars({"majority": _scores([found["majority"]]), **reached}, title=found["title"])}
     losses = {name: curve for name, cells in by_method.items() if (curve := _mean_curve(cells))}
     if losses:
         shown = {name: _after_the_start(curve) for name, curve in losses.items()}
         drawn["loss"] = curves(shown, title="training loss, mean over seeds", ylabel="loss")
+    if len(by_method) > 1:
+        average = {name: mean(cell["average"] for cell in cells) for name, cells in by_method.items()}
+        drawn["trade"] = trades(average, _prices(by_method, found), title=found["title"], ylabel="average, points")
     return drawn
+
+
+def _prices(by_method: Cells, found: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What each method asks for, by kind; what is not known is left out."""
+    costs = found["costs"]
+    return {
+        "trained values": {name: cells[0]["trainable"] for name, cells in by_method.items()},
+        "seconds a step, as run": {
+            name: mean(cell["training"]["seconds"] / cell["training"]["steps"] for cell in cells)
+            for name, cells in by_method.items()
+        },
+        "MB kept for backward": {name: cost["kept"] / 1e6 for name, cost in costs.items()},
+    }
 
 
 def _scores(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,35 +10,63 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from comparing.costs import Cost
 from comparing.study import Cell, Study
+from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results
 from hyperpelt.report.run_records import Curve, read_curves
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, in the order of the table
 
 
-def summary(study: Study, done: Sequence[tuple[Cell, Results]], *, command: str) -> dict[str, Any]:
-    """Everything that the table shows and that repeating it takes."""
-    first = done[0][1]
+def summary(
+    study: Study, cells: Sequence[Mapping[str, Any]], first: Results, costs: Mapping[str, Cost | None], *, command: str
+) -> dict[str, Any]:
+    """Everything that the table shows and that repeating it takes.
+
+    - **cells**: what `cell_record` makes of each, in any order; **first**: the results of one that was run here
+    - **costs**: by method
+    """
+    order = {name: index for index, name in enumerate(study.methods)}
     return {
         "title": study.title,
         "command": command,
         "machine": machine(),
         "versions": dict(first.versions),
         "settings": {name: value for name, value in first.settings.items() if name != "training"},
-        "cells": [_cell(cell, results) for cell, results in done],
+        "cells": sorted(cells, key=lambda cell: (order[cell["method"]], cell["seed"])),
+        "costs": {name: vars(counted) for name, counted in costs.items() if counted},
         "majority": {name: dict(task.majority or {}) for name, task in first.tasks.items()},
         "rows": {name: task.rows for name, task in first.tasks.items()},
     }
 
 
-def _cell(cell: Cell, results: Results) -> dict[str, Any]:
+def earlier(path: Path | None, study: Study, first: Results) -> list[dict[str, Any]]:
+    """The cells of a table that was written before, of the methods that the study still has.
+
+    Raises:
+        UserError: no such table, or one of other tasks or rows.
+    """
+    if path is None:
+        return []
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+        rows, made = dict(found["rows"]), [cell for cell in found["cells"] if cell["method"] in study.methods]
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"--keep: {path} is no table of scripts/compare ({problem}).") from None
+    if rows != {name: task.rows for name, task in first.tasks.items()}:
+        raise UserError(f"--keep: {path} is of other tasks or test rows than this study: their scores do not compare.")
+    return made
+
+
+def cell_record(cell: Cell, results: Results) -> dict[str, Any]:
+    """What the table keeps of a run."""
     training = results.settings["training"]
     kept = ("steps", "batch_size", "seconds", "loss", "best_step", "processes", "device", "precision")
     return {
         "method": cell.method,
         "seed": cell.seed,
-        "settings": list(cell.settings),
+        "settings": [pair for pair in cell.settings if not pair.startswith("data_root=")],
         "trainable": results.model["trainable"],
         "training": {name: training.get(name) for name in kept},
         "curve": _curve(cell.folder),
@@ -84,7 +113,8 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
         "metric columns. Trainable counts are of everything that is trained for all tasks together; `train loss` is a "
-        "target token's (a row's under `loss: ranking`), over the last `log_steps` steps.",
+        "target token's (a row's under `loss: ranking`), over the last `log_steps` steps; `kept MB`: what forward "
+        "keeps for backward, `GFLOP`: a step's products, both counted by `hyperpelt plan` for a batch of full rows.",
         "",
         *_overview(methods, found),
         "",
@@ -100,7 +130,8 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
 
 def _overview(methods: Cells, found: Mapping[str, Any]) -> list[str]:
     always = mean(value for task in found["majority"].values() for value in task.values())
-    rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-", "-"])]
+    costs = found.get("costs", {})
+    rows = [("majority", ["-", "-", f"{always:.2f}", "-", "-", "-", "-", "-"])]
     for name, cells in methods.items():
         seeds = ", ".join(str(cell["seed"]) for cell in cells)
         training = [cell["training"] for cell in cells]
@@ -113,9 +144,11 @@ def _overview(methods: Cells, found: Mapping[str, Any]) -> list[str]:
             spread((one["loss"] for one in training), 3),
             work,
             f"{minutes:.0f}",
+            *([f"{costs[name]['kept'] / 1e6:.0f}", f"{costs[name]['flops'] / 1e9:.0f}"] if name in costs else "--"),
         ]
         rows.append((name, values))
-    return table("method", ["trainable", "seeds", "average", "train loss", "steps x rows", "minutes"], rows)
+    columns = ["trainable", "seeds", "average", "train loss", "steps x rows", "minutes", "kept MB", "GFLOP"]
+    return table("method", columns, rows)
 
 
 def _tasks(methods: Cells, found: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.model.sight import for_features
 from hyperpelt.operations import list_operations
+from hyperpelt.planning import plan_run
 from hyperpelt.report.run_records import Curve
 from hyperpelt.vision import load_image_encoder
 
@@ -256,3 +258,39 @@ def test_the_projects_own_studies_are_read_and_every_run_of_theirs_has_settings_
     runs = list(cells(study, Path("runs"), ()))
     assert len({run.folder for run in runs}) == len(runs) == len(study.seeds) * len(study.methods)
     assert all(methods.get(run.resolved["method"]).name for run in runs)
+
+
+def test_an_earlier_table_stays_where_nothing_was_run(compared: tuple[Path, list], tmp_path: Path) -> None:
+    folder, command = compared
+    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    for cell in found["cells"]:
+        cell["average"] = 12.5
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps(found), encoding="utf8")
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    shutil.copytree(folder / "runs" / "toys" / "small-0", runs / "toys" / "small-0")
+    again = [command[0], "max_steps=2", "--runs", runs, "--output", out, "--table-only", "--keep", before]
+    done = compare(*again)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads((out / "toys.json").read_text(encoding="utf8"))["cells"]
+    assert [(cell["method"], cell["seed"]) for cell in cells] == [
+        ("layer-norm", 0), ("layer-norm", 1), ("small", 0), ("small", 1)
+    ]  # fmt: skip
+    assert [cell["average"] == 12.5 for cell in cells] == [True, True, False, True]
+    before.write_text(json.dumps({**found, "rows": {"glue/rte": 3}}), encoding="utf8")
+    done = compare(*again)
+    assert done.returncode == 2
+    assert "other tasks or test rows" in done.stderr
+
+
+def test_what_a_method_asks_for_is_counted_and_drawn(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    costs = found["costs"]
+    assert set(costs) == {"layer-norm", "small"}
+    assert all(cost["kept"] > 0 and cost["flops"] > 0 for cost in costs.values())
+    config = load_run(folder / "run.yaml", ['method={"name": "lora", "rank": 2}', "output_dir=-"])
+    assert costs["small"]["kept"] == plan_run(config, memory=(), on="cpu").costs.kept
+    drawn = (folder / "out" / "toys-trade.svg").read_text(encoding="utf8")
+    assert "MB kept for backward" in drawn
+    assert "| kept MB | GFLOP |" in (folder / "out" / "toys.md").read_text(encoding="utf8")
