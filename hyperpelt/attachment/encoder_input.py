@@ -50,8 +50,8 @@ def _prompt(running: Pass, operation: Operation, embedded: Float[Tensor, "B S d"
     found = [p for p in running.placed_at(operation, "rows") if not p.visual] if running.has(operation) else []
     if not found:
         return None
-    site = Site(operation=operation, input=embedded, training=running.training)
-    rows = [running.call(placed, site, running.tensors(placed, embedded.shape[0])) for placed in found]
+    site = Site(operation=operation, input=embedded, mask=running.mask, training=running.training)
+    rows = [running.call(placed, site, running.tensors(placed, site)) for placed in found]
     return torch.cat([r.expand(embedded.shape[0], -1, -1) for r in rows], dim=1).to(embedded.dtype)
 
 

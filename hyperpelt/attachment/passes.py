@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hyperpelt.attachment.instances import Instances, expanded
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
 from hyperpelt.attachment.row_images import Choice, RowImages, chosen
@@ -31,12 +32,14 @@ from hyperpelt.tuners.prefix import PrefixRows
 class Placed:
     """A tuner at one operation, with the keys and indices of its tensors: name -> (group key, index in the group).
 
-    A **visual** one draws its tensors from images, and works on the rows that have images.
+    A **visual** one draws its tensors from images, and works on the rows that have images; those of a **reading** one
+    are made of what its operation reads.
     """
 
     tuner: Tuner
     tensors: Mapping[str, tuple[str, int]]
     visual: bool = False
+    reading: bool = False
     place: int = 0  # among the tuners there
 
 
@@ -56,7 +59,7 @@ class Pass:
     - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
     - **positions**: what tuners need of positions that a call does not show
-    - **make_of_rows**: from the encoder's states and mask to tensors of single rows, **of_rows**
+    - **instances**: what is made of single rows
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -74,14 +77,8 @@ class Pass:
     picked: dict[Any, Tensor] | None = None
     joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
     positions: Positions | None = None
-    make_of_rows: Callable[[Tensor, Tensor | None], Mapping[str, Sequence[Tensor]]] | None = None
-    of_rows: Mapping[str, Sequence[Tensor]] | None = None
+    instances: Instances | None = None
     reached: Counter[tuple[str, str]] | None = None
-
-    def see_states(self, states: Float[Tensor, "B S d"], mask: Tensor | None) -> None:
-        """Make what is made of the encoder's states, once a pass: beams of a row have the same."""
-        if self.make_of_rows is not None and self.of_rows is None:
-            self.of_rows = self.make_of_rows(states, mask)
 
     def has(self, operation: Operation) -> bool:
         return operation.name in self.plan
@@ -89,19 +86,31 @@ class Pass:
     def wants_residual(self, operation: Operation) -> bool:
         return any(placed.tuner.needs_residual for placed in self.plan.get(operation.name, ()))
 
-    def tensors(self, placed: Placed, num_rows: int) -> dict[str, Tensor]:
-        """The tensors of one tuner for `num_rows` rows: [num_rows, *shape], or [1, *shape] where rows share them."""
-        return {name: self._pick(key, index, num_rows) for name, (key, index) in placed.tensors.items()}
+    def tensors(self, placed: Placed, site: Site) -> dict[str, Tensor]:
+        """The tensors of one tuner for the rows at `site`: [num_rows, *shape], or [1, *shape] where rows share them."""
+        num_rows, own = site.input.shape[0], NOTHING
+        if placed.reading and self.instances is not None:
+            own = self.instances.at(site, self.mask, self.seen)
+        return {
+            name: own[key] if key in own else self._pick(key, index, num_rows)
+            for name, (key, index) in placed.tensors.items()
+        }
+
+    @property
+    def seen(self) -> Positions:
+        """What the pass remembers of positions, from when it is first asked for."""
+        self.positions = self.positions or Positions()
+        return self.positions
 
     def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
-        if self.of_rows is not None and key in self.of_rows:
-            return self.expanded(self.of_rows[key][index], num_rows)
+        if self.instances is not None and self.instances.made is not None and key in self.instances.made:
+            return expanded(self.instances.made[key][index], num_rows)
         values = self.made[key][index]
         if self.rows is None or values.shape[0] == 1:
             return values
         if self.picked is not None and (key, index, num_rows) in self.picked:
             return self.picked[key, index, num_rows]
-        chosen = values.index_select(0, self.expanded(self.rows, num_rows))
+        chosen = values.index_select(0, expanded(self.rows, num_rows))
         if self.picked is not None:
             self.picked[key, index, num_rows] = chosen
         return chosen
@@ -131,13 +140,6 @@ class Pass:
         assert self.images is not None
         return self.images.expanded(num_rows)
 
-    @staticmethod
-    def expanded(rows: Tensor, num_rows: int) -> Tensor:
-        """Per-row data for a batch in which each row stands several times in a row, as beams do."""
-        if rows.shape[0] == num_rows:
-            return rows
-        return rows.repeat_interleave(num_rows // rows.shape[0], dim=0)
-
     def _site(
         self, operation: Operation, read: Tensor, output: Tensor | None, frozen: Mapping[str, Tensor] = NOTHING
     ) -> Site:
@@ -150,7 +152,7 @@ class Pass:
             # Without a norm of its own before it (post-norm models), an operation reads the residual itself.
             residual=self.residuals.get(operation.name, read) if self.wants_residual(operation) else None,
             mask=self.mask if in_encoder else None,
-            special=None if special is None else self.expanded(special, read.shape[0]),
+            special=None if special is None else expanded(special, read.shape[0]),
             frozen=frozen,
             training=self.training,
         )
@@ -189,7 +191,7 @@ class Pass:
         """`values` plus what the tuner gives at `site`; a visual one, what it gives for each image of a row."""
         num_rows = values.shape[0]
         if not placed.visual:
-            tensors = self.tensors(placed, num_rows)
+            tensors = self.tensors(placed, site)
             whole = placed.tuner.whole(site, tensors)
             if whole is None:
                 return values + self.call(placed, site, tensors).to(values.dtype)
@@ -205,8 +207,7 @@ class Pass:
         """What a tuner gives at `site`, for a choice of its rows; its penalties are noted."""
         site = site if choice is None else chosen(site, choice)
         if placed.tuner.needs_first or placed.tuner.looks_back:
-            self.positions = self.positions or Positions()
-            site = self.positions.told(site, placed.tuner, placed.place)
+            site = self.seen.told(site, placed.tuner, placed.place)
         made = placed.tuner(site, tensors)
         self._note(placed, site, tensors, made, choice, order)
         return made
@@ -244,9 +245,9 @@ class Pass:
         parts: list[PrefixRows] = []
         for placed in found:
             if choice is None:
-                parts.append(self.call(placed, site, self.tensors(placed, num_rows)))
+                parts.append(self.call(placed, site, self.tensors(placed, site)))
             elif not placed.visual:
-                tensors = self.tensors(placed, num_rows)
+                tensors = self.tensors(placed, site)
                 own = {name: choice.of(values, num_rows) for name, values in tensors.items()}
                 parts.append(self.call(placed, site, own, choice))
             else:

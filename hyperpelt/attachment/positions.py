@@ -51,19 +51,22 @@ class Positions:
         self.firsts: dict[str, Tensor] = {}
         self.before = before
 
+    def first(self, site: Site) -> Float[Tensor, "B 1 d"]:
+        """What the operation read at each row's first position, in this call or in the first one of cached decoding."""
+        first = self.firsts.get(site.operation.name)
+        if first is None:
+            first = first_position(site.input, site.mask)
+            if site.causal and not torch.is_grad_enabled():
+                self.firsts[site.operation.name] = first
+        num_rows = site.input.shape[0]
+        # Beams of the same rows read the same there.
+        return first if first.shape[0] == num_rows else first.repeat_interleave(num_rows // first.shape[0], dim=0)
+
     def told(self, site: Site, tuner: Tuner, place: int) -> Site:
         """The site with what the tuner needs, number `place` of those there, of positions that it may not show."""
         name = site.operation.name
         if tuner.needs_first:
-            first = self.firsts.get(name)
-            if first is None:
-                first = first_position(site.input, site.mask)
-                if site.causal and not torch.is_grad_enabled():
-                    self.firsts[name] = first
-            num_rows = site.input.shape[0]
-            if first.shape[0] != num_rows:  # beams of the same rows
-                first = first.repeat_interleave(num_rows // first.shape[0], dim=0)
-            site = replace(site, first=first)
+            site = replace(site, first=self.first(site))
         if tuner.looks_back and site.causal:
             site = replace(site, before=lambda what, x, p: positions_before(self.before, (name, place, what), x, p))
         return site

@@ -190,8 +190,9 @@ def _see_states(switch: Switch) -> Callable[..., None]:
     """A pre-hook of the decoder, which gets the encoder's states whoever computed them."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if switch.running is not None and kwargs.get("encoder_hidden_states") is not None:
-            switch.running.see_states(kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask"))
+        instances = None if switch.running is None else switch.running.instances
+        if instances is not None and kwargs.get("encoder_hidden_states") is not None:
+            instances.see_states(kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask"))
 
     return hook
 

@@ -24,6 +24,7 @@ from hyperpelt.weights import (
     Frozen,
     Group,
     HyperNetwork,
+    InstanceConfig,
     InstanceHyperNetwork,
     PerTask,
     ProjectorConfig,
@@ -87,10 +88,15 @@ def assemble(method: Method, operations: Sequence[Operation]) -> Assembly:
             groups[part.source_of(name) if spec.role == "trained" else spec.role].append(group)
             index |= {(group.key, op.name): i for i, place in enumerate(group.places) for op in place}
         seeing = any(method.source(name).visual is not None for name in part.sources)
+        reading = any(method.source(name).reads_input for name in part.sources)
+        if seeing and reading:
+            raise UserError(
+                f"Part {part.name!r} draws tensors from images and from what its operations read: choose one of them."
+            )
         for op_name, specs in needs.items():
             tensors = {n: (keys[n, spec], index[keys[n, spec], op_name]) for n, spec in specs.items()}
             there = placed[op_name]
-            there.append(Placed(part.tuner, tensors, visual=seeing, place=len(there)))
+            there.append(Placed(part.tuner, tensors, visual=seeing, reading=reading, place=len(there)))
     touched = tuple(op for op in operations if op.name in placed)
     return Assembly(plan=dict(placed), groups=dict(groups), operations=touched, width=operations[0].d_out)
 
@@ -125,8 +131,8 @@ def build_source(
     if source.type == "hypernetwork":
         return HyperNetwork(groups, num_tasks, config=source.hypernetwork, width=width, **options)
     if source.type == "instance_hypernetwork":
-        assert width is not None, "the width of the encoder's states decides the size of the first map"
-        return InstanceHyperNetwork(groups, config=source.hypernetwork, width=width, **options)
+        assert width is not None, "the width of hidden states decides the size of the first map"
+        return InstanceHyperNetwork(groups, config=InstanceConfig.of(source.hypernetwork), width=width, **options)
     if isinstance(source.visual, VisualHyperConfig):
         return VisualHyperNetwork(groups, config=source.visual, **options)
     if isinstance(source.visual, ProjectorConfig):

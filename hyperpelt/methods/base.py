@@ -17,7 +17,7 @@ from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.course import Course
 from hyperpelt.tuners.base import Tuner
-from hyperpelt.weights.hyper_config import HyperNetworkConfig
+from hyperpelt.weights.hyper_config import HyperNetworkConfig, InstanceConfig
 from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
 NETWORKS = ("hypernetwork", "instance_hypernetwork")  # whose settings are a hypernetwork's
@@ -99,6 +99,8 @@ class Source:
             raise unknown("weight source", self.type, SOURCE_TYPES)
         if self.type in VISUAL_SOURCES and self.visual is None:
             object.__setattr__(self, "visual", VISUAL_SOURCES[self.type]())
+        if self.type == "instance_hypernetwork":
+            object.__setattr__(self, "hypernetwork", InstanceConfig.of(self.hypernetwork))
         check_at_least(0, f"weight source {self.type!r}", hidden=self.hidden)
         if self.hidden and self.type != "per_task":
             raise UserError(f"Only the weight source 'per_task' has an MLP (`hidden`), not {self.type!r}.")
@@ -107,6 +109,11 @@ class Source:
     def of_tasks(self) -> bool:
         """Whether it makes tensors of tasks, and not of what single rows hold."""
         return self.visual is None and self.type != "instance_hypernetwork"
+
+    @property
+    def reads_input(self) -> bool:
+        """Whether each operation's tensors are made of what that operation reads."""
+        return isinstance(self.hypernetwork, InstanceConfig) and self.hypernetwork.made_of == "input"
 
     def to_dict(self) -> dict[str, Any]:
         if self.visual is not None:
@@ -123,7 +130,8 @@ class Source:
         if kind not in SOURCE_TYPES:
             raise unknown("weight source", str(kind), SOURCE_TYPES)
         if kind in NETWORKS:
-            return cls(type=kind, hypernetwork=HyperNetworkConfig.from_dict(values))
+            config = InstanceConfig if kind == "instance_hypernetwork" else HyperNetworkConfig
+            return cls(type=kind, hypernetwork=config.from_dict(values))
         if kind in VISUAL_SOURCES:
             return cls(type=kind, visual=VISUAL_SOURCES[kind].from_dict(values))
         if "hypernetwork" in values:

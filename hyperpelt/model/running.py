@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hyperpelt.attachment.encoder_input import joined_input
+from hyperpelt.attachment.instances import Instances
 from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
@@ -175,9 +176,15 @@ class Running(Attached):
             images=images,
             training=self.training,
             penalties=penalties,
-            make_of_rows=self._made_of_rows if self.sources.of_rows() else None,
+            instances=self._instances(),
         )
         return self.switch.run(running)
+
+    def _instances(self) -> Instances | None:
+        """What makes tensors of single rows in a pass; None if nothing does."""
+        of_states = self._made_of_rows if self.sources.of_rows() else None
+        of_input = self._made_of_input if self.sources.of_inputs() else None
+        return Instances(of_states, of_input) if of_states or of_input else None
 
     def _made_of_rows(self, states: Tensor, mask: Tensor | None) -> dict[str, Sequence[Tensor]]:
         """The tensors that are made of what the encoder wrote for each row, one tensor an operation."""
@@ -185,6 +192,14 @@ class Running(Attached):
         for source in self.sources.of_rows():
             made |= source(states, None if mask is None else mask.bool())
         return {name: values.to(self.dtype).unbind(1) for name, values in made.items()}
+
+    def _made_of_input(self, operation: str, mean: Float[Tensor, "B 1 d"]) -> dict[str, Tensor]:
+        """The tensors of one operation that are made of what it reads of each row."""
+        made: dict[str, Tensor] = {}
+        for source in self.sources.of_inputs():
+            if any(op.name == operation for group in source.groups.values() for op in group.operations):
+                made |= source.at(operation, mean)
+        return {name: values.to(self.dtype) for name, values in made.items()}
 
     def noting_penalties(self, num_rows: int) -> Penalties | None:
         """Where the penalties of a batch are noted: in training, where the method has any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperpelt.weights.base import Group, WeightSource, draw
-from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig
+from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig, InstanceConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.instance import InstanceHyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
@@ -19,6 +19,7 @@ __all__ = [
     "Head",
     "HyperNetwork",
     "HyperNetworkConfig",
+    "InstanceConfig",
     "InstanceHyperNetwork",
     "PerTask",
     "ProjectorConfig",

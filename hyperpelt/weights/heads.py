@@ -66,6 +66,12 @@ class HeadSet(nn.Module):
             values = values.index_select(1, self.back)
         return values.unflatten(-1, self.shape[1:]) if self.row_wise else values.squeeze(2).unflatten(-1, self.shape)
 
+    def at(self, made: Float[Tensor, "U 1 N e"], place: int) -> Float[Tensor, "U ..."]:
+        """The tensors of place number `place` alone."""
+        number = next(i for i, members in enumerate(self.members) if place in members)
+        values = self._layers(made, slice(number, number + 1)).squeeze(1)
+        return values.unflatten(-1, self.shape[1:]) if self.row_wise else values.squeeze(1).unflatten(-1, self.shape)
+
     def _apply_heads(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n N out"]:
         if len(self.members) == made.shape[1]:
             return self._layers(made, slice(None))

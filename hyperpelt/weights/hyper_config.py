@@ -18,6 +18,7 @@ SHARING: dict[str, Callable[[Operation], str]] = {
 }
 READS = ("task", "layer", "block")
 INITS = ("plain", "fan_in", "normal")
+MADE_OF = ("encoder", "input")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +96,24 @@ class HyperNetworkConfig:
 
     def head(self, part: str) -> Head:
         return self.heads.get(part, self.heads.get("default", Head()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceConfig(HyperNetworkConfig):
+    """Settings of `instance_hypernetwork`: those of a hypernetwork, whose task is the row here.
+
+    - **made_of**: `encoder`: one mean a row, of the encoder's states, for operations of the decoder; `input`: at each
+      operation the mean of what it reads (in a decoder what it reads first)
+    """
+
+    made_of: str = "encoder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.made_of not in MADE_OF:
+            raise unknown("what an instance hypernetwork's tensors are made of", self.made_of, MADE_OF)
+
+    @classmethod
+    def of(cls, config: HyperNetworkConfig) -> InstanceConfig:
+        """The same settings for rows."""
+        return config if isinstance(config, cls) else cls(**{f.name: getattr(config, f.name) for f in fields(config)})

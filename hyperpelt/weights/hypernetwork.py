@@ -24,6 +24,7 @@ Legend: T tasks, U asked for, n operations, N rows, t embedding width, h trunk w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -37,6 +38,8 @@ from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, sta
 from hyperpelt.weights.description import DescriptionMap
 from hyperpelt.weights.heads import HeadSet
 from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig
+
+EVERY = slice(None)
 
 
 class Trunk(nn.Module):
@@ -78,15 +81,16 @@ class Trunk(nn.Module):
         inner = {f"inner.{name}": matrix.shape[0] for name, matrix in self.inner.items()}
         return {**inner, "outer": self.outer.shape[0]}
 
-    def forward(self, task: Float[Tensor, "U N t"]) -> Float[Tensor, "U n N e"]:
+    def forward(self, task: Float[Tensor, "U N t"], which: slice = EVERY) -> Float[Tensor, "U n N e"]:
+        """I of all its operations, or of those in `which`."""
         hidden = self.inner_bias
         if "task" in self.inner:
             hidden = hidden + (task @ self.inner["task"]).unsqueeze(1)
         for name, index in (("layer", self.layers), ("block", self.blocks)):
             if name in self.inner:
-                hidden = hidden + (self.embeddings[name] @ self.inner[name]).index_select(0, index)
+                hidden = hidden + (self.embeddings[name] @ self.inner[name]).index_select(0, index[which])
         made = torch.relu(hidden) @ self.outer + self.outer_bias
-        made = made.expand(task.shape[0], len(self.layers), -1, -1)
+        made = made.expand(task.shape[0], len(self.layers[which]), -1, -1)
         return made if self.norm is None else self.norm(made)
 
 
@@ -117,6 +121,11 @@ class HyperNetwork(WeightSource):
         label = SHARING[config.trunk]
         self.order = {op.name: i for i, op in enumerate(sorted(operations, key=label))}
         stacks = sorted({label(op) for op in operations})
+        counted: Counter[str] = Counter()
+        self.trunk_of: dict[str, tuple[str, int]] = {}  # operation name -> its trunk and its place there
+        for op in operations:
+            self.trunk_of[op.name] = (label(op), counted[label(op)])
+            counted[label(op)] += 1
         self.trunks = nn.ModuleDict(
             {
                 name: Trunk(config, [op for op in operations if label(op) == name], self.num_rows, generator)
@@ -223,4 +232,22 @@ class HyperNetwork(WeightSource):
             values = head(made)
             centre = getattr(self, f"{safe(key)}__mean", None)
             result[key] = values if centre is None else centre + getattr(self, f"{safe(key)}__std") * values
+        return result
+
+    def tensors_at(self, name: str, task: Float[Tensor, "U N t"]) -> dict[str, Float[Tensor, "U ..."]]:
+        """The tensors of the operation `name` alone."""
+        trunk, number = self.trunk_of[name]
+        rows = self.trunks[trunk](task, slice(number, number + 1))
+        mean = rows.mean(dim=2, keepdim=True) if self.num_rows > 1 else rows
+        result = {}
+        for key, group in self.groups.items():
+            place = next((i for i, op in enumerate(group.operations) if op.name == name), None)
+            if place is None:
+                continue
+            head = self.heads[safe(key)]
+            assert isinstance(head, HeadSet)
+            values = head.at(rows if head.row_wise else mean, place)
+            if (centre := getattr(self, f"{safe(key)}__mean", None)) is not None:
+                values = centre[place] + getattr(self, f"{safe(key)}__std")[place] * values
+            result[key] = values
         return result

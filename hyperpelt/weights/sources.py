@@ -34,4 +34,11 @@ class Sources(nn.ModuleDict):
 
     def of_rows(self) -> list[InstanceHyperNetwork]:
         """The sources that make tensors of what the encoder wrote for a row."""
+        return [source for source in self._of_instances() if not source.reads_input]
+
+    def of_inputs(self) -> list[InstanceHyperNetwork]:
+        """The sources that make each operation's tensors of what it reads."""
+        return [source for source in self._of_instances() if source.reads_input]
+
+    def _of_instances(self) -> list[InstanceHyperNetwork]:
         return [source for source in self.values() if isinstance(source, InstanceHyperNetwork)]
