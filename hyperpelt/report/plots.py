@@ -30,6 +30,7 @@ LINE = 0.19  # inches of a legend's line
 STANDING = 16  # tasks whose bars stand beside each other; more lie below each other
 NUMBERED = 20  # names of a map whose cells have their numbers
 MOST_LINES = 12  # in one picture
+WIDE = 10  # the factor from which on prices need a log scale
 MOST_POINTS = 1000  # of a curve; longer ones are thinned
 
 
@@ -96,7 +97,8 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
 
 
 def trades(quality: Mapping[str, float], prices: Mapping[str, Mapping[str, float]], *, title: str, ylabel: str) -> str:
-    """One panel a price (log scale): what each name reaches against what it asks; points are numbered as the legend."""
+    """One panel a price (log scale where prices lie far apart): what each name reaches against what it asks; points
+    are numbered as in the legend."""
     with rc_context(STYLE):
         figure = Figure(figsize=(3.1 * len(prices) + 1.6, max(3.4, 0.8 + LINE * len(quality))), layout="constrained")
         panels: list[Axes] = list(figure.subplots(1, len(prices), sharey=True, squeeze=False).flatten())
@@ -106,7 +108,8 @@ def trades(quality: Mapping[str, float], prices: Mapping[str, Mapping[str, float
                     place = (asked[name], reached)
                     axes.scatter(*place, s=26, color=colour(number - 1))
                     axes.annotate(str(number), place, (4, 3), textcoords="offset points", fontsize=7)
-            axes.set_xscale("log")
+            if max(asked.values()) > WIDE * min(asked.values()):
+                axes.set_xscale("log")
             label(axes, "", price, ylabel if axes is panels[0] else "")
         names = [Line2D([], [], linestyle="", marker="o", color=colour(index)) for index in range(len(quality))]
         named = [f"{number} {name}" for number, name in enumerate(quality, 1)]
