@@ -117,8 +117,6 @@ def run(arguments: Sequence[str]) -> int:
         # The reader of our output (`| head`) has gone: nothing is left to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
-    except OSError as error:  # of a file or the network; a mistake in a name, a full disk, no permission
-        return _failed(_of_the_system(error), AT_FAULT, debug)
     except Exception as error:
         if (sentence := of_files(error)) is not None:
             return _failed(sentence, AT_FAULT, debug)
@@ -137,12 +135,6 @@ def _failed(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     print(f"hyperpelt: {visible(cut(message, LONGEST))}", file=sys.stderr)
     return status
-
-
-def _of_the_system(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
-        return f"{error or type(error).__name__} (what this command reads or writes could not be reached)."
-    return f"Cannot use {error.filename}: {error.strerror}. Name another place, or make this one usable."
 
 
 def _help_of(error: Exception) -> str:

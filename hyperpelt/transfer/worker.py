@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from hyperpelt.errors import UserError
+from hyperpelt.files.damage import of_files
 
 
 def main() -> int:
@@ -19,8 +20,11 @@ def main() -> int:
     try:
         request = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
         work(TransferConfig.model_validate(request["config"]), request["cells"])
-    except UserError as error:
-        print(f"hyperpelt: {error}", file=sys.stderr)
+    except Exception as error:
+        sentence = str(error) if isinstance(error, UserError) else of_files(error)
+        if sentence is None:
+            raise
+        print(f"hyperpelt: {sentence}", file=sys.stderr)
         return 2
     return 0
 

@@ -41,9 +41,7 @@ def train(
     draws: Annotated[int, typer.Option(help="mini-bart: words drawn for a sampled softmax, e.g. 4096; 0: all.")] = 0,
     announce_first: Annotated[bool, typer.Option(help="infill: a mask before the first span too.")] = False,
     encoder: Annotated[Path | None, typer.Option(help="mini-t5: checkpoint of a mini-t5-encoder run.")] = None,
-    init: Annotated[
-        Path | None, typer.Option(help="Earlier checkpoint, or exported folder, to start from.")
-    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Earlier checkpoint, or exported folder, to start from.")] = None,
     seed: int = 0,
     precision: Annotated[str, typer.Option(help="auto, bf16 or fp32.")] = "auto",
     eval_steps: int = 200,

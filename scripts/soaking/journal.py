@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 NAME = "soak.jsonl"
 
 
+class NotPossible(Exception):
+    """This machine cannot do the case; the message says why."""
+
+
+class Tried(NamedTuple):
+    """What a case tried, its fault (empty: as promised), and how many processes it killed."""
+
+    what: str
+    fault: str
+    kills: int = 0
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """One case. fault: what went wrong; empty where all was as promised."""
+    """One case. fault: what went wrong; empty where all was as promised. left_out: why it could not be tried here.
+
+    kills: processes that were killed.
+    """
 
     campaign: str
     case: int
     what: str
     fault: str
     seconds: float
+    kills: int = 0
+    left_out: str = ""
 
 
 class Journal:
@@ -47,15 +65,21 @@ class Journal:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Markdown: a line a campaign, and the faults below."""
+    """Markdown: a line a campaign, what all of them come to, why cases were left out, and the faults."""
     by: dict[str, list[Outcome]] = {}
     for one in outcomes:
         by.setdefault(one.campaign, []).append(one)
-    lines = ["| campaign | tried | survived | seconds |", "|---|---|---|---|"]
-    for campaign, found in sorted(by.items()):
-        survived, seconds = sum(not one.fault for one in found), sum(one.seconds for one in found)
-        lines.append(f"| {campaign} | {len(found):,} | {survived:,} | {seconds:,.0f} |")
-    lines += [
-        f"\n{one.campaign} {one.case} ({one.what}): {one.fault}" for found in by.values() for one in found if one.fault
-    ]
-    return "\n".join(lines) + "\n"
+    lines = ["| campaign | tried | kills | survived | left out | seconds |", "|---|---|---|---|---|---|"]
+    lines += [_line(campaign, found) for campaign, found in sorted(by.items())]
+    everything = [one for found in by.values() for one in found]
+    lines.append(_line("all", everything))
+    reasons = sorted({f"\nLeft out of {one.campaign}: {one.left_out}." for one in everything if one.left_out})
+    faults = [f"\n{one.campaign} {one.case} ({one.what}): {one.fault}" for one in everything if one.fault]
+    return "\n".join([*lines, *reasons, *faults]) + "\n"
+
+
+def _line(campaign: str, found: Sequence[Outcome]) -> str:
+    tried = [one for one in found if not one.left_out]
+    survived, left_out = sum(not one.fault for one in tried), len(found) - len(tried)
+    kills, seconds = sum(one.kills for one in tried), sum(one.seconds for one in found)
+    return f"| {campaign} | {len(tried):,} | {kills:,} | {survived:,} | {left_out:,} | {seconds:,.0f} |"

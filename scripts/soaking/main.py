@@ -13,13 +13,13 @@ from typing import Annotated
 import typer
 
 from soaking import ending, fuzz
-from soaking.journal import Journal, Outcome, table
+from soaking.journal import Journal, NotPossible, Outcome, Tried, table
 from soaking.place import Place
 
 app = typer.Typer(add_completion=False)
 # Campaigns of bad inputs cost a hundredth of those that kill: so many cases each time it is their turn.
 TURN = 10
-CAMPAIGNS: dict[str, fuzz.Case] = {**fuzz.CAMPAIGNS, **ending.CAMPAIGNS}
+CAMPAIGNS: dict[str, Callable[[Place, Random], tuple[str, str] | Tried]] = {**fuzz.CAMPAIGNS, **ending.CAMPAIGNS}
 
 
 def soak(
@@ -57,12 +57,14 @@ def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
     began, here = time.monotonic(), Path.cwd()
     os.chdir(place.folder)
     try:
-        what, fault = CAMPAIGNS[name](place, Random(f"{seed}/{name}/{number}"))
-    except ending.NotPossible as reason:
-        what, fault = f"left out: {reason}", ""
+        found, left_out = CAMPAIGNS[name](place, Random(f"{seed}/{name}/{number}")), ""
+        tried = found if isinstance(found, Tried) else Tried(*found)
+    except NotPossible as reason:
+        tried, left_out = Tried("", ""), str(reason)
     finally:
         os.chdir(here)
-    return Outcome(name, number, " ".join(what.split()), fault, round(time.monotonic() - began, 2))
+    seconds = round(time.monotonic() - began, 2)
+    return Outcome(name, number, " ".join(tried.what.split()), tried.fault, seconds, tried.kills, left_out)
 
 
 @app.command()

@@ -33,6 +33,19 @@ def mood(row):
 def truth(row):
     return Example(input=f"is it true: {row['text']}", label=1 - row["label"])
 """
+PICTURES = """
+from PIL import Image
+from hyperpelt import Example, Generator, task
+
+COUNT = {"train": 12, "validation": 4, "test": 4}
+
+
+@task(name="pictures/colour", source=Generator(lambda split: [{"n": n} for n in range(COUNT[split])]),
+      choices=("no", "yes"), modalities=("text", "image"))
+def colour(row):
+    picture = Image.new("RGB", (12, 9), (20 * row["n"], 90, 7))
+    return Example(input="is it so", images=(picture,), label=row["n"] % 2)
+"""
 SETTINGS = """\
 backbone: {backbone}
 method: {{name: hyperpelt, prefix_length: 2, prefix_hidden: 8, bottleneck: 2}}
@@ -99,6 +112,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self.backbone, self.plugin = self.folder / "t5", self.folder / "toy_plugin.py"
+        self.pictures = self.folder / "pictures_plugin.py"
         self.settings, self.run = self.folder / "run.yaml", self.folder / "run"
         self.mergeable = self.folder / "lora"  # a run that can be merged into its backbone
         self.scratch = self.folder / "scratch"
@@ -116,6 +130,7 @@ class Place:
                 changes = [f"output_dir={output}"] + ([f"method={method}"] if method == "lora" else [])
                 said = command("train", self.settings, *changes)
                 assert said.status == 0, said.err
+        self.pictures.write_text(PICTURES, encoding="utf8")
         return self
 
     def text(self, output: Path) -> str:
