@@ -53,8 +53,8 @@ def ending_on_sigterm() -> Iterator[None]:
 def run_workers(request: Path, number: int, path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
     """Start `number` processes on the request's cells and wait for them.
 
-    Raises the UserError that a worker ended with, or that says that one was killed; RuntimeError for a defect. The others are then stopped, as all are
-    by Ctrl-C and SIGTERM.
+    Raises the UserError that a worker ended with, or that says that one was killed; RuntimeError for a defect. The
+    others are then stopped, as all are by Ctrl-C and SIGTERM.
     """
     logs = [hidden(request.with_name(f"worker-{rank}.log"), "tmp") for rank in range(number)]
     workers: list[subprocess.Popen[bytes]] = []
@@ -95,7 +95,7 @@ def _check(workers: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
                 raise UserError(said.rpartition("hyperpelt: ")[2])
             if status < 0:
                 raise UserError(
-                    f"A worker of the transfer was killed (signal {-status}), perhaps for want of memory. The cells that "
+                    f"A worker of the transfer was killed (signal {-status}), perhaps for want of memory. Cells that "
                     "are done are kept: start it again, with fewer --processes if it was memory."
                 )
             raise RuntimeError(f"a worker of the transfer ended with status {status}:\n{said[-2000:]}")

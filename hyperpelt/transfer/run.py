@@ -158,12 +158,12 @@ class _Job:
 
     def spread(self, processes: int) -> None:
         """Let worker processes do the cells, and show how far they are."""
+        folders.recover(self.path.parent, r"request\.json|worker-\d+\.log")
         done = records.read(self.path).keys()
         missing = [name for name in self.planned.values() if name not in done]
         if not missing:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        folders.recover(self.path.parent, r"request\.json|worker-\d+\.log")
         request = hidden(self.path.with_name("request.json"), "tmp")
         content = {"config": self.config.model_dump(mode="json"), "cells": missing}
         with ending_on_sigterm():

@@ -38,6 +38,11 @@ def _compare(work: Work, place: Place, folder: Path, expected: Any) -> str:
         return f"started again: exit {status}: {err[-300:]}"
     if work.result(folder) != expected:
         return "started again, it ends in another result"
+    return left_behind(folder)
+
+
+def left_behind(folder: Path) -> str:
+    """What is there under a temporary name, as a fault."""
     left = [path.name for path in folder.rglob(".*") if path.suffix in (".tmp", ".old", ".gone")]
     return f"left behind: {left[:3]}" if left else ""
 

@@ -12,14 +12,18 @@ from typing import Annotated
 
 import typer
 
-from soaking import ending, fuzz
+from soaking import ending, fuzz, several
 from soaking.journal import Journal, NotPossible, Outcome, Tried, table
 from soaking.place import Place
 
 app = typer.Typer(add_completion=False)
 # Campaigns of bad inputs cost a hundredth of those that kill: so many cases each time it is their turn.
 TURN = 10
-CAMPAIGNS: dict[str, Callable[[Place, Random], tuple[str, str] | Tried]] = {**fuzz.CAMPAIGNS, **ending.CAMPAIGNS}
+CAMPAIGNS: dict[str, Callable[[Place, Random], tuple[str, str] | Tried]] = {
+    **fuzz.CAMPAIGNS,
+    **ending.CAMPAIGNS,
+    **several.CAMPAIGNS,
+}
 
 
 def soak(

@@ -27,8 +27,8 @@ class Work:
     within: str = ""
 
 
-def _nothing(place: Place, folder: Path) -> None:
-    return None
+def nothing(place: Place, folder: Path) -> None:
+    """There is nothing in the folder when the work begins."""
 
 
 def _old_run(place: Place, folder: Path) -> None:
@@ -107,16 +107,16 @@ def _both(folder: Path) -> Any:
 
 
 WORKS = {
-    "training": Work(_nothing, _train, tensors),
+    "training": Work(nothing, _train, tensors),
     "overwriting": Work(_old_run, _train_again, tensors),
-    "adding": Work(_nothing, _add, tensors),
-    "baked export": Work(_nothing, lambda place, folder: _export(place, folder, "baked"), tensors),
-    "merged export": Work(_nothing, lambda place, folder: _export(place, folder, "merged"), tensors),
-    "transfer": Work(_nothing, _transfer, cells),
+    "adding": Work(nothing, _add, tensors),
+    "baked export": Work(nothing, lambda place, folder: _export(place, folder, "baked"), tensors),
+    "merged export": Work(nothing, lambda place, folder: _export(place, folder, "merged"), tensors),
+    "transfer": Work(nothing, _transfer, cells),
 }
 # What is kept between runs: token caches and the feature store.
 KEEPING = {
-    "tokenising": Work(_nothing, _train, tensors, within="/scratch/cache/"),
-    "features": Work(_nothing, build_features, features),
-    "training on images": Work(_nothing, train_on_images, _both, within="/scratch/features/"),
+    "tokenising": Work(nothing, _train, tensors, within="/scratch/cache/"),
+    "features": Work(nothing, build_features, features),
+    "training on images": Work(nothing, train_on_images, _both, within="/scratch/features/"),
 }
