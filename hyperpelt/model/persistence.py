@@ -64,7 +64,11 @@ class Persistence(Running):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`. The tokenizer goes along where the
-        backbone is neither embedded nor on the hub."""
+        backbone is neither embedded nor on the hub.
+
+        Raises:
+            UserError: another process writes there, or the folder holds another library's model.
+        """
         config = {
             "hyperpelt_version": __version__,
             "backbone": self.backbone_name,
@@ -77,9 +81,10 @@ class Persistence(Running):
             **{name: language for name, language in self.languages.items() if language is not None},
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        saving.write(folder, config, self.method_state())
-        if self.tokenizer is not None and not saving.found_by_name(self.backbone_name):
-            saving.write_tokenizer(folder, self.tokenizer)
+        with saving.only_writer(folder):
+            saving.write(folder, config, self.method_state())
+            if self.tokenizer is not None and not saving.found_by_name(self.backbone_name):
+                saving.write_tokenizer(folder, self.tokenizer)
 
     @classmethod
     def from_pretrained(

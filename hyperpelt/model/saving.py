@@ -12,7 +12,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from hyperpelt.backbones import embedded, shipped
 from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
-from hyperpelt.files import folders
+from hyperpelt.files import folders, locks
 from hyperpelt.files import tensors as tensor_files
 from hyperpelt.files.atomic import replacing
 from hyperpelt.files.folders import building
@@ -46,6 +47,15 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def only_writer(folder: str | Path) -> Iterator[None]:
+    """The folder, made if need be, while no other process writes there; UserError if one does."""
+    folder = place(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.writing(folder, advice="Save into another folder."):
+        yield
+
+
 def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write both files. `config.json` comes last and holds the other's hash, so it vouches for the whole.
 
@@ -55,7 +65,6 @@ def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, T
         UserError: the folder holds another library's model.
     """
     folder = place(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     _refuse_foreign(folder)
     _clean(folder)
     kept = _keep(folder / TENSORS)

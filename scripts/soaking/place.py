@@ -131,7 +131,17 @@ class Place:
                 said = command("train", self.settings, *changes)
                 assert said.status == 0, said.err
         self.pictures.write_text(PICTURES, encoding="utf8")
+        self._warm()
         return self
+
+    def _warm(self) -> None:
+        """Import here what every forked process would import anew."""
+        from hyperpelt.export import merging  # noqa: F401
+        from hyperpelt.transfer import bench, summary  # noqa: F401
+        from hyperpelt.vision import filters, stores  # noqa: F401
+
+        said = command("train", self.settings, f"output_dir={self.fresh() / 'run'}", "max_steps=1")
+        assert said.status == 0, said.err
 
     def text(self, output: Path) -> str:
         """run.yaml of a run into `output`."""
