@@ -8,17 +8,17 @@ the export, so that the same command can do it again after whatever ended it; th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders, manifests
 from hyperpelt.files.atomic import flush
+from hyperpelt.files.damage import of_files
 from hyperpelt.files.manifests import MANIFEST
 from hyperpelt.files.names import hidden
 from hyperpelt.files.reading import Damaged
@@ -71,7 +71,7 @@ def writing_export(folder: Path, **about: Any) -> Iterator[Path]:
     check_place(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        folders.recover(folder, STAGE)
+        folders.recover(folder, "|".join(map(re.escape, (STAGE, *_listed(folder)))))
         stage = hidden(folder / STAGE, "tmp")
         stage.mkdir()
         try:
@@ -80,7 +80,9 @@ def writing_export(folder: Path, **about: Any) -> Iterator[Path]:
             _move(stage, folder, about)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-    except (OSError, SafetensorError) as error:  # a full disk is either
+    except Exception as error:
+        if isinstance(error, UserError) or of_files(error) is None:  # a full disk is of many kinds
+            raise
         raise UserError(f"Cannot write an export to {folder} ({error}).") from None
 
 

@@ -121,7 +121,7 @@ def recover(folder: Path, *, everyone: bool = False) -> None:
 
 def _clean(folder: Path) -> None:
     recover(folder)
-    folders.recover(folder, "|".join(map(re.escape, (CONFIG, TENSORS))))
+    folders.recover(folder, "|".join(map(re.escape, (CONFIG, TENSORS, TOKENIZER))))
 
 
 def _expected(folder: Path) -> str | None:

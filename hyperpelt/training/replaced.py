@@ -72,6 +72,7 @@ def settle(folder: Path) -> bool:
 
     It comes back if the new run has saved nothing: no checkpoint, no results.
     """
+    folders.recover(folder, r"\.replaced-\d+", everyone=True)
     for moving in _numbered(folder, "replacing"):
         _move_back(moving, folder)
     aside = kept(folder)

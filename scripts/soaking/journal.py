@@ -51,14 +51,15 @@ class Journal:
             file.write(json.dumps(asdict(outcome)) + "\n")
 
     def outcomes(self) -> list[Outcome]:
-        """All of them, earlier calls' too; a line that a kill cut is left out."""
-        found = []
+        """All of them, earlier calls' too: the last of each case. A line that a kill cut is left out."""
+        found: dict[tuple[str, int], Outcome] = {}
         for line in self.path.read_text(encoding="utf8").splitlines() if self.path.exists() else ():
             try:
-                found.append(Outcome(**json.loads(line)))
+                one = Outcome(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-        return found
+            found[one.campaign, one.case] = one
+        return list(found.values())
 
     def next_case(self, campaign: str) -> int:
         return 1 + max((one.case for one in self.outcomes() if one.campaign == campaign), default=-1)

@@ -27,34 +27,44 @@ CAMPAIGNS: dict[str, Callable[[Place, Random], tuple[str, str] | Tried]] = {
 
 
 def soak(
-    folder: Path,
-    *,
-    seed: int,
-    seconds: float,
-    only: str = "*",
-    case: int | None = None,
-    told: Callable[[Outcome], None] = lambda _: None,
+    folder: Path, *, seed: int, seconds: float, only: str = "*", told: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Run campaigns until the time is up; gives the outcomes of this call. case: that one of each, and no more."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    journal, place = Journal(folder), Place(folder / "place").make()
-    ends = time.monotonic() + seconds
-    names = [name for name in CAMPAIGNS if fnmatch(name, only)]
-    numbers = {name: journal.next_case(name) if case is None else case for name in names}
+    """Run campaigns until the time is up; gives the outcomes of this call."""
+    journal, place, ends = Journal(folder), _place(folder), time.monotonic() + seconds
+    numbers = {name: journal.next_case(name) for name in CAMPAIGNS if fnmatch(name, only)}
     done: list[Outcome] = []
-    while names:
-        for name in names:
-            for _ in range(TURN if case is None and name in fuzz.CAMPAIGNS else 1):
+    while numbers:
+        for name in numbers:
+            for _ in range(TURN if name in fuzz.CAMPAIGNS else 1):
                 if time.monotonic() > ends:
                     return done
                 done.append(_case(place, name, numbers[name], seed))
                 numbers[name] += 1
                 told(done[-1])
-                if case is None:
-                    journal.add(done[-1])
-        if case is not None:
-            break
+                journal.add(done[-1])
     return done
+
+
+def single(folder: Path, *, seed: int, only: str, case: int) -> list[Outcome]:
+    """One case of each campaign once more, unrecorded."""
+    place = _place(folder)
+    return [_case(place, name, case, seed) for name in CAMPAIGNS if fnmatch(name, only)]
+
+
+def again(folder: Path, *, seed: int, only: str) -> list[Outcome]:
+    """All cases that had a fault once more; what becomes of them now is what counts."""
+    journal, place = Journal(folder), _place(folder)
+    done = []
+    for one in journal.outcomes():
+        if one.fault and fnmatch(one.campaign, only):
+            done.append(_case(place, one.campaign, one.case, seed))
+            journal.add(done[-1])
+    return done
+
+
+def _place(folder: Path) -> Place:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return Place(folder / "place").make()
 
 
 def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
@@ -77,14 +87,23 @@ def main(
     minutes: Annotated[float, typer.Option(help="When to stop.")] = 60.0,
     seed: Annotated[int, typer.Option(help="Of all cases.")] = 0,
     only: Annotated[str, typer.Option(help="Campaigns, a pattern.")] = "*",
-    case: Annotated[int | None, typer.Option(help="This one again, unrecorded.")] = None,
+    case: Annotated[int | None, typer.Option(help="This one once more, unrecorded.")] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="Once more those that had one, recorded.")] = False,
 ) -> None:
     """Soak until the time is up; exit status 1 if anything was not as promised."""
 
     def tell(one: Outcome) -> None:
-        if one.fault or case is not None:
-            print(f"{one.campaign} {one.case} ({one.what}): {one.fault or 'as promised'}", flush=True)
+        print(f"{one.campaign} {one.case} ({one.what}): {one.fault or 'as promised'}", flush=True)
 
-    done = soak(folder, seed=seed, seconds=60 * minutes, only=only, case=case, told=tell)
+    if case is not None:
+        done = single(folder, seed=seed, only=only, case=case)
+    elif faults:
+        done = again(folder, seed=seed, only=only)
+    else:
+        done = soak(
+            folder, seed=seed, seconds=60 * minutes, only=only, told=lambda one: tell(one) if one.fault else None
+        )
+    for one in done if case is not None or faults else ():
+        tell(one)
     print(table(done if case is not None else Journal(folder).outcomes()))
     raise typer.Exit(int(any(one.fault for one in done)))

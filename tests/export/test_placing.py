@@ -68,6 +68,8 @@ def test_a_killed_export_never_looks_whole_and_the_same_command_does_it_again(tm
         with writing_export(tmp_path / "out", task="b") as new:
             for name in ("config.json", "model.safetensors", f"{content}.json"):
                 (new / name).write_text(content)
+            (new / "tokenizer").mkdir()
+            (new / "tokenizer" / "words").write_text(content)
 
     def before() -> None:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -80,11 +82,13 @@ def test_a_killed_export_never_looks_whole_and_the_same_command_does_it_again(tm
             manifests.check(tmp_path / "out")
             seen.add(found["config.json"])
         export("new")
-        assert set(os.listdir(tmp_path / "out")) == {"config.json", "model.safetensors", "new.json", "manifest.json"}
+        whole = {"config.json", "model.safetensors", "new.json", "tokenizer", "manifest.json"}
+        assert set(os.listdir(tmp_path / "out")) == whole, "nothing of what was killed stays"
     assert seen == {b"old", b"new"}
 
 
-def test_a_full_disk_leaves_the_former_export_and_says_where(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["SafetensorError", "Exception"])  # of tensors, and of tokenizers
+def test_a_full_disk_leaves_the_former_export_and_says_where(tmp_path, monkeypatch, kind):
     model = tuned(make_t5(), "lora")
     export_merged(model, "b", tmp_path / "out")
     before = files(tmp_path / "out")
@@ -92,7 +96,8 @@ def test_a_full_disk_leaves_the_former_export_and_says_where(tmp_path, monkeypat
     def full(*_, **__):
         from safetensors import SafetensorError
 
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        error = SafetensorError if kind == "SafetensorError" else Exception
+        raise error("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
     with pytest.raises(UserError, match=r"Cannot write an export to .*out .*No space left"):

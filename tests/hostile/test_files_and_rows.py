@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import T5Tokenizer
 
 from hyperpelt import Example, cli, tasks
 from hyperpelt.errors import UserError
+from hyperpelt.files.damage import of_files
 from hyperpelt.tasks.rendering import Naming, complete
 from hyperpelt.vision import images
 from hyperpelt.vision.images import BadImage, load_image
@@ -105,6 +107,17 @@ def test_damaged_tensors_end_in_a_sentence(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("hyperpelt.report.write_report", fail)
     assert cli.run(["report", "."]) == 2
     assert "No space left on device" in capsys.readouterr().err
+
+
+def test_what_libraries_say_of_a_full_disk_is_a_sentence(tiny_tokenizer: T5Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="os error 28") as caught:
+        tiny_tokenizer.backend_tokenizer.save("/dev/full")
+    assert of_files(caught.value) == f"A file could not be read or written ({caught.value})."
+    with pytest.raises(OSError, match="No space") as full:
+        Path("/dev/full").write_text("x", encoding="utf8")
+    assert "No space left" in str(of_files(full.value))
+    assert of_files(FileNotFoundError(2, "No such file", "a/b")).startswith("Cannot use a/b: No such file.")
+    assert of_files(Exception("anything else")) is None
 
 
 # -------------------------------------------------------------------------------------------------- what is no file

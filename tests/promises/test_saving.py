@@ -17,6 +17,7 @@ from support import TASKS, batch, disturb, small
 
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import bake
+from hyperpelt.files import locks
 from hyperpelt.model import saving
 from hyperpelt.model.tuned import TunedModel
 
@@ -133,8 +134,34 @@ def test_no_kill_takes_away_a_model_that_is_saved_again(run, tmp_path):
         saving.recover(run)
         assert torch.equal(saving.read_tensors(run, saving.read_config(run))[name], found[name])
     assert seen == {True, False}
+    (run / ".tokenizer.999999.tmp").mkdir()  # of a process that was killed
     model.save_pretrained(run)
     assert sorted(os.listdir(run)) == ["config.json", "model.safetensors", "tokenizer"]
+
+
+def test_one_process_at_a_time_saves_into_a_folder(run, monkeypatch):
+    model, other = TunedModel.from_pretrained(run), TunedModel.from_pretrained(run)
+    disturb(model)
+    write, statuses = saving.write_tensors, []
+
+    def save_beside(*arguments):
+        pid = os.fork()
+        if pid == 0:
+            saving.write_tensors, locks.MOMENT = write, 0.0
+            try:
+                other.save_pretrained(run)
+            except UserError as error:
+                os._exit(2 if f"in use by process {os.getppid()}" in str(error) else 3)
+            os._exit(0)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        write(*arguments)
+
+    monkeypatch.setattr(saving, "write_tensors", save_beside)
+    model.save_pretrained(run)
+    assert statuses == [2]
+    assert sorted(os.listdir(run)) == ["config.json", "model.safetensors", "tokenizer"]
+    for name, tensor in TunedModel.from_pretrained(run).method_state().items():
+        assert torch.equal(tensor, model.method_state()[name])
 
 
 def test_a_model_of_another_kind_is_not_replaced(run, tmp_path):

@@ -32,6 +32,7 @@ def test_a_slice_of_the_soak_survives_and_goes_on_where_it_stopped(tmp_path: Pat
     assert again.returncode == 0, again.stdout
     second = tried(again.stdout)
     assert second.pop("kills") >= 1
+    assert second.pop("all") > first.pop("all")
     assert second == first
 
 
@@ -42,10 +43,15 @@ def test_a_fault_is_told_and_can_be_done_again(tmp_path: Path) -> None:
     finally:
         sys.path.remove(str(ROOT / "scripts"))
     journal = Journal(tmp_path)
-    journal.add(Outcome("kills", 0, "training", "", 1.0))
-    journal.add(Outcome("kills", 1, "training at event 3", "another result", 1.0))
+    journal.add(Outcome("kills", 0, "training", "", 1.0, kills=1))
+    journal.add(Outcome("kills", 1, "training at event 3", "another result", 1.0, kills=2))
     with journal.path.open("a", encoding="utf8") as file:
         file.write('{"campaign": "ki')  # a kill of the soak itself
     assert journal.next_case("kills") == 2
-    assert "| kills | 2 | 1 | 2 |" in table(journal.outcomes())
+    journal.add(Outcome("full disks", 0, "", "", 1.0, left_out="a small disk cannot be mounted here"))
+    assert "| kills | 2 | 3 | 1 | 0 | 2 |" in table(journal.outcomes())
     assert "kills 1 (training at event 3): another result" in table(journal.outcomes())
+    assert "| full disks | 0 | 0 | 0 | 1 | 1 |" in table(journal.outcomes()), "what could not be tried did not survive"
+    assert "Left out of full disks: a small disk cannot be mounted here." in table(journal.outcomes())
+    journal.add(Outcome("kills", 1, "training at event 3", "", 1.0, kills=1))  # once more, when it was mended
+    assert "| kills | 2 | 2 | 2 | 0 | 2 |" in table(journal.outcomes())

@@ -22,7 +22,7 @@ from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
 from hyperpelt.model.saving import read_config
 from hyperpelt.model.starts import losses, start_task
-from hyperpelt.transfer import records
+from hyperpelt.transfer import processes, records, worker
 from hyperpelt.transfer.bench import Bench
 from hyperpelt.transfer.cells import Cell
 from hyperpelt.transfer.fit import _Fit
@@ -223,6 +223,24 @@ def test_several_processes_are_dealt_what_is_missing(run, tmp_path, monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "2")
     work(build({"run": str(run), "output": str(tmp_path), **without(settings, "progress")}), missing)
     assert list(records.read(path))[2:] == missing[::-1], "its own share first, then what nobody is at"
+    (tmp_path / ".request.json.999999.tmp").touch()  # of a process that was killed
+    monkeypatch.delenv("WORLD_SIZE")
+    transfer(run, output=str(tmp_path), processes=2, **settings)
+    assert not list(tmp_path.glob(".request*"))
+
+
+def test_what_ended_a_worker_is_said(tmp_path, monkeypatch, capsys):
+    def start(request, rank, world, log):
+        log.touch()
+        return subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+
+    monkeypatch.setattr(processes, "_start", start)
+    monkeypatch.setattr(processes, "PAUSE", 0.01)
+    with pytest.raises(UserError, match=r"was killed \(signal 9\).* are done are kept"):
+        processes.run_workers(tmp_path / "request.json", 1, tmp_path / "cells.jsonl", [], lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path / "nowhere.json")])
+    assert worker.main() == 2
+    assert "nowhere.json: No such file" in capsys.readouterr().err
 
 
 def without(settings, name):
