@@ -47,8 +47,9 @@ class Journal:
         self.path = folder / NAME
 
     def add(self, outcome: Outcome) -> None:
+        cut = self.path.exists() and self.path.read_bytes()[-1:] not in (b"", b"\n")  # by a kill
         with self.path.open("a", encoding="utf8") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
+            file.write("\n" * cut + json.dumps(asdict(outcome)) + "\n")
 
     def outcomes(self) -> list[Outcome]:
         """All of them, earlier calls' too: the last of each case. A line that a kill cut is left out."""
