@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -114,6 +115,8 @@ class Switch:
     def checkpointing(self, function: Callable[..., Any], *args: Any) -> Any:
         """`torch.utils.checkpoint` for a layer, whose recomputation runs under the pass of this forward."""
         running = self.running
+        if torch.compiler.is_compiling():  # the graph itself says what is computed again; nothing here runs twice
+            return checkpoint(function, *args, use_reentrant=False)
 
         def under_its_pass(*inner: Any) -> Any:
             if running is None:

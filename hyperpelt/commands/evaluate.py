@@ -123,7 +123,7 @@ def load(
     from hyperpelt.model.tuned import TunedModel
 
     quiet_transformers()
-    dtype = resolve_dtype(settings.precision if settings else None)
+    dtype = resolve_dtype(settings.backbone_dtype if settings else None)
     return TunedModel.from_pretrained(run, device=device, dtype=dtype, backbone=backbone), settings
 
 

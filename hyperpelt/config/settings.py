@@ -187,8 +187,10 @@ class RunConfig(_Strict):
     ranked_choices: Whole = Field(
         32, ge=1, description="ranking: wrong choices of a row at most; of more, so many are drawn in each step"
     )
-    precision: Annotated[Literal["fp32", "bf16"], BeforeValidator(_known_precision)] = Field(
-        "fp32", description="of the frozen backbone; trained tensors stay fp32"
+    precision: Annotated[Literal["fp32", "bf16", "bf16-mixed", "auto"], BeforeValidator(_known_precision)] = Field(
+        "fp32",
+        description="of the frozen backbone; trained tensors stay fp32. bf16-mixed: fp32 weights, products in bf16 "
+        "(autocast); auto: what a race of two products finds faster here",
     )
     dropout: Number | None = Field(
         None,
@@ -198,7 +200,9 @@ class RunConfig(_Strict):
         "configuration says (0.1 for T5, 0 for mini-bart). Short runs on a frozen backbone learn faster with 0",
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations in backward: less memory, more time")
-    torch_compile: bool = Field(False, description="compile the whole step")
+    torch_compile: bool = Field(
+        False, description="compile forward and backward, one graph a shape, and pad batches to at most 8 shapes"
+    )
     use_cpu: bool = Field(False, description="train on the CPU even where there is an accelerator")
 
     # Watching and keeping
@@ -231,6 +235,8 @@ class RunConfig(_Strict):
             raise ValueError("early_stopping_patience needs evaluations to compare: set eval_steps.")
         if self.loss == "ranking" and self.label_smoothing:
             raise ValueError("label_smoothing must be 0 with loss=ranking, which compares choices and smooths nothing.")
+        if self.torch_compile and self.loss != "lm":
+            raise ValueError("torch_compile needs loss: lm; how many choices are compared differs in every batch.")
         if self.from_run is not None and self.weight_decay:
             raise ValueError("weight_decay must be 0 with from_run: it would move the tasks that are there already.")
         if self.from_run is not None and Path(self.from_run).resolve() == Path(self.output_dir).resolve():
@@ -240,6 +246,11 @@ class RunConfig(_Strict):
                 if rate is not None and not 0 <= rate < float("inf"):
                     raise ValueError(f"tasks.{name} should be a rate of 0 or more, got {rate}.")
         return self
+
+    @property
+    def backbone_dtype(self) -> str:
+        """What the backbone is held in: fp32 or bf16."""
+        return "bf16" if self.precision == "bf16" else "fp32"
 
     @property
     def peak_rate(self) -> float:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hyperpelt.data.buckets import MULTIPLE, Buckets, rounded
 from hyperpelt.data.candidates import Candidates, Ranking
 from hyperpelt.data.choices import Choices
 from hyperpelt.data.sampler import Draws, RowBatch, slice_batch
@@ -20,7 +21,7 @@ from hyperpelt.data.tokenized import TokenizedSet, TokenRow
 if TYPE_CHECKING:
     from hyperpelt.vision.store import FeatureStore
 
-MULTIPLE = 8  # what lengths are padded to: fewer shapes, and strides that attention kernels take without a copy
+ANY = Buckets()
 IGNORED = -100  # a label that carries no loss
 
 
@@ -52,15 +53,17 @@ def collate(
     pad_token_id: int,
     num_tokens: tuple[int, int] | None = None,
     multiple: int = MULTIPLE,
+    buckets: Buckets = ANY,
 ) -> Batch:
-    """Pad rows on the right. num_tokens: (sources, labels) of the global batch; None: of this."""
+    """Pad rows on the right. num_tokens: (sources, labels) of the global batch; None: of this. buckets: the lengths
+    that a batch may have; none: every multiple."""
     sources, labels = num_tokens or (sum(len(r.input_ids) for r in rows), sum(len(r.labels) for r in rows))
-    input_ids = pad([row.input_ids for row in rows], pad_token_id, multiple)
+    input_ids = pad([row.input_ids for row in rows], pad_token_id, multiple, buckets.sources)
     lengths = torch.tensor([len(row.input_ids) for row in rows])
     return Batch(
         input_ids=input_ids,
         attention_mask=(torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        labels=pad([row.labels for row in rows], IGNORED, multiple),
+        labels=pad([row.labels for row in rows], IGNORED, multiple, buckets.targets),
         task_ids=torch.tensor(list(task_ids), dtype=torch.long),
         row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
         row_names=list(names),
@@ -79,11 +82,15 @@ def see(rows: Sequence[TokenRow], features: FeatureStore) -> dict[str, Tensor]:
 
 
 def pad(
-    rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]], value: int, multiple: int = MULTIPLE
+    rows: Sequence[Sequence[int] | Int[np.ndarray, " _"]],
+    value: int,
+    multiple: int = MULTIPLE,
+    among: Sequence[int] = (),
 ) -> Int[Tensor, "B S"]:
-    """Rows of token ids as one tensor, filled up with `value` on the right to a length that is such a multiple."""
+    """Rows of token ids as one tensor, filled up with `value` on the right to one of the lengths `among`, or else to
+    such a multiple."""
     longest = max(len(row) for row in rows)
-    padded = np.full((len(rows), -(-longest // multiple) * multiple), value, np.int64)
+    padded = np.full((len(rows), rounded(longest, multiple, among)), value, np.int64)
     for line, row in zip(padded, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(padded)
@@ -109,6 +116,7 @@ class MicroBatches(Dataset[Batch]):
     ranking: Ranking | None = None  # where candidates are wanted
     features: FeatureStore | None = None  # of the rows' images; without it they are not looked at
     multiple: int = MULTIPLE  # of padded lengths
+    buckets: Buckets = ANY  # the lengths themselves, where they shall be few
 
     def __getitem__(self, index: int) -> Batch:
         step, micro = divmod(index, self.num_micro)
@@ -123,6 +131,7 @@ class MicroBatches(Dataset[Batch]):
             # Every process knows the whole global batch: the loss is normalised without asking the others.
             num_tokens=self._count_tokens(whole, step),
             multiple=self.multiple,
+            buckets=self.buckets,
         )
         batch["num_global_rows"] = len(whole.rows)
         if self.features is not None:

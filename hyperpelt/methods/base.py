@@ -175,6 +175,11 @@ class Method:
             return Source(type=name)
         raise unknown(f"weight source of method {self.name!r}", name, [*SOURCE_TYPES, *self.sources])
 
+    @property
+    def uncompilable(self) -> str:
+        """Why a step of it does not make one graph, in a sentence; empty where it does."""
+        return next((part.tuner.uncompilable for part in self.parts if part.tuner.uncompilable), "")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with every hyper-parameter, from which `method_from_dict` makes an equal method."""
         used = dict.fromkeys(name for part in self.parts for name in part.sources)

@@ -104,6 +104,12 @@ def plan_run(
     Raises:
         UserError: an unknown card, task, method or backbone; a memory that is no size.
     """
+    if config.precision == "bf16-mixed":
+        raise UserError(
+            "plan counts fp32 and bf16: plan precision=fp32, to which bf16-mixed adds bf16 copies of weights."
+        )
+    if config.precision == "auto":  # which is raced for on the machine itself
+        config = config.model_copy(update={"precision": "fp32" if on == "cpu" else "bf16"})
     chosen = methods.get(method or config.method)
     known = None if on == "cpu" else card(on)
     sizes = {size: num_bytes(size, where="--memory") for size in memory}

@@ -144,6 +144,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(step, model, optimizer, course, rng, trainer)
 
 
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint."""
+    try:
+        return dict(read_object(path / "trainer.json")["config"])
+    except (Damaged, FileNotFoundError, KeyError) as error:
+        raise _damaged(path, str(error)) from None
+
+
 def load_trained(path: Path) -> dict[str, Tensor]:
     """The trained tensors of a checkpoint alone, checked as in `load_checkpoint`."""
     _check(path)

@@ -59,13 +59,15 @@ class Processes:
     def device(self) -> torch.device:
         return self.accelerator.device
 
-    def prepare(self, model: TunedModel) -> nn.Module:
-        """Put the model on its device, wrapped or sharded; call the result in place of the model."""
+    def prepare(self, model: TunedModel, forward: nn.Module | None = None) -> nn.Module:
+        """Put the model on its device, wrapped or sharded; call the result in place of the model. forward: what calls
+        the model in its place."""
         if self.sharded:
             model.to(self.device)
             return _shard_backbone(model, self.device)
-        prepared = self.accelerator.prepare_model(model)
-        if prepared is not model:
+        whole = model if forward is None else forward
+        prepared = self.accelerator.prepare_model(whole)
+        if prepared is not whole:
             prepared.broadcast_buffers = False  # they never change
         return prepared
 
@@ -163,7 +165,7 @@ def start_processes(*, use_cpu: bool = False) -> Processes:
     sharded = launched and _flag("ACCELERATE_USE_FSDP")
     with _without("ACCELERATE_USE_FSDP"):  # the sharding is ours, see above
         accelerator = Accelerator(
-            mixed_precision="no",  # the backbone is cast as a whole, trained tensors stay fp32: nothing to autocast
+            mixed_precision="no",  # the training loop's own, see `hyperpelt.training.precision`
             cpu=use_cpu,
             # Accumulation is the training loop's own: its loss is normalised over the global batch.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
@@ -190,10 +192,12 @@ def _check_launcher() -> None:
                 f"{label} is not supported: only a small share of the tensors is trained, so there is little to "
                 "partition. Launch with several processes (DDP), or with --use_fsdp to shard the frozen backbone."
             )
-    if os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "fp16":
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower()
+    if asked not in ("", "no", "bf16"):
+        why = "overflows T5's activations" if asked == "fp16" else "is not supported"
         raise UserError(
-            "accelerate launch was told --mixed_precision fp16, which overflows T5's activations; launch with "
-            "--mixed_precision no and set precision=bf16 in the run."
+            f"accelerate launch was told --mixed_precision {asked}, which {why}: launch with --mixed_precision bf16, "
+            "or with no and precision=bf16 in the run."
         )
 
 

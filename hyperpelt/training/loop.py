@@ -129,7 +129,9 @@ class Loop:
     def _backward(self, batch: Batch, record: StepRecord) -> Tensor:
         """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
         inputs = inputs_of(batch, self.processes.device)
-        output = self.forward(**inputs, smoothing=self.config.label_smoothing)
+        mixed = self.config.precision == "bf16-mixed"
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=mixed):
+            output = self.forward(**inputs, smoothing=self.config.label_smoothing)
         loss = total_loss(output, batch)
         self.processes.accelerator.backward(loss * self.processes.loss_scale)
         record.add_penalties(output.row_penalties or {}, batch["num_global_rows"])

@@ -19,11 +19,13 @@ from hyperpelt.model.maps import task_map
 from hyperpelt.tasks.carried import carry
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
+from hyperpelt.training.compiled import CompiledForward
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
 from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
 from hyperpelt.training.loop import Loop, State, metric_value
 from hyperpelt.training.optimisation import make_optimizer
+from hyperpelt.training.precision import settled
 from hyperpelt.training.progress import Screen, rates_as_table
 from hyperpelt.training.resuming import settings_that_differ
 from hyperpelt.training.setup import Setup, build_model, prepare, taken_over, with_rate
@@ -49,9 +51,9 @@ def train(
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop:
-        results = _Run(
-            prepare(config, processes, show=show), folder, stop, chosen=chosen, show=show, callbacks=callbacks
-        ).train()
+        config, notes = settled(config, processes, folder.resume_from)
+        setup = prepare(config, processes, show=show)
+        results = _Run(setup, folder, stop, chosen=chosen, notes=notes, show=show, callbacks=callbacks).train()
     processes.close()
     return results
 
@@ -66,6 +68,7 @@ class _Run:
         stop: Stop,
         *,
         chosen: bool,
+        notes: Sequence[str],
         show: bool,
         callbacks: Sequence[Callback],
     ) -> None:
@@ -73,6 +76,7 @@ class _Run:
         self.model, self.folder = setup.model, folder
         self.stop, self.show, self.callbacks = stop, show, tuple(callbacks)
         self.chosen = chosen  # the learning rate, for the method
+        self.notes = notes  # about the settings, to be said before the first step
 
     def train(self) -> dict[str, Any]:
         """Loop, then measure the best and write."""
@@ -93,15 +97,16 @@ class _Run:
             return self._finish(loop)
 
     def _make_loop(self) -> Loop:
-        forward = self.processes.prepare(self.model)
-        compiled: Any = torch.compile(forward) if self.config.torch_compile else forward
+        buckets = self.setup.buckets
+        compiled = CompiledForward(self.model, buckets) if buckets.most else None
+        forward = self.processes.prepare(self.model, compiled)
         optimizer = make_optimizer(self.config, self.model.trainable_parameters(), self.model.learning_rate_scales())
         _seed(self.config.seed + self.processes.rank)
         return Loop(
             config=self.config,
             processes=self.processes,
             model=self.model,
-            forward=compiled,
+            forward=forward,
             optimizer=optimizer,
             sampler=self.setup.sampler,
             total=self.setup.total,
@@ -159,6 +164,10 @@ class _Run:
         )
         why = f" (what suits {self.model.method.name}; set learning_rate for another)" if self.chosen else ""
         screen.say(f"learning rate {config.peak_rate:g}{why}")
+        for note in self.notes:
+            screen.say(note)
+        if self.setup.buckets.most:
+            screen.say(f"compiled: {self.setup.buckets}, so at most {self.setup.buckets.most} graphs")
         mixture = self.setup.mixture()
         screen.say(rates_as_table(mixture))
         if self.setup.about_images:

@@ -29,6 +29,7 @@ from hyperpelt.data import (
     task_names,
     tokens_of,
 )
+from hyperpelt.data.buckets import Buckets
 from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
@@ -39,6 +40,7 @@ from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.model.starts import start_task
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import checks, images
+from hyperpelt.training.compiled import check_compilable
 from hyperpelt.training.distributed import Processes
 from hyperpelt.training.tracking import check_installed
 
@@ -76,6 +78,13 @@ class Setup:
         """What each task's training tokens are made of."""
         return {name: tokens.fingerprint for name, tokens in self.sets.items()}
 
+    @property
+    def buckets(self) -> Buckets:
+        """The few lengths of a compiled run."""
+        if not self.config.torch_compile:
+            return Buckets()
+        return Buckets.of(self.config.max_source_length, self.config.max_target_length)
+
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """This process's micro-batches of every step from `start` on."""
         device = self.processes.device.type
@@ -93,6 +102,7 @@ class Setup:
             ranking=self._ranking(multiple) if self.config.loss == "ranking" else None,
             features=self.features,
             multiple=multiple,
+            buckets=self.buckets,
         )
         workers = self.config.dataloader_num_workers
         return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=device == "cuda")
@@ -171,6 +181,8 @@ def _build_model(
         )
     if config.dropout is not None:
         set_dropout(model.backbone, config.dropout)
+    if config.torch_compile:
+        check_compilable(model.method, sharded=processes.sharded)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
@@ -180,7 +192,7 @@ def build_model(
     config: RunConfig, tasks: Sequence[Task], encoder: ImageEncoder | VisualSpec | None = None
 ) -> TunedModel:
     """The model of a run at its start. encoder: whose features its method reads."""
-    dtype = DTYPES[config.precision]
+    dtype = DTYPES[config.backbone_dtype]
     if config.from_run is None:
         return TunedModel.build(
             config.backbone,

@@ -50,7 +50,7 @@ class Bench:
     ) -> None:
         self.config, self.settings, self.device = config, settings, device
         self.tasks = {task.name: task for task in tasks}
-        self.dtype = resolve_dtype(settings.precision if settings else None)
+        self.dtype = resolve_dtype(settings.backbone_dtype if settings else None)
         self.model = TunedModel.from_pretrained(config.run, device=device, dtype=self.dtype)
         self.trained = self.model.tasks
         for task in tasks:

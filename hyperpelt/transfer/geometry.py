@@ -63,7 +63,7 @@ def measure(
     for plugin in settings.plugins if settings else ():
         registry.load_plugin(plugin)
     device = torch.device("cpu") if use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
-    dtype = resolve_dtype(settings.precision if settings else None)
+    dtype = resolve_dtype(settings.backbone_dtype if settings else None)
     model = TunedModel.from_pretrained(folder, device=device, dtype=dtype)
     if len(model.tasks) < 2 or not any(True for _ in model.task_parameters()):
         raise UserError(f"{run} has one task, or a method that makes nothing by task: there is nothing to compare.")

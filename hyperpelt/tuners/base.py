@@ -116,6 +116,7 @@ class Tuner:
     type_name: ClassVar[str]
     point: ClassVar[str] = "output"
     linear: ClassVar[bool] = False  # at a projection its delta is x M, M made of its tensors alone: it can be merged
+    uncompilable: ClassVar[str] = ""  # why a step with it makes no one graph, in a sentence; empty: it does
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
         """The tensors needed at `operation`; an empty dict means that the tuner is not attached there.

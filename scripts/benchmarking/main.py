@@ -96,7 +96,9 @@ def step(
     tasks: Tasks = 8,
     repeats: Repeats = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
-    compiled: Annotated[bool, typer.Option("--compile", help="torch.compile our step")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="also the limit and our steps compiled, beside eager")
+    ] = False,
     dropout: Annotated[float | None, typer.Option(help="of every backbone, instead of its own")] = None,
     adapters: Annotated[
         str | None, typer.Option(help="interpreter of an environment with adapters 1.3 (pip install torch adapters)")
@@ -119,7 +121,8 @@ def step(
         dropout=dropout,
         adapters=adapters,
     )
-    show(result, as_json, ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb"])
+    columns = ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb"]
+    show(result, as_json, columns + ["compile_seconds"] * compiled)
 
 
 @app.command()

@@ -1,5 +1,8 @@
 """One training step: ours, peers and the limit, on the same batch.
 
+With `compiled`, the limit and our methods stand there twice, eager and as `NAME compiled` (inductor, one graph), with the
+seconds that compiling took.
+
 The limit is the frozen backbone's forward plus the backward of its activations down to the embedded input (SDPA, same
 batch): what any method must pay that tunes the first layer of a frozen backbone.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -26,14 +30,20 @@ SETTINGS: dict[str, dict[str, Any]] = {"hyperpelt": {"prefix_length": 24}, "hype
 KEPT = ("shape", "rows", "source", "target", "precision", "dropout", "device", "clock")  # of the setting, in each row
 
 
-def _limit(shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor]) -> tuple[Step, torch.nn.Module]:
+COMPILED = " compiled"  # how the name of a contestant ends whose step is compiled
+
+
+def _limit(
+    shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor], compiled: bool
+) -> tuple[Step, torch.nn.Module]:
     model = shapes.make(shape, **options)
     model.requires_grad_(False)
+    run: Callable[..., Any] = torch.compile(model, fullgraph=True) if compiled else model
     inputs = {key: batch[key] for key in ("attention_mask", "labels")}
 
     def step() -> None:
         embedded = model.get_input_embeddings()(batch["input_ids"]).requires_grad_(True)
-        model(inputs_embeds=embedded, **inputs, use_cache=False).loss.backward()
+        run(inputs_embeds=embedded, **inputs, use_cache=False).loss.backward()
 
     return step, model
 
@@ -101,9 +111,11 @@ def measure(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     options = {"device": device, "dtype": dtype, "dropout": dropout}
     names = list(dict.fromkeys(["limit", *methods]))
-    made = {
-        name: _contestant(name, shape, options, batch, num_tasks, compiled) for name in names if name not in other.NAMES
-    }
+    if compiled:
+        peers = {*PEERS, *other.NAMES} - {"limit"}
+        names = [each for name in names for each in ([name] if name in peers else [name, name + COMPILED])]
+    made = {name: _contestant(name, shape, options, batch, num_tasks) for name in names if name not in other.NAMES}
+    compiling = {name: _seconds(made[name][0]) for name in names if name.endswith(COMPILED)}
     setting = {**sizes, "shape": shape, "precision": precision, "dropout": dropout, "clock": clock()}
     with other.other(adapters, [name for name in names if name in other.NAMES], setting) as foreign:
         steps: dict[str, Step] = {name: step for name, (step, _) in made.items()}
@@ -121,20 +133,29 @@ def measure(
             **measured[name],
             **{key: setting[key] for key in KEPT},
             "tasks": num_tasks,
-            "compiled": compiled and name not in (*PEERS, *other.NAMES),
+            "compiled": name in compiling,
+            "compile_seconds": compiling.get(name, 0.0),
         }
         for name in names
     ]
 
 
 def _contestant(
-    name: str, shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor], num_tasks: int, compiled: bool
+    name: str, shape: str, options: dict[str, Any], batch: dict[str, torch.Tensor], num_tasks: int
 ) -> tuple[Step, torch.nn.Module]:
+    compiled, name = name.endswith(COMPILED), name.removesuffix(COMPILED)
     if name == "limit":
-        return _limit(shape, options, batch)
+        return _limit(shape, options, batch, compiled)
     if name in PEERS:
         return _peft(name, shape, options, batch)
     return _ours(name, shape, options, batch, num_tasks, compiled)
+
+
+def _seconds(step: Step) -> float:
+    """Of a first call, on the wall: compiling runs in processes of its own."""
+    start = perf_counter()
+    step()
+    return perf_counter() - start
 
 
 def _size(step: Step, model: torch.nn.Module) -> dict[str, Any]:

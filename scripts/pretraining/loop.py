@@ -29,6 +29,7 @@ from hyperpelt.files import folders
 from hyperpelt.files.atomic import write_json
 from hyperpelt.files.tensors import write_tensors
 from hyperpelt.training.interrupts import Stop, noticing_signals
+from hyperpelt.training.precision import race
 from pretraining.batches import Batch
 
 MakeBatch = Callable[[int], Batch]
@@ -91,11 +92,10 @@ class Progress(Protocol):
     def __call__(self, step: int, values: Mapping[str, float]) -> None: ...
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it, else fp32.
+def choose_precision(name: str, device: torch.device, folder: Path | None = None) -> str:
+    """`auto` is what a race of two products finds faster here, or what the run in `folder` was started with.
 
-    On a processor without AVX512-BF16 or AMX, bf16 is emulated: measured 8 times slower than fp32 on an EPYC of the
-    Milan generation (docs/results/mini-bart.md).
+    With several processes the first one decides.
     """
     if name == "fp16":
         raise UserError("precision fp16 is refused: its range overflows in T5's feed-forward layers; use bf16 or fp32.")
@@ -103,10 +103,15 @@ def choose_precision(name: str, device: torch.device) -> str:
         raise UserError(f"Expected precision auto, bf16 or fp32, got {name!r}.")
     if name != "auto":
         return name
-    if device.type == "cuda":
-        return "bf16"
-    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if flags.get("avx512_bf16") or flags.get("amx_bf16") else "fp32"
+    saved = checkpoints(folder) if folder is not None else []
+    if saved:
+        return str(json.loads((saved[-1] / "state.json").read_text(encoding="utf8"))["settings"]["precision"])
+    found: list[str | None] = [None]
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        found = [race(device)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(found, src=0)
+    return str(found[0])
 
 
 @dataclass

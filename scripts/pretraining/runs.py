@@ -195,7 +195,7 @@ def train(plan: Plan, settings: Settings, output: Path, *, cache: Path, device: 
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     plan = replace(plan, processes=world)
-    settings.precision = choose_precision(plan.precision, device)
+    settings.precision = choose_precision(plan.precision, device, output)
     if rank == 0:
         bind(plan, output)
     material = load_in_turn(plan, cache)

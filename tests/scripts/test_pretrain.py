@@ -439,6 +439,13 @@ def test_fp16_is_refused_with_its_reason() -> None:
         loop.choose_precision("fp16", torch.device("cpu"))
 
 
+def test_auto_is_raced_for_once_in_a_run(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "race", lambda device: "bf16")
+    assert loop.choose_precision("auto", torch.device("cpu"), tmp_path) == "bf16"
+    make_trainer(tmp_path, corpus).run()  # in fp32
+    assert loop.choose_precision("auto", torch.device("cpu"), tmp_path) == "fp32"
+
+
 # Runs
 
 
