@@ -30,6 +30,7 @@ from hyperpelt.training.courses import Courses, FirstBatches
 from hyperpelt.training.interrupts import Stop, StopNow, TrainingInterrupted
 from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, load_optimizer_state, optimizer_state, set_learning_rate
+from hyperpelt.training.precision import computing
 from hyperpelt.training.step_records import StepRecord, all_finite, first_bad, not_finite, penalty_sums, task_sums
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Loop:
     def _backward(self, batch: Batch, record: StepRecord) -> Tensor:
         """Gradients of one micro-batch, added to those there; returns its rows' losses [B]."""
         inputs = inputs_of(batch, self.processes.device)
-        mixed = self.config.precision == "bf16-mixed"
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=mixed):
+        with computing(self.config.precision, self.processes.device):
             output = self.forward(**inputs, smoothing=self.config.label_smoothing)
         loss = total_loss(output, batch)
         self.processes.accelerator.backward(loss * self.processes.loss_scale)

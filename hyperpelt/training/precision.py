@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,6 +56,11 @@ def settled(config: RunConfig, processes: Processes, resume_from: Path | None = 
         chosen, why = processes.on_main(lambda: _chosen(config, processes.device, resume_from))
         notes.append(f"precision=auto is {chosen}, {why}.")
     return config.model_copy(update={"precision": chosen}), notes
+
+
+def computing(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Context of a forward pass."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
 
 
 def _chosen(config: RunConfig, device: torch.device, resume_from: Path | None) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """One training step: ours, peers and the limit, on the same batch.
 
-With `compiled`, the limit and our methods stand there twice, eager and as `NAME compiled` (inductor, one graph), with the
-seconds that compiling took.
+With `compiled`, the limit and our methods stand there twice, eager and as `NAME compiled` (inductor, one graph), with
+the seconds that compiling took.
 
 The limit is the frozen backbone's forward plus the backward of its activations down to the embedded input (SDPA, same
 batch): what any method must pay that tunes the first layer of a frozen backbone.
