@@ -6,6 +6,7 @@ For a projection y = x W^T + b (weights as PyTorch keeps them, [e, d]):
     diag(1 + s) W, (1 + s) b                              (IA)^3; at the hidden layer W_o diag(1 + s)
     b + c                                                 a bias
     w + delta, b + beta                                   a norm
+    w + D                                                 a change of weights, whole or at chosen positions
     [W_i ; D^T], [b_i ; b_D], [W_o , s U^T], b_o + s b_U  a parallel adapter of a feed-forward network that has one
                                                           inner projection and the adapter's own activation
 
@@ -35,7 +36,8 @@ from hyperpelt.methods.assemble import Assembly
 from hyperpelt.model.copies import copy_of
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import PROJECTIONS, Operation, list_operations
-from hyperpelt.tuners import Adapter, Bias, Norm, Scale, Site, Tuner
+from hyperpelt.tuners import Adapter, Bias, Delta, Entries, Norm, Scale, Site, Tuner
+from hyperpelt.tuners.delta import dense
 
 Tensors = Mapping[str, Tensor]
 
@@ -65,7 +67,8 @@ def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
         made = model.weights_of(index)
     for operation, placed in _in_order(model.assembly):
         if part_of(placed) in merged:
-            tensors = {name: made[key][0, number].float() for name, (key, number) in placed.tensors.items()}
+            tensors = {name: made[key][0, number] for name, (key, number) in placed.tensors.items()}
+            tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
             write = _MERGES.get(type(placed.tuner), _merge_linear)
             write(backbone, operation, placed.tuner, tensors)
     parts = tuple(part for part in model.method.parts if part.name not in merged)
@@ -83,8 +86,8 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
         left = ", ".join(f"{part.name!r} ({part.tuner.type_name})" for part in merged.method.parts)
         raise UserError(
             f"Plain weights cannot hold {left} of method {model.method.name!r}: linear deltas of projections (LoRA, "
-            "AdaLoRA, VeRA, KronA), (IA)^3, norms, biases that the backbone has, and trained backbones can be merged. "
-            "Use `--to baked`, which keeps every method."
+            "AdaLoRA, VeRA, KronA), changes of weights, (IA)^3, norms, biases that the backbone has, and trained "
+            "backbones can be merged. Use `--to baked`, which keeps every method."
         )
     folder = place(folder)
     merged.detach()
@@ -144,7 +147,7 @@ def _fits(tuner: Tuner, operation: Operation, plain: bool) -> bool:
         parallel = operation.kind == "feed_forward" and tuner.reads == "input" and not tuner.norm
         theirs = {"swish": "silu"}.get(operation.activation, operation.activation)
         return parallel and theirs == tuner.activation and not plain
-    return isinstance(tuner, Scale | Norm) or (tuner.linear and operation.kind in PROJECTIONS)
+    return isinstance(tuner, Scale | Norm | Delta | Entries) or (tuner.linear and operation.kind in PROJECTIONS)
 
 
 def _set(parameter: nn.Parameter, values: Tensor) -> None:
@@ -185,10 +188,24 @@ def _merge_bias(backbone: nn.Module, operation: Operation, tuner: Bias, tensors:
 
 
 def _merge_norm(backbone: nn.Module, operation: Operation, tuner: Norm, tensors: Tensors) -> None:
+    _add_to_weights(backbone, operation, tensors)
+
+
+def _merge_delta(backbone: nn.Module, operation: Operation, tuner: Delta, tensors: Tensors) -> None:
+    counts = tuner.threshold is None or bool(tensors["score"] >= tuner.threshold)
+    if counts:
+        _add_to_weights(backbone, operation, {name: tensors[name] for name in ("weight", "bias") if name in tensors})
+
+
+def _merge_entries(backbone: nn.Module, operation: Operation, tuner: Entries, tensors: Tensors) -> None:
+    _add_to_weights(backbone, operation, {name: t[0] for name, t in dense(tensors, operation).items()})
+
+
+def _add_to_weights(backbone: nn.Module, operation: Operation, change: Tensors) -> None:
     module = backbone.get_submodule(operation.path)
-    for name, values in tensors.items():
+    for name, values in change.items():
         parameter = getattr(module, name)
-        _set(parameter, parameter.float() + values)
+        _set(parameter, parameter.float() + (values.T if values.ndim == 2 else values))
 
 
 def _merge_adapter(backbone: nn.Module, operation: Operation, tuner: Adapter, tensors: Tensors) -> None:
@@ -213,5 +230,7 @@ _MERGES: dict[type[Tuner], Callable[..., None]] = {
     Scale: _merge_scale,
     Bias: _merge_bias,
     Norm: _merge_norm,
+    Delta: _merge_delta,
+    Entries: _merge_entries,
     Adapter: _merge_adapter,
 }

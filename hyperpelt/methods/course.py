@@ -91,6 +91,18 @@ class Course:
         if self.part not in [part.name for part in method.parts]:
             raise unknown(f"part in the course {self.type_name!r}", self.part, [part.name for part in method.parts])
 
+    def needs_stored(self, method: Method) -> None:
+        """Raises:
+        UserError: a network makes tensors of the part, so that there is nothing for the course to set.
+        """
+        part = next(part for part in method.parts if part.name == self.part)
+        made = [name for name in part.sources if method.source(name).type not in ("per_task", "shared")]
+        if made:
+            raise UserError(
+                f"The course {self.type_name!r} of method {method.name!r} sets tensors that are kept for tasks, but "
+                f"those of part {self.part!r} come from {method.source(made[0]).type!r}."
+            )
+
     def begin(self, now: Moment) -> None:
         """Before the first step."""
 

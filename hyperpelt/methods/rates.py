@@ -8,7 +8,7 @@ takes the lowest rate among its tuners' kinds.
 from __future__ import annotations
 
 from hyperpelt.methods.base import Method
-from hyperpelt.tuners import Adapter, LoRA, Prefix, Prompt, Tuner
+from hyperpelt.tuners import Adapter, Delta, LoRA, Prefix, Prompt, Tuner
 
 BY_NAME = {
     "hyperpelt": 2e-3,
@@ -28,8 +28,8 @@ BY_NAME = {
     "ia3": 3e-3,
     "full": 1e-4,
 }
-BY_TUNER: dict[type[Tuner], float] = {Adapter: 1e-3, LoRA: 3e-3, Prefix: 3e-2, Prompt: 3e-2}
-UNFROZEN = 1e-4  # the backbone itself
+UNFROZEN = 1e-4  # the backbone itself, or as many values
+BY_TUNER: dict[type[Tuner], float] = {Adapter: 1e-3, Delta: UNFROZEN, LoRA: 3e-3, Prefix: 3e-2, Prompt: 3e-2}
 OTHERWISE = 3e-3
 
 

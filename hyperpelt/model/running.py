@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hyperpelt.attachment.encoder_input import joined_input
@@ -98,7 +98,7 @@ class Running(Attached):
         finally:
             self.train(mode)
 
-    def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+    def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
         """The tensors of all operations for distinct tasks, by group key, in float32."""
         made: dict[str, Tensor] = {}
         for source in self.sources.of_tasks():
@@ -131,7 +131,7 @@ class Running(Attached):
         for name, values in self.weights_of(tasks).items():
             # Products may be computed otherwise for what could get a gradient (torch.matmul folds its dimensions then).
             values = values if torch.is_grad_enabled() else values.detach()
-            made[name] = values.to(self.dtype).unbind(1)
+            made[name] = (values.to(self.dtype) if values.is_floating_point() else values).unbind(1)
         return made
 
     def running(

@@ -28,13 +28,13 @@ from hyperpelt.files.atomic import replacing
 from hyperpelt.files.folders import building
 from hyperpelt.files.names import hidden, leftovers
 from hyperpelt.files.reading import Damaged, read_object
-from hyperpelt.files.tensors import write_tensors
+from hyperpelt.files.tensors import write_packed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONFIG, TENSORS, TOKENIZER = "config.json", "model.safetensors", "tokenizer"
-FORMAT = 1
+FORMAT, PLAIN = 2, 1  # what this version reads; what says that no tensor is packed
 
 
 def _hash(data: Mapping[str, Any]) -> str:
@@ -70,8 +70,8 @@ def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, T
     kept = _keep(folder / TENSORS)
     try:
         with replacing(folder / CONFIG) as new_config, replacing(folder / TENSORS) as new_tensors:
-            write_tensors(new_tensors, tensors, {"format": "pt"})
-            full = {"format": FORMAT, **config, "tensors_sha256": _file_hash(new_tensors)}
+            packed = write_packed(new_tensors, tensors, {"format": "pt"})
+            full = {"format": FORMAT if packed else PLAIN, **config, "tensors_sha256": _file_hash(new_tensors)}
             full["config_sha256"] = _hash(full)
             new_config.write_text(json.dumps(full, indent=2) + "\n", encoding="utf8")
     except BaseException:

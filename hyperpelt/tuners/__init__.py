@@ -5,6 +5,7 @@ from __future__ import annotations
 from hyperpelt.tuners.adapter import Adapter
 from hyperpelt.tuners.base import Init, Site, TensorSpec, Tuner, tuner_from_dict, tuner_type, tuner_types
 from hyperpelt.tuners.convolution import Convolution
+from hyperpelt.tuners.delta import Delta, Entries
 from hyperpelt.tuners.kronecker import Kronecker, PHMAdapter
 from hyperpelt.tuners.low_rank import SVD, VeRA
 from hyperpelt.tuners.memory import Memory
@@ -21,6 +22,8 @@ __all__ = [
     "Bias",
     "BottleneckPrefix",
     "Convolution",
+    "Delta",
+    "Entries",
     "Gate",
     "Init",
     "Kronecker",

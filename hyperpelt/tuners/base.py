@@ -31,6 +31,7 @@ class Init:
     - `keys`, `values`: rows like the real keys / values of that attention, from one forward pass of the backbone
       (`normal` with the same standard deviation where no pass was made); `embeddings`: rows of the embedding table.
       For `keys`, value > 0 makes them quieter: real queries' logits are about so much lower than with real keys
+    - `spaced`: different whole numbers, evenly spaced below value; they are int64 whatever the model's dtype
     """
 
     kind: str

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hyperpelt.operations import Operation
@@ -77,7 +77,7 @@ class WeightSource(TensorSource):
         self.num_tasks = num_tasks
 
     @abstractmethod
-    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
         """For each group key the tensors of the given distinct tasks, [U, n, *shape] (or [1, n, *shape])."""
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
@@ -85,7 +85,7 @@ class WeightSource(TensorSource):
         return iter(())
 
     @torch.no_grad()
-    def keep(self, values: Mapping[str, Float[Tensor, "u n *shape"]]) -> None:
+    def keep(self, values: Mapping[str, Num[Tensor, "u n *shape"]]) -> None:
         """Take these tensors, by group key, as they are, where the source stores tensors; others do nothing."""
 
     @torch.no_grad()
@@ -123,10 +123,13 @@ def standardise(
 
 
 def draw(shape: Sequence[int], init: Init, generator: torch.Generator | None) -> Tensor:
-    """A tensor of the given shape from `init`, float32; kinds taken from activations give standard normal entries.
+    """A tensor of the given shape from `init`, float32 (`spaced`: int64).
 
-    On the meta device (under `torch.device("meta")`) nothing is drawn.
+    Kinds taken from activations give standard normal entries; on the meta device (under `torch.device("meta")`) nothing
+    is drawn.
     """
+    if init.kind == "spaced":
+        return (torch.arange(shape[-1]) * int(init.value) // max(shape[-1], 1)).expand(*shape).clone()
     tensor = torch.empty(tuple(shape))
     if tensor.is_meta:
         return tensor

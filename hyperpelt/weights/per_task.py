@@ -17,7 +17,7 @@ from math import prod
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from hyperpelt.tuners.base import Init
@@ -55,7 +55,7 @@ class PerTask(WeightSource):
         return {key: tensor.index_select(0, tasks) for key, tensor in stored.items()}
 
     @torch.no_grad()
-    def keep(self, values: Mapping[str, Float[Tensor, "u n *shape"]]) -> None:
+    def keep(self, values: Mapping[str, Num[Tensor, "u n *shape"]]) -> None:
         for key in self.groups:
             self.tensors[safe(key)].copy_(values[key])
 

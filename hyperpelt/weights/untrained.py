@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from hyperpelt.weights.base import Group, WeightSource, draw_group, safe
@@ -55,13 +55,13 @@ class State(WeightSource):
             values = draw_group(group, 1, None, None).repeat_interleave(copies, dim=0)
             self.register_buffer(safe(group.key), values)
 
-    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
+    def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
         stored = {key: self.get_buffer(safe(key)) for key in self.groups}
         alike = self.shared if self.num_tasks > 1 else stored.keys()
         return {key: value if key in alike else value.index_select(0, tasks) for key, value in stored.items()}
 
     @torch.no_grad()
-    def keep(self, values: Mapping[str, Float[Tensor, "u n *shape"]]) -> None:
+    def keep(self, values: Mapping[str, Num[Tensor, "u n *shape"]]) -> None:
         for key in self.groups:
             self.get_buffer(safe(key)).copy_(values[key])
 

@@ -128,11 +128,14 @@ def spec_of(name: str) -> dict[str, object]:
     return {"name": name, **(widths | {k: v for k, v in MOVED.get(name, {}).items() if k != "hidden"})}
 
 
+REFUSED = {"hyper-dynamic-subset"}  # a course that sets stored tensors has nothing to set in what a network makes
+
+
 def forms() -> list[str]:
-    """`hyper-NAME` and `shared-NAME` of every method that has per-task tensors."""
+    """`hyper-NAME` and `shared-NAME` of every method that has per-task tensors, but for those that are refused."""
     found = []
     for name in methods.names():
         made = methods.get(spec_of(name))
         sources = {made.source(source).type for part in made.parts for source in part.sources}
         found += [f"{prefix}-{name}" for prefix in ("hyper", "shared") if "per_task" in sources]
-    return found
+    return [name for name in found if name not in REFUSED]

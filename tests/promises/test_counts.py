@@ -58,6 +58,8 @@ T5_BASE = {
     "apt, N=10: its gates on top of a prefix": ("apt", 552_960 + 276_516),
     "conv-adapter, k=3, b=24": ("conv-adapter", 24 * (2 * 3 * 768 * 24 + 24 + 768)),
     "hyperprompt, shared bottlenecks": ({"name": "hyperprompt", "form": "share"}, 16 * 768 + 24 * 4 * 768 * 24),
+    "taps: all projections and their scores": ("taps", 198_180_864 + 192),
+    "dynamic-subset: what moves, projections and norms": ("dynamic-subset", 198_180_864 + 47_616),
     "full": ("full", 222_903_552),
     "frozen": ("frozen", 0),
 }

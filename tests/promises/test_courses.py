@@ -24,7 +24,9 @@ from hyperpelt.training import train
 
 METHODS = {
     "adalora": "{name: adalora, rank: 3, rank_target: 1, warmup: 1, final: 2, interval: 1}",
+    "dynamic-subset": "{name: dynamic-subset, share: 0.02}",
     "mixphm": "{name: mixphm, bottleneck: 8, rank: 2, experts: 3, dropout: 0}",
+    "taps": "{name: taps, sparsity: 0.1}",
 }
 
 
@@ -121,7 +123,7 @@ def test_frozen_tensors_are_saved_as_their_seed(tmp_path):
     assert not torch.equal(other.weights_of(asked)["vera.down"], model.weights_of(asked)["vera.down"])
 
 
-@pytest.mark.parametrize("name", ["adalora", "apt", "conv-adapter", "hyperdecoders", "mixphm"])
+@pytest.mark.parametrize("name", ["adalora", "apt", "conv-adapter", "hyperdecoders", "mixphm", "taps"])
 def test_recomputation_changes_nothing(name):
     """What looks at positions, at the encoder's states, or adds to the loss, is not counted twice."""
     spec = spec_of(name) | ({"dropout": 0.0} if name == "mixphm" else {})

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 from small_models import make_bart, make_t5
-from support import TASKS, batch, decode_step_by_step, disturb, forms, spec_of
+from support import REFUSED, TASKS, batch, decode_step_by_step, disturb, forms, spec_of
 from torch import Tensor
 
 from hyperpelt import methods
@@ -68,6 +68,9 @@ def test_the_matrix_holds_every_method():
     assert {name for name, _ in CELLS} >= set(methods.names())
     with pytest.raises(UserError, match="rank_target=null"):
         methods.get("hyper-adalora")
+    for name in REFUSED:
+        with pytest.raises(UserError, match="kept for tasks"):
+            methods.get(name)
 
 
 @every_cell
