@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.evaluation.tables import data
 
 app = typer.Typer(no_args_is_help=True, help="Methods: what each is made of, and its trainable count on a backbone.")
-COLUMNS = ("name", "trainable", "percent", "source", "operations", "paper")
+LISTED = ("name", "family", "trainable", "percent", "mergeable", "where", "source", "operations", "paper", "equations")
 
 Backbone = Annotated[
     str,
@@ -28,35 +29,57 @@ def list_methods(
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """List every method with its trainable count: values trained, and percent of the backbone.
+    """List every method by family, with its trainable count: values trained, and percent of the backbone.
 
-    Each method whose tensors are per task also exists as hyper-NAME (made by a hypernetwork) and shared-NAME.
+    Merges: whether one task fits into the backbone's weights (yes; in memory: with further biases or units; in part;
+    no). Then the operations touched, and whose tensors are used there. Each method whose tensors are per task also
+    exists as hyper-NAME (made by a hypernetwork) and shared-NAME.
     """
     with common.stdout_for_json(as_json):
         common.load_named_plugins(plugin)
         rows = _rows(backbone, num_tasks)
     if as_json:
-        common.print_json(rows)
+        common.print_json([{column: row[column] for column in LISTED} for row in rows])
         return
-    shown = [row | {"percent": f"{row['percent']:.3f}"} for row in rows]
-    common.print_table(shown, COLUMNS, right=("trainable", "percent", "operations"))
+    _print_list(rows)
     common.note(f"Backbone {backbone}, {num_tasks} tasks. Parts and settings: hyperpelt methods show NAME")
 
 
 def _rows(backbone: str, num_tasks: int) -> list[dict[str, Any]]:
     from hyperpelt import methods
     from hyperpelt.backbones import load_backbone
+    from hyperpelt.commands import method_rows
 
     model = load_backbone(backbone, from_config=True)
     rows = []
     for name in methods.names():
         try:
-            row = methods.describe(name, backbone=model, num_tasks=num_tasks)
+            rows.append(method_rows.row(name, model, num_tasks))
         except UserError as problem:  # a method that this family cannot take must not hide the others
             common.note(f"{name}: {problem}")
-            continue
-        rows.append({column: row[column] for column in COLUMNS})
-    return rows
+    return [row for members in method_rows.in_families(rows).values() for row in members]
+
+
+def _print_list(rows: list[dict[str, Any]]) -> None:
+    """A line a method where there is room for it, as in a pipe; else what it touches stands below its numbers."""
+    from hyperpelt.commands.method_rows import in_families, short_paper
+
+    out, size = common.console(), max((len(row["name"]) for row in rows), default=0) + 1
+    numbers = {
+        row["name"]: f"{row['name']:<{size}}{row['trainable']:>12,}{row['percent']:>9.3f}  {row['mergeable']:<11}"
+        f"{short_paper(row['paper']):<16}"
+        for row in rows
+    }
+    wide = all(len(numbers[row["name"]] + row["where"]) <= out.width for row in rows)
+    for family, members in in_families(rows).items():
+        title = f"{family.upper():<{size}}{'trained':>12}{'%':>9}  {'merges':<11}{'paper':<16}"
+        out.print(data(title + ("where" if wide else "").rstrip()), style="bold", soft_wrap=True)
+        for row in members:
+            out.print(data((numbers[row["name"]] + (row["where"] if wide else "")).rstrip()), soft_wrap=True)
+            below = "" if wide else textwrap.fill(row["where"], out.width - 5)
+            if below:
+                out.print(data(textwrap.indent(below, "    ")), soft_wrap=True)
+        out.print()
 
 
 @app.command("show")
@@ -68,14 +91,20 @@ def show_method(
     as_json: common.Json = False,
     debug: common.Debug = False,
 ) -> None:
-    """Show one method: its parts (tuner at operations from source), settings with defaults, equations' source."""
+    """Show one method: where its equations stand, its settings with defaults, and its parts, as YAML for a run.
+
+    What is printed is YAML as a whole: hyperpelt methods show NAME >> RUN.yaml
+    """
     with common.stdout_for_json(as_json):
         from hyperpelt import methods
+        from hyperpelt.backbones import load_backbone
+        from hyperpelt.commands import method_rows
 
         common.load_named_plugins(plugin)
-        row = methods.describe(name, backbone=backbone, num_tasks=num_tasks)
-        row["parts"] = list(methods.describe_parts(methods.get(name)))
-        row["unfreeze"] = list(methods.get(name).unfreeze)
+        chosen = methods.get(name)
+        row = method_rows.row(chosen, load_backbone(backbone, from_config=True), num_tasks)
+        row["parts"], row["unfreeze"] = list(methods.describe_parts(chosen)), list(chosen.unfreeze)
+        row |= {"yaml": method_rows.as_yaml(chosen), "modules": methods.files(chosen)}
     if as_json:
         common.print_json(row)
         return
@@ -83,16 +112,17 @@ def show_method(
 
 
 def _print(row: dict[str, Any], backbone: str, num_tasks: int) -> None:
+    """All of it is YAML: what is said beside the method is said in comments."""
+    source = ", ".join(filter(None, (row["paper"], row["equations"])))
+    head = [
+        f"{row['name']} ({row['family']}): {source}",
+        f"equations as built: in the text of {', '.join(row['modules'])}",
+        *([f"compared with: {row['reference']}"] if row["reference"] else []),
+        f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)",
+        f"merges into the backbone's weights: {row['mergeable']}",
+    ]
+    settings = [f"  {key}: {common.as_json(value)}" for key, value in row["parameters"].items()]
+    tail = [f"in short, method: {row['name']}; or {{name: {row['name']}, SETTING: value}} with", *settings]
     out = common.console()
-    out.print(data(row["name"]), data(f" {row['paper']}"), soft_wrap=True)
-    out.print(
-        data(f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)\n")
-    )
-    if row["parts"]:
-        common.print_table(row["parts"], ("part", "tuner", "at", "source"))
-    if row["unfreeze"]:
-        out.print(data(f"\nTrained in a copy of their own: {', '.join(row['unfreeze'])}"))
-    if row["parameters"]:
-        out.print("\nSettings with their defaults (in a run's YAML: method: {name: ..., setting: value}):")
-        for key, value in row["parameters"].items():
-            out.print(data(f"  {key}: {value}"))
+    for line in (*map("# {}".format, head), row["yaml"].rstrip(), *map("# {}".format, tail if settings else [])):
+        out.print(data(line), soft_wrap=True)

@@ -17,7 +17,7 @@ result agrees with the baked model to rounding (tests/test_merging.py), not bit 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hyperpelt.export.baking import static
 from hyperpelt.export.placing import writing_export
 from hyperpelt.export.plain_bart import plain_bart
 from hyperpelt.methods import Method
-from hyperpelt.methods.assemble import Assembly
+from hyperpelt.methods.assemble import Assembly, assemble
 from hyperpelt.model.copies import copy_of
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import PROJECTIONS, Operation, list_operations
@@ -122,6 +122,16 @@ def mergeable(method: Method, assembly: Assembly, *, plain: bool = False) -> set
         if found == stays:
             return {part.name for part in method.parts} - stays
         stays = found
+
+
+def how_mergeable(method: Method, operations: Sequence[Operation]) -> str:
+    """`yes`: plain weights of the backbone's shapes hold a task; `in memory`: `merge` leaves no tuner over; `in part`;
+    `no`."""
+    assembly, every = assemble(method, operations), {part.name for part in method.parts}
+    if mergeable(method, assembly, plain=True) == every:
+        return "yes"
+    found = mergeable(method, assembly)
+    return "in memory" if found == every else "in part" if found else "no"
 
 
 def part_of(placed: Placed) -> str:

@@ -32,17 +32,21 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.methods.base import Method, Part, Source, describe_parts
 from hyperpelt.methods.course import Course, Moment, course_type
-from hyperpelt.methods.registry import get, method, method_from_dict, names, settings
+from hyperpelt.methods.registry import FAMILIES, About, about, files, get, method, method_from_dict, names, settings
 
 __all__ = [
+    "FAMILIES",
+    "About",
     "Course",
     "Method",
     "Moment",
     "Part",
     "Source",
+    "about",
     "course_type",
     "describe",
     "describe_parts",
+    "files",
     "get",
     "method",
     "method_from_dict",
@@ -58,7 +62,8 @@ def describe(
 
     - **backbone**: a name, a folder or hub id (only its configuration is read), or a model
     - returns `name`, `trainable` (values), `percent` (of the backbone), `percent_per_task`, `source`, `operations`
-      (number touched), `paper`, `parameters` (the method's settings with their values)
+      (number touched), `paper`, `family`, `equations` and `reference` (see `About`), `parameters` (the method's
+      settings with their values)
     """
     from hyperpelt.operations import list_operations, select
 
@@ -81,5 +86,8 @@ def describe(
         "source": "+".join(dict.fromkeys(types)) or "backbone",
         "operations": len(touched) if chosen.parts else len(operations) if chosen.unfreeze else 0,
         "paper": chosen.paper,
+        "family": (said := about(chosen.name)).family,
+        "equations": said.equations,
+        "reference": said.reference,
         "parameters": settings(chosen.name),
     }

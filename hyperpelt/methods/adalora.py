@@ -120,7 +120,9 @@ class RankBudget(Course):
         values[rows] = values[rows] * now.state["kept"][rows]
 
 
-@method("adalora", paper="AdaLoRA, arXiv 2303.10512")
+@method(
+    "adalora", paper="AdaLoRA, arXiv 2303.10512", family="weights", equations="eqs. 3, 4, 7 to 12", reference="peft"
+)
 def adalora(
     *,
     rank: int = 12,

@@ -21,20 +21,37 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, Prefix
 
 
-@method("houlsby", paper="Houlsby adapters, arXiv 1902.00751")
+@method(
+    "houlsby",
+    paper="Houlsby adapters, arXiv 1902.00751",
+    family="adapters",
+    equations="section 2.1, figure 2",
+    reference="adapters (counts), transcription",
+)
 def houlsby(*, bottleneck: int = 24, activation: str = "gelu", train_norms: bool = False) -> Method:
     adapter = Adapter(bottleneck=bottleneck, reads="output", activation=activation)
     part = Part(tuner=adapter, at=("self_attention", "feed_forward"))
     return Method(name="houlsby", parts=(part, *trained_norms(train_norms)))
 
 
-@method("pfeiffer", paper="Pfeiffer adapters (AdapterFusion), arXiv 2005.00247")
+@method(
+    "pfeiffer",
+    paper="Pfeiffer adapters (AdapterFusion), arXiv 2005.00247",
+    family="adapters",
+    reference="adapters (counts), transcription",
+)
 def pfeiffer(*, bottleneck: int = 24, activation: str = "relu", train_norms: bool = False) -> Method:
     adapter = Adapter(bottleneck=bottleneck, reads="output+residual", activation=activation)
     return Method(name="pfeiffer", parts=(Part(tuner=adapter, at=("feed_forward",)), *trained_norms(train_norms)))
 
 
-@method("parallel-adapter", paper="Parallel adapters, arXiv 2110.04366")
+@method(
+    "parallel-adapter",
+    paper="Parallel adapters, arXiv 2110.04366",
+    family="adapters",
+    equations="table 1",
+    reference="adapters (counts), transcription",
+)
 def parallel_adapter(
     *,
     bottleneck: int = 24,
@@ -52,7 +69,13 @@ def parallel_adapter(
     )
 
 
-@method("mam", paper="MAM adapter, arXiv 2110.04366")
+@method(
+    "mam",
+    paper="MAM adapter, arXiv 2110.04366",
+    family="combinations",
+    equations="table 1; section 4.6",
+    reference="adapters",
+)
 def mam(
     *,
     prefix_length: int = 30,

@@ -13,7 +13,13 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import AdaptivePrefix
 
 
-@method("apt", paper="Adaptive prefix tuning, arXiv 2305.15212")
+@method(
+    "apt",
+    paper="Adaptive prefix tuning, arXiv 2305.15212",
+    family="prefixes, prompts",
+    equations="section 3",
+    reference="transcription",
+)
 def apt(*, prefix_length: int = 10, init: str = "quiet") -> Method:
     part = Part(name="prefix", tuner=AdaptivePrefix(length=prefix_length, init=init), at=("attention",))
     return Method(name="apt", parts=(part,))

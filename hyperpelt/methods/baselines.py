@@ -19,16 +19,16 @@ def trained_norms(enabled: bool = True) -> tuple[Part, ...]:
     return (Part(name="norms", tuner=Norm(), at=("norms",), source="shared"),) if enabled else ()
 
 
-@method("frozen", paper="the backbone as it is")
+@method("frozen", paper="the backbone as it is", family="whole backbone")
 def frozen() -> Method:
     return Method(name="frozen", parts=())
 
 
-@method("full", paper="full fine-tuning")
+@method("full", paper="full fine-tuning", family="whole backbone")
 def full() -> Method:
     return Method(name="full", parts=(), unfreeze=("*",))
 
 
-@method("layer-norm", paper="LayerNorm tuning, e.g. arXiv 2312.11420")
+@method("layer-norm", paper="LayerNorm tuning, e.g. arXiv 2312.11420", family="weights", reference="peft")
 def layer_norm() -> Method:
     return Method(name="layer-norm", parts=(Part(name="norms", tuner=Norm(), at=("norms",)),))

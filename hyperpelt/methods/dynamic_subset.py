@@ -48,7 +48,7 @@ class FarthestShare(Course):
                 flat.masked_fill_(torch.ones_like(flat, dtype=torch.bool).scatter_(-1, kept, False), 0.0)
 
 
-@method("dynamic-subset", paper="Dynamic Subset Tuning, arXiv 2411.08610")
+@method("dynamic-subset", paper="Dynamic Subset Tuning, arXiv 2411.08610", family="weights", reference="transcription")
 def dynamic_subset(*, share: float = 0.005, train_norms: bool = True, at: tuple[str, ...] = ("projections",)) -> Method:
     parts = [Part(name="weights", tuner=Delta(), at=tuple(at))]
     parts += [Part(name="norms", tuner=Norm(), at=("norms",))] if train_norms else []

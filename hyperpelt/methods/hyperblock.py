@@ -21,7 +21,13 @@ from hyperpelt.tuners import Adapter
 from hyperpelt.weights import Head, HyperNetworkConfig
 
 
-@method("hyperblock", paper="this project, docs/methods.md")
+@method(
+    "hyperblock",
+    paper="this project",
+    family="hypernetworks",
+    equations="docs/methods.md",
+    reference="transcription",
+)
 def hyperblock(
     *,
     bottleneck: int = 9,

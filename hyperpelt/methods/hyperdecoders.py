@@ -18,7 +18,13 @@ from hyperpelt.tuners import Adapter
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
 
-@method("hyperdecoders", paper="Hyperdecoders, arXiv 2203.08304")
+@method(
+    "hyperdecoders",
+    paper="Hyperdecoders, arXiv 2203.08304",
+    family="hypernetworks",
+    equations="section 3",
+    reference="transcription",
+)
 def hyperdecoders(
     *,
     bottleneck: int = 64,

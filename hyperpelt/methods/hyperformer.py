@@ -27,7 +27,9 @@ PAPER = "HyperFormer, arXiv 2106.04489"
 SITES = ("self_attention", "feed_forward")
 
 
-@method("hyperformer++", paper=PAPER)
+@method(
+    "hyperformer++", paper=PAPER, family="hypernetworks", equations="sections 2.1 to 2.3", reference="transcription"
+)
 def hyperformer_plus(
     *,
     bottleneck: int = 24,
@@ -53,7 +55,14 @@ def hyperformer_plus(
     return Method(name="hyperformer++", parts=(part, *trained_norms(train_norms)), sources=sources)
 
 
-@method("hyperformer", paper=PAPER, extends=hyperformer_plus)
+@method(
+    "hyperformer",
+    paper=PAPER,
+    family="hypernetworks",
+    equations="sections 2.1 to 2.3",
+    reference="transcription",
+    extends=hyperformer_plus,
+)
 def hyperformer(**settings: Any) -> Method:
     plus = hyperformer_plus(**settings)
     config = replace(

@@ -24,7 +24,13 @@ from hyperpelt.tuners import Adapter, Prefix
 from hyperpelt.weights import Head, HyperNetworkConfig
 
 
-@method("hyperprefix", paper="HyperPELT, arXiv 2203.03878")
+@method(
+    "hyperprefix",
+    paper="HyperPELT, arXiv 2203.03878",
+    family="hypernetworks",
+    equations="section 3",
+    reference="transcription",
+)
 def hyperprefix(
     *,
     prefix_length: int = 49,
@@ -49,7 +55,14 @@ def hyperprefix(
     return Method(name="hyperprefix", parts=(prefix, *trained_norms(train_norms)), sources=sources)
 
 
-@method("hyperpelt", paper="HyperPELT, arXiv 2203.03878", extends=hyperprefix)
+@method(
+    "hyperpelt",
+    paper="HyperPELT, arXiv 2203.03878",
+    family="hypernetworks",
+    equations="section 3",
+    reference="transcription",
+    extends=hyperprefix,
+)
 def hyperpelt(*, bottleneck: int = 16, activation: str = "relu", scale: float = 1.0, **settings: Any) -> Method:
     prefix, *norms = (alone := hyperprefix(**settings)).parts
     tuner = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)

@@ -21,7 +21,13 @@ from hyperpelt.weights.hyper_config import HyperNetworkConfig
 FORMS = {"global": "bottlenecks", "share": "shared", "separate": "per_task"}
 
 
-@method("hyperprompt", paper="HyperPrompt, arXiv 2203.00759")
+@method(
+    "hyperprompt",
+    paper="HyperPrompt, arXiv 2203.00759",
+    family="hypernetworks",
+    equations="section 3",
+    reference="transcription",
+)
 def hyperprompt(
     *, form: str = "global", length: int = 16, bottleneck: int = 24, embedding_dim: int = 64, hyper_dim: int = 64
 ) -> Method:

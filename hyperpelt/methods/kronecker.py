@@ -23,7 +23,9 @@ from hyperpelt.tuners import Kronecker, PHMAdapter
 FORMS = ("weight", "parallel", "parallel-residual")
 
 
-@method("compacter", paper="Compacter, arXiv 2106.04647")
+@method(
+    "compacter", paper="Compacter, arXiv 2106.04647", family="adapters", equations="section 3", reference="adapters"
+)
 def compacter(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:
@@ -32,7 +34,9 @@ def compacter(
     return Method(name="compacter", parts=(part, *trained_norms(train_norms)))
 
 
-@method("compacter++", paper="Compacter, arXiv 2106.04647")
+@method(
+    "compacter++", paper="Compacter, arXiv 2106.04647", family="adapters", equations="section 3", reference="adapters"
+)
 def compacter_plus(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:
@@ -40,7 +44,7 @@ def compacter_plus(
     return Method(name="compacter++", parts=(Part(tuner=adapter, at=("feed_forward",)), *trained_norms(train_norms)))
 
 
-@method("krona", paper="KronA, arXiv 2212.10650")
+@method("krona", paper="KronA, arXiv 2212.10650", family="weights", reference="peft (LoKr)")
 def krona(*, form: str = "weight", scale: float = 1.0, at: tuple[str, ...] = ("q", "v")) -> Method:
     if form not in FORMS:
         raise unknown("form of krona", form, FORMS)

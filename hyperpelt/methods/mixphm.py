@@ -40,7 +40,7 @@ class OneOfMany(Course):
             values.copy_(torch.nn.functional.one_hot(chosen, values.shape[-1]).to(values))
 
 
-@method("mixphm", paper="MixPHM, arXiv 2303.01239")
+@method("mixphm", paper="MixPHM, arXiv 2303.01239", family="adapters", reference="transcription")
 def mixphm(
     *,
     experts: int = 4,

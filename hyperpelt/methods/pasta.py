@@ -13,6 +13,6 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import SpecialTokens
 
 
-@method("pasta", paper="PASTA, arXiv 2210.04382")
+@method("pasta", paper="PASTA, arXiv 2210.04382", family="prefixes, prompts", reference="transcription")
 def pasta(*, num_tokens: int = 2) -> Method:
     return Method(name="pasta", parts=(Part(tuner=SpecialTokens(num_tokens=num_tokens), at=("encoder.*.block",)),))

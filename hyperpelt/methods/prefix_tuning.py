@@ -15,18 +15,36 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Prefix, Prompt
 
 
-@method("prefix-tuning", paper="Prefix-tuning, arXiv 2101.00190")
+@method(
+    "prefix-tuning",
+    paper="Prefix-tuning, arXiv 2101.00190",
+    family="prefixes, prompts",
+    equations="sections 4.2, 4.3",
+    reference="adapters, transcription",
+)
 def prefix_tuning(*, prefix_length: int = 10, init: str = "quiet") -> Method:
     return Method(name="prefix-tuning", parts=(Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",)),))
 
 
-@method("prefix-tuning-mlp", paper="Prefix-tuning, arXiv 2101.00190")
+@method(
+    "prefix-tuning-mlp",
+    paper="Prefix-tuning, arXiv 2101.00190",
+    family="prefixes, prompts",
+    equations="sections 4.2, 4.3",
+    reference="transcription",
+)
 def prefix_tuning_mlp(*, prefix_length: int = 10, hidden: int = 512, init: str = "quiet") -> Method:
     part = Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",), source="prefix_mlp")
     sources = {"prefix_mlp": Source(type="per_task", hidden=hidden)}
     return Method(name="prefix-tuning-mlp", parts=(part,), sources=sources)
 
 
-@method("prompt-tuning", paper="Prompt tuning, arXiv 2104.08691")
+@method(
+    "prompt-tuning",
+    paper="Prompt tuning, arXiv 2104.08691",
+    family="prefixes, prompts",
+    equations="section 2",
+    reference="peft",
+)
 def prompt_tuning(*, length: int = 100) -> Method:
     return Method(name="prompt-tuning", parts=(Part(tuner=Prompt(length=length), at=("encoder.embedding",)),))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
@@ -25,30 +26,64 @@ from hyperpelt.methods.course import Course, course_from_dict
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
+FAMILIES = (  # in the order of lists
+    "hypernetworks",
+    "prefixes, prompts",
+    "adapters",
+    "weights",
+    "combinations",
+    "side networks",
+    "images",
+    "whole backbone",
+    "others",
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a method's file says of it beside its parts.
+
+    - **equations**: where in the paper they stand; **reference**: what ours was compared with
+    """
+
+    paper: str
+    family: str = "others"
+    equations: str = ""
+    reference: str = ""
+
 
 @dataclass(frozen=True)
 class _Registered:
     make: Callable[..., Method]
-    paper: str
+    about: About
 
 
 _METHODS: dict[str, _Registered] = {}
 
 
 def method(
-    name: str, *, paper: str, extends: Callable[..., Method] | None = None
+    name: str,
+    *,
+    paper: str,
+    family: str = "others",
+    equations: str = "",
+    reference: str = "",
+    extends: Callable[..., Method] | None = None,
 ) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Decorator: registers a function that makes a method under `name`. Its keywords are the method's settings.
 
+    - **family**: one of `FAMILIES`; **equations**, **reference**: as in `About`
     - **extends**: the function of another method, all of whose settings this one has too and takes as `**settings`
     """
+    if family not in FAMILIES:
+        raise unknown(f"family of method {name!r}", family, FAMILIES)
 
     def register(make: Callable[..., Method]) -> Callable[..., Method]:
         if name in _METHODS:
             raise UserError(f"Method {name!r} is defined twice: {_METHODS[name].make!r} and {make!r}.")
         if extends is not None:
             _take_settings(make, extends)
-        _METHODS[name] = _Registered(make, paper)
+        _METHODS[name] = _Registered(make, About(paper, family, equations, reference))
         return make
 
     return register
@@ -78,6 +113,22 @@ def settings(name: str) -> dict[str, Any]:
     return found | ({"hypernetwork": HyperNetworkConfig().to_dict()} if source == "hypernetwork" else {})
 
 
+def about(name: str) -> About:
+    """What is said of a named method and of its `hyper-` and `shared-` forms; of a composition nothing."""
+    try:
+        return _METHODS[_known(name)[0]].about
+    except UserError:
+        return About("")
+
+
+def files(chosen: Method) -> list[str]:
+    """Modules whose text has a method's recipe and equations: its own, and those of its tuners."""
+    own: list[str] = []
+    with suppress(UserError):  # a composition has none
+        own = [_METHODS[_known(chosen.name)[0]].make.__module__]
+    return list(dict.fromkeys([*own, *(type(part.tuner).__module__ for part in chosen.parts)]))
+
+
 def _known(name: str) -> tuple[str, str]:
     """(registered name, source type that replaces per_task or "")."""
     if name in _METHODS:
@@ -94,7 +145,7 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     made_by_network = source == "hypernetwork"
     config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if made_by_network else None
     values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if made_by_network else []))
-    made = replace(registered.make(**values), name=name, paper=registered.paper)
+    made = replace(registered.make(**values), name=name, paper=registered.about.paper)
     if not source:
         return made
     drawn = Source(type=source, hypernetwork=config or HyperNetworkConfig())

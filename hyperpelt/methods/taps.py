@@ -17,7 +17,7 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Delta
 
 
-@method("taps", paper="TAPS, arXiv 2203.16708")
+@method("taps", paper="TAPS, arXiv 2203.16708", family="weights", reference="transcription")
 def taps(
     *, sparsity: float = 1.0, threshold: float = 0.1, start: float = 0.15, at: tuple[str, ...] = ("projections",)
 ) -> Method:

@@ -17,7 +17,7 @@ from hyperpelt.tuners import Adapter, ParallelRows, Tuner
 FORMS = ("prefix", "prompt", "adapter", "none")
 
 
-@method("u-tuning", paper="U-Tuning, arXiv 2303.00690")
+@method("u-tuning", paper="U-Tuning, arXiv 2303.00690", family="combinations", reference="transcription")
 def u_tuning(
     *,
     attention: str = "prefix",

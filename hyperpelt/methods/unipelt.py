@@ -15,7 +15,13 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix
 
 
-@method("unipelt", paper="UniPELT, arXiv 2110.07577")
+@method(
+    "unipelt",
+    paper="UniPELT, arXiv 2110.07577",
+    family="combinations",
+    equations="section 3",
+    reference="adapters, transcription",
+)
 def unipelt(*, prefix_length: int = 10, prefix_hidden: int = 512, bottleneck: int = 48, rank: int = 8) -> Method:
     adapter = Adapter(bottleneck=bottleneck, reads="output+residual", activation="relu")
     parts = (

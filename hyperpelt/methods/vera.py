@@ -14,6 +14,6 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import VeRA
 
 
-@method("vera", paper="VeRA, arXiv 2310.11454")
+@method("vera", paper="VeRA, arXiv 2310.11454", family="weights", equations="eq. 2", reference="peft")
 def vera(*, rank: int = 256, start: float = 0.1, at: tuple[str, ...] = ("q", "v")) -> Method:
     return Method(name="vera", parts=(Part(tuner=VeRA(rank=rank, start=start), at=tuple(at)),))

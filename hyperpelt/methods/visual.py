@@ -37,7 +37,14 @@ SHARED_TENSORS = {
 }
 
 
-@method("vl-hyperpelt", paper="HyperPELT, arXiv 2203.03878", extends=hyperpelt)
+@method(
+    "vl-hyperpelt",
+    paper="HyperPELT, arXiv 2203.03878",
+    family="images",
+    equations="section 3",
+    reference="transcription",
+    extends=hyperpelt,
+)
 def vl_hyperpelt(
     *,
     visual_bottleneck: int = 16,
@@ -79,7 +86,7 @@ def _beside(
     return (*text.parts, part), {**text.sources, "projector": Source(type="visual_projector", visual=config)}
 
 
-@method("visual-tokens", paper="VL-Adapter, arXiv 2112.06825")
+@method("visual-tokens", paper="VL-Adapter, arXiv 2112.06825", family="images", reference="transcription")
 def visual_tokens(
     *,
     beside: str | dict[str, Any] = "hyperpelt",
@@ -94,7 +101,7 @@ def visual_tokens(
     return Method(name="visual-tokens", parts=parts, sources=sources)
 
 
-@method("memvp", paper="MemVP, arXiv 2405.05615")
+@method("memvp", paper="MemVP, arXiv 2405.05615", family="images", reference="transcription")
 def memvp(
     *,
     beside: str | dict[str, Any] = "",
@@ -115,7 +122,7 @@ def memvp(
     return Method(name="memvp", parts=parts, sources=sources)
 
 
-@method("vl-adapter", paper="VL-Adapter, arXiv 2112.06825")
+@method("vl-adapter", paper="VL-Adapter, arXiv 2112.06825", family="images", reference="transcription")
 def vl_adapter(
     *,
     sharing: str = "all",

@@ -58,7 +58,7 @@ class Adapter(Tuner):
     """Bottleneck adapter.
 
     - **bottleneck** b: width of the hidden layer
-    - **reads**: see the module's text
+    - **reads**: `input` (parallel), `output` (sequential), `output+residual` (Pfeiffer's) or `residual` (un-normed)
     - **activation** phi
     - **scale** s: a fixed factor; with `learned_scale` its starting value (MAM: 4 on large data, or learned)
     - **norm**: a layer norm over the adapter's output whose gamma and beta are tensors too (HyperFormer)

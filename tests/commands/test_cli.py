@@ -13,11 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from rich.console import Console
 from small_models import make_t5
 from small_runs import write_run
 from task_support import own_registry
 
-from hyperpelt import cli, tasks
+from hyperpelt import cli, methods, tasks
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import plugins
 
@@ -518,7 +519,23 @@ def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, sh
     shutil.copy(run.parent / "t5" / "config.json", tmp_path)
     rows = shell.json("methods", "list", "--backbone", tmp_path, "--num-tasks", 2)
     found = {row["name"]: row for row in rows}
-    assert set(rows[0]) == {"name", "trainable", "percent", "source", "operations", "paper"}
+    told = {
+        "name",
+        "family",
+        "trainable",
+        "percent",
+        "mergeable",
+        "where",
+        "source",
+        "operations",
+        "paper",
+        "equations",
+    }
+    assert set(rows[0]) == told
+    assert (found["lora"]["mergeable"], found["hyperpelt"]["mergeable"]) == ("yes", "in part")
+    assert found["hyperdecoders"]["where"].startswith(
+        "encoder.*.feed_forward: per_task; decoder.*.feed_forward: instance"
+    )
     assert found["frozen"]["trainable"] == 0
     built = TunedModel.build(make_t5(), method="hyperpelt", tasks=["one", "two"])
     assert found["hyperpelt"]["trainable"] == built.num_trainable()
@@ -530,6 +547,22 @@ def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, sh
     assert status == 0
     assert "prefix_length: 49" in out
     assert "Did you mean 'hyperpelt'" in shell.fails("methods", "show", "hyperplet", "--backbone", tmp_path)
+
+
+def test_methods_are_listed_by_family_a_line_each_in_a_pipe_and_within_eighty_columns_elsewhere(
+    run, shell, monkeypatch
+):
+    command = ("methods", "list", "--backbone", run.parent / "t5", "--num-tasks", 2)
+    lines = shell(*command)[1].splitlines()
+    families = [line.split("  ")[0] for line in lines if line[:4].isupper()]
+    assert families[:2] == ["HYPERNETWORKS", "PREFIXES, PROMPTS"]
+    (lora,) = [line for line in lines if line.startswith("lora ")]
+    assert lora.endswith("yes        2106.09685      q, v: per_task")
+    monkeypatch.setattr("hyperpelt.commands.common.console", lambda: Console(width=80, highlight=False))
+    narrow = shell(*command)[1].splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert {line.split()[0] for line in narrow if line[:1].islower()} == set(methods.names())
+    assert narrow[[line.split(" ")[0] for line in narrow].index("lora") + 1] == "    q, v: per_task"
 
 
 # Mistakes ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,10 @@ from small_runs import write_run
 from support import TASKS, batch
 from transformers import PreTrainedTokenizerBase
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import methods_page
+
 from hyperpelt import TunedModel, methods
 from hyperpelt.methods import registry
 from hyperpelt.tuners import base as tuners
@@ -25,16 +28,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 METHODS, EXTENDING = ((DOCS / name).read_text(encoding="utf8") for name in ("methods.md", "extending.md"))
 
 
-def test_the_table_of_tuners_is_complete_with_its_defaults() -> None:
-    table = METHODS.split("## What a composition is made of")[1].split("\n`at` is")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
-    listed = {name: settings for names, _, settings in rows for name in re.findall(r"`(\w+)`", names)}
-    known = {name: kind for name, kind in tuners.tuner_types().items() if kind.__module__.startswith("hyperpelt.")}
-    assert set(listed) == set(known)
-    for name, kind in known.items():
-        shown = dict(re.findall(r"`(\w+)` \(([^)]*?)[:)]", listed[name]))
-        own = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
-        assert {key: yaml.safe_load(value) for key, value in shown.items()} == pytest.approx(own), name
+def test_the_tables_are_those_that_the_methods_make() -> None:
+    assert methods_page.renewed(METHODS) == METHODS, "PYTHONPATH=. python scripts/methods_page.py"
+    listed = set(re.findall(r"^\| `([^`]+)` \|", METHODS, re.MULTILINE))
+    assert listed >= {*methods.names(), *tuners.tuner_types()}
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(method:.*?)```", METHODS, re.DOTALL))

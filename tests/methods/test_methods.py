@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from support import forms, spec_of
 from torch import Tensor
 
 from hyperpelt import methods
+from hyperpelt.commands.method_rows import as_yaml
+from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
 from hyperpelt.methods import Method, Part
 from hyperpelt.methods import registry as methods_registry
 from hyperpelt.methods.assemble import count_trainable
+from hyperpelt.methods.rates import BY_NAME, suited_rate
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation, list_operations
 from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix, Site, TensorSpec, Tuner, tuner_type
@@ -55,6 +59,31 @@ def test_a_method_survives_json_and_yaml_with_every_setting(name):
         assert again.parts == made.parts
         assert {n: again.source(n) for n in data["sources"]} == {n: made.source(n) for n in data["sources"]}
         assert again.to_dict() == data
+
+
+@pytest.mark.parametrize("name", [*NAMED, *forms()])
+def test_what_methods_show_prints_pasted_into_a_run_is_the_method(name, tmp_path):
+    made = methods.get(spec_of(name))
+    (tmp_path / "run.yaml").write_text(f"tasks: [toy/mood]\n{as_yaml(made)}output_dir: x\n", encoding="utf8")
+    pasted = methods.get(load_run(tmp_path / "run.yaml").method)
+    assert pasted.to_dict() == made.to_dict()
+    assert suited_rate(pasted) == suited_rate(made)
+    if name in NAMED:
+        first, second = (TunedModel.build(make_t5(), method=one, tasks=["a", "b"], seed=3) for one in (made, pasted))
+        values = dict(second.trainable_parameters())
+        assert all(torch.equal(values[key], value) for key, value in first.trainable_parameters())
+        assert first.num_trainable() == second.num_trainable()
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_method_of_ours_has_a_family_a_recipe_and_a_reference(name):
+    said = methods.about(name)
+    assert said.family in methods.FAMILIES[:-1]
+    assert said.reference or name in ("frozen", "full")
+    own, *tuners = methods.files(methods.get(spec_of(name)))
+    assert own.startswith("hyperpelt.methods.")
+    assert name in importlib.import_module(own).__doc__
+    assert all(module.startswith("hyperpelt.tuners.") for module in tuners)
 
 
 @pytest.mark.parametrize(
@@ -396,14 +425,10 @@ def test_a_single_task_need_not_be_in_a_list():
     ],
 )
 def test_a_rate_that_suits_the_method(method, rate):
-    from hyperpelt.methods.rates import suited_rate
-
     assert suited_rate(methods.get(method)) == rate
 
 
 def test_rates_by_method_are_those_of_the_documents_table():
-    from hyperpelt.methods.rates import BY_NAME
-
     text = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf8")
     found = {}
     for line in text.splitlines():
