@@ -1,14 +1,13 @@
-"""Bad inputs, in this process: settings, overrides, methods, tasks, plugins, rows, damaged files of every folder."""
+"""Bad inputs, in this process: settings, overrides, methods, tasks, plugins, rows."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from soaking.nasty import BYTES, KEYS, VALUES, spoil_file, spoil_text, spoil_yaml
+from soaking.nasty import BYTES, KEYS, VALUES, spoil_text, spoil_yaml
 from soaking.place import Place, command, forget
 
 Case = Callable[[Place, Random], tuple[str, str]]  # what was tried, and its fault
@@ -166,62 +165,6 @@ def rows(place: Place, random: Random) -> tuple[str, str]:
     return f"{form}, stdin", command(*arguments, stdin=content).fault
 
 
-def run_folders(place: Place, random: Random) -> tuple[str, str]:
-    """A file of a run folder is damaged; every command that reads it."""
-    run = place.fresh() / "run"
-    shutil.copytree(place.run, run)
-    done = spoil_file(random, random.choice(sorted(path for path in run.rglob("*") if path.is_file())))
-    verb = random.choice(("report", "predict", "evaluate", "resume", "export", "geometry", "lock"))
-    said = {
-        "report": lambda: command("report", run, "--output", run / "page.html"),
-        "predict": lambda: command("predict", run, "--task", "toy/mood", stdin=b"good bad\n"),
-        "evaluate": lambda: command("evaluate", run, "--cpu", "--limit", 2),
-        "resume": lambda: command("train", run, "resume=true", "max_steps=5"),
-        "export": lambda: command("export", run, "--task", "toy/mood", "--output", run.parent / "out"),
-        "geometry": lambda: command("geometry", run, "--cpu"),
-        "lock": lambda: command("train", run, "overwrite=true", "max_steps=1"),
-    }[verb]()
-    return f"{verb}: {done}", said.fault
-
-
-def backbones(place: Place, random: Random) -> tuple[str, str]:
-    """A file of a backbone is damaged. Training ends in a sentence; a run that was trained on it notices."""
-    folder = place.fresh() / "t5"
-    shutil.copytree(place.backbone, folder)
-    done = spoil_file(random, random.choice(sorted(folder.iterdir())))
-    if random.random() < 0.5:
-        said = command("predict", place.run, "--task", "toy/mood", "--backbone", folder, stdin=b"good bad\n")
-    else:
-        output = place.scratch / "out"
-        said = command("train", place.settings, f"backbone={folder}", f"output_dir={output}", "max_steps=1")
-    return done, said.fault
-
-
-def caches(place: Place, random: Random) -> tuple[str, str]:
-    """A file of the cache is damaged: it is made again."""
-    found = sorted(path for path in (place.folder / "cache").rglob("*") if path.is_file() and path.suffix != ".lock")
-    if not found:
-        return "no cache", ""
-    done = spoil_file(random, random.choice(found))
-    said = command("train", place.settings, f"output_dir={place.fresh() / 'out'}", "max_steps=1")
-    shutil.rmtree(place.folder / "cache", ignore_errors=True)
-    again = command("train", place.settings, f"output_dir={place.fresh() / 'out'}", "max_steps=1")
-    return done, said.fault or again.fault
-
-
-def transfers(place: Place, random: Random) -> tuple[str, str]:
-    """A file that a transfer wrote is damaged; it goes on, or is reported."""
-    kept, output = place.folder / "transfer", place.fresh() / "transfer"
-    arguments = ["transfer", place.run, "--tasks", "toy/truth", "--shots", "4", "--seeds", "1", "--steps", "2", "--cpu"]
-    arguments += ["--adapt", "embedding", "--limit", "4"]
-    if not kept.exists():
-        assert (first := command(*arguments, "--output", kept)).status == 0, first.err
-    shutil.copytree(kept, output)
-    done = spoil_file(random, random.choice(sorted(path for path in output.iterdir() if path.is_file())))
-    said = command(*arguments, "--output", output) if random.random() < 0.7 else command("report", place.run)
-    return done, said.fault
-
-
 CAMPAIGNS: dict[str, Case] = {
     "bad settings": settings,
     "bad overrides": overrides,
@@ -229,8 +172,4 @@ CAMPAIGNS: dict[str, Case] = {
     "bad tasks": tasks,
     "bad plugins": plugins,
     "bad rows": rows,
-    "damaged runs": run_folders,
-    "damaged backbones": backbones,
-    "damaged caches": caches,
-    "damaged transfers": transfers,
 }

@@ -6,21 +6,29 @@ import os
 import time
 from collections.abc import Callable
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Annotated
 
 import typer
 
-from soaking import ending, fuzz, several
+from soaking import damage, ending, fuzz, several, verbs
 from soaking.journal import Journal, NotPossible, Outcome, Tried, table
 from soaking.place import Place
 
 app = typer.Typer(add_completion=False)
-# Campaigns of bad inputs cost a hundredth of those that kill: so many cases each time it is their turn.
-TURN = 10
+# Cases a round; of what is not named, one. They cost from a hundredth of a second to a minute.
+TURNS = {
+    "bad settings": 30, "bad methods": 30, "bad plugins": 30, "bad tasks": 20, "bad rows": 10, "bad overrides": 5,
+    "bad command lines": 20, "damaged runs": 5, "damaged backbones": 3, "damaged transfers": 3, "damaged features": 3,
+    "kills": 2,
+}  # fmt: skip
+RARE = {"kills under torchrun": 4, "kills of transfer's processes": 4}  # one in so many rounds
 CAMPAIGNS: dict[str, Callable[[Place, Random], tuple[str, str] | Tried]] = {
     **fuzz.CAMPAIGNS,
+    **verbs.CAMPAIGNS,
+    **damage.CAMPAIGNS,
     **ending.CAMPAIGNS,
     **several.CAMPAIGNS,
 }
@@ -33,9 +41,9 @@ def soak(
     journal, place, ends = Journal(folder), _place(folder), time.monotonic() + seconds
     numbers = {name: journal.next_case(name) for name in CAMPAIGNS if fnmatch(name, only)}
     done: list[Outcome] = []
-    while numbers:
+    for turn in count(1) if numbers else ():
         for name in numbers:
-            for _ in range(TURN if name in fuzz.CAMPAIGNS else 1):
+            for _ in range(0 if turn % RARE.get(name, 1) else TURNS.get(name, 1)):
                 if time.monotonic() > ends:
                     return done
                 done.append(_case(place, name, numbers[name], seed))
