@@ -30,7 +30,7 @@ from hyperpelt.commands import (
     transfer,
 )
 from hyperpelt.config.paths import at_home
-from hyperpelt.errors import UserError, cut, visible
+from hyperpelt.errors import UserError, cut, of_the_machine, visible
 from hyperpelt.files.damage import of_files
 from hyperpelt.training.interrupts import TrainingInterrupted
 
@@ -118,7 +118,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except Exception as error:
-        if (sentence := of_files(error)) is not None:
+        if (sentence := of_files(error) or of_the_machine(error)) is not None:
             return _failed(sentence, AT_FAULT, debug)
         hint = "" if debug else " (--debug shows where)"
         return _failed(f"this is a defect of hyperpelt: {type(error).__name__}: {error}{hint}", DEFECT, debug)

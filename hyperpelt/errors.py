@@ -36,6 +36,25 @@ class UserError(ValueError):
     """Bad input: a name, a file, a row, a setting. Never raised for a defect of the library itself."""
 
 
+def of_the_machine(error: BaseException) -> str | None:
+    """A sentence for memory that is too small and for other processes that ended; None for what is neither.
+
+    PyTorch has a class of its own for the memory of an accelerator alone, and none for what gloo throws.
+    """
+    kind, first = type(error).__name__, cut(next(iter(str(error).splitlines()), ""))
+    if kind in ("MemoryError", "OutOfMemoryError") or re.search("out of memory|allocate memory", first):
+        return (
+            f"The memory is too small for this ({first or kind}): take smaller batches, gradient_checkpointing=true or "
+            "a smaller backbone; `hyperpelt plan` tells what fits."
+        )
+    if kind in ("DistBackendError", "DistNetworkError", "DistStoreError") or "gloo" in first:
+        return (
+            f"The processes of this run cannot reach each other, or one of them ended ({first}). What was saved is "
+            "kept: start it again with resume=auto."
+        )
+    return None
+
+
 def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
     """A "did you mean" error for `name`, which is none of `options`.
 

@@ -1,6 +1,6 @@
 """YAML from anywhere: plain values and nothing else, in bounded time and memory.
 
-    node, values = parse_one(text, Loader)        Loader: Bounded mixed into a safe loader
+    node, values = parse_one(text, Loader)        Loader: Bounded, or a class of it; all YAML of this project is read so
 
 A text of 500 bytes whose aliases (`*name`) double each other 20 times holds a million values, one that contains itself
 has no end, and ten thousand brackets end Python's stack. So nesting is bounded, and so are the values that a text
@@ -56,7 +56,7 @@ class Bounded(yaml.SafeLoader):
         return node
 
 
-def parse_one(text: str, loader: type[yaml.SafeLoader]) -> tuple[Any, Any]:
+def parse_one(text: str, loader: type[Bounded]) -> tuple[Any, Any]:
     """(node, values) of a text with one document; None twice for an empty one. Raises NotYaml.
 
     The node is as it was written: where values are made of it, `<<` is written out, and what it brings looks as if it
@@ -72,7 +72,7 @@ def parse_one(text: str, loader: type[yaml.SafeLoader]) -> tuple[Any, Any]:
             reading.dispose()
 
 
-def parse_all(text: str, loader: type[yaml.SafeLoader]) -> Iterator[tuple[int, Any]]:
+def parse_all(text: str, loader: type[Bounded]) -> Iterator[tuple[int, Any]]:
     """(line, values) of every document. Raises NotYaml."""
     with _Problems():
         reading = loader(text)

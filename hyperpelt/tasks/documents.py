@@ -38,7 +38,7 @@ def documents(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise UserError(f"{path}{line_after}: not valid YAML: {cut(error.problem)}") from error
 
 
-def _loader() -> type:
+def _loader() -> type[Bounded]:
     """A safe loader that keeps words as written: no booleans, no dates; numbers only if they print back the same."""
     import re
 

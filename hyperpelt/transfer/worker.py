@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, of_the_machine
 from hyperpelt.files.damage import of_files
 
 
@@ -21,7 +21,7 @@ def main() -> int:
         request = json.loads(Path(sys.argv[1]).read_text(encoding="utf8"))
         work(TransferConfig.model_validate(request["config"]), request["cells"])
     except Exception as error:
-        sentence = str(error) if isinstance(error, UserError) else of_files(error)
+        sentence = str(error) if isinstance(error, UserError) else of_files(error) or of_the_machine(error)
         if sentence is None:
             raise
         print(f"hyperpelt: {sentence}", file=sys.stderr)

@@ -98,7 +98,7 @@ def command(*arguments: object, stdin: bytes = b"") -> Said:
     """A command line of hyperpelt in this process. No exception comes out, and what hangs is ended."""
     from hyperpelt import cli
 
-    out, err, before = io.StringIO(), io.StringIO(), sys.stdin
+    out, err, before, deepest = io.StringIO(), io.StringIO(), sys.stdin, sys.getrecursionlimit()
     signal.signal(signal.SIGALRM, _hung)
     signal.alarm(LIMIT)
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf8", errors="surrogateescape")
@@ -111,6 +111,7 @@ def command(*arguments: object, stdin: bytes = b"") -> Said:
     finally:
         signal.alarm(0)
         sys.stdin = before
+        sys.setrecursionlimit(deepest)  # which a plugin may have changed
     return Said(status, out.getvalue(), err.getvalue())
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import T5Tokenizer
 
 from hyperpelt import Example, cli, tasks
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, of_the_machine
 from hyperpelt.files.damage import of_files
 from hyperpelt.tasks.rendering import Naming, complete
 from hyperpelt.vision import images
@@ -118,6 +121,22 @@ def test_what_libraries_say_of_a_full_disk_is_a_sentence(tiny_tokenizer: T5Token
     assert "No space left" in str(of_files(full.value))
     assert of_files(FileNotFoundError(2, "No such file", "a/b")).startswith("Cannot use a/b: No such file.")
     assert of_files(Exception("anything else")) is None
+
+
+def test_too_little_memory_and_lost_processes_are_no_defects(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_with(work: Callable[[], object]) -> str:
+        monkeypatch.setattr("hyperpelt.report.write_report", lambda *_, **__: work())
+        assert cli.run(["report", "."]) == 2
+        return capsys.readouterr().err
+
+    for work in (lambda: torch.empty(1 << 60), lambda: bytearray(1 << 60)):
+        assert "The memory is too small for this" in run_with(work)
+    nobody = {"port": 9, "is_master": False, "timeout": timedelta(milliseconds=1)}
+    assert "cannot reach each other" in run_with(lambda: torch.distributed.TCPStore("127.0.0.1", **nobody))
+    gloo = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    assert "one of them ended" in str(of_the_machine(gloo))
 
 
 # -------------------------------------------------------------------------------------------------- what is no file
