@@ -21,6 +21,7 @@ from hyperpelt.commands import (
     export,
     features,
     lm_eval,
+    messages,
     methods,
     plan,
     predict,
@@ -89,7 +90,11 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; errors are printed to stderr."""
-    debug = "--debug" in arguments
+    with messages.printed_as_data():
+        return _run(arguments, debug="--debug" in arguments)
+
+
+def _run(arguments: Sequence[str], *, debug: bool) -> int:
     try:
         # Not `app(...)`: that has statuses of its own for interruptions and closed pipes.
         command = typer.main.get_command(app)
@@ -132,7 +137,7 @@ def _at_home(argument: str) -> str:
 
 def _failed(message: str, status: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        print(visible(traceback.format_exc()), file=sys.stderr)
     print(f"hyperpelt: {visible(cut(message, LONGEST))}", file=sys.stderr)
     return status
 

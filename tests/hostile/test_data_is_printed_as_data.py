@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,39 @@ def test_notes_errors_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     check(text)
     assert json.loads(text) == {"text": MEAN}
+
+
+def test_what_other_libraries_log_and_warn_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger, said = logging.getLogger("another.library"), list[str]()
+
+    def work(*_: object, **__: object) -> None:
+        logger.addHandler(handler := logging.StreamHandler(sys.stderr))
+        try:
+            logger.warning("a text of a row: %s", MEAN)
+            check(capsys.readouterr().err)
+            try:
+                raise ValueError(MEAN)
+            except ValueError:
+                logger.exception("no text")
+            check(capsys.readouterr().err)
+        finally:
+            logger.removeHandler(handler)
+        said.append(warnings.formatwarning(MEAN, UserWarning, "x.py", 1, "line"))
+
+    before = warnings.formatwarning
+    monkeypatch.setattr("hyperpelt.report.write_report", work)
+    assert cli.run(["report", "."]) == 0
+    check(said[0])
+    assert warnings.formatwarning is before
+    assert logging.getLogRecordFactory() is logging.LogRecord
+
+
+def test_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", MEAN, "--debug"]) == 2
+    check(text := capsys.readouterr().err)
+    assert "Traceback" in text
 
 
 def test_the_screen_of_training(capsys: pytest.CaptureFixture[str]) -> None:
