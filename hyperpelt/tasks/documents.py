@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError, cut, shown
 from hyperpelt.files.reading import read_text
+
+if TYPE_CHECKING:
+    from hyperpelt.files.plain_yaml import Bounded
 
 
 class Place:

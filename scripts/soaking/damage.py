@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from random import Random
 
 from soaking.nasty import spoil_file
-from soaking.place import Place, command, forget
+from soaking.place import Place, command
 from soaking.works import build_features, features, train_on_images, transfer_of
 
 Case = Callable[[Place, Random], tuple[str, str]]  # what was tried, and its fault
@@ -76,29 +75,16 @@ def feature_stores(place: Place, random: Random) -> tuple[str, str]:
     """A file of a feature store is damaged: shown and cleared, or what it held is there again, bit for bit."""
     kept, folder = place.folder / "kept", place.fresh()
     if not kept.exists():
-        with _without_the_task():
-            assert (first := build_features(place, kept)).status == 0, first.err
+        assert (first := build_features(place, kept)).status == 0, first.err
     shutil.copytree(kept / "features", folder / "features")
     files = sorted(path for path in (folder / "features").rglob("*") if path.is_file())
     done = spoil_file(random, random.choice(files))
     verb = random.choice(("build", "build", "show", "clear", "train"))
     if verb in ("show", "clear"):
         return f"{verb}: {done}", command("features", verb, "--features-dir", folder / "features").fault
-    with _without_the_task():
-        said = (build_features if verb == "build" else train_on_images)(place, folder)
+    said = (build_features if verb == "build" else train_on_images)(place, folder)
     lost = said.status == 0 and features(folder) != features(kept)
     return f"{verb}: {done}", said.fault or ("other features" if lost else "")
-
-
-@contextmanager
-def _without_the_task() -> Iterator[None]:
-    from hyperpelt import tasks
-
-    known = tasks.names()
-    try:
-        yield
-    finally:
-        forget(known)
 
 
 CAMPAIGNS: dict[str, Case] = {

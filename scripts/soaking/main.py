@@ -76,7 +76,7 @@ def _place(folder: Path) -> Place:
 
 
 def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
-    began, here = time.monotonic(), Path.cwd()
+    began, here, environment = time.monotonic(), Path.cwd(), dict(os.environ)
     os.chdir(place.folder)
     try:
         found, left_out = CAMPAIGNS[name](place, Random(f"{seed}/{name}/{number}")), ""
@@ -85,6 +85,8 @@ def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
         tried, left_out = Tried("", ""), str(reason)
     finally:
         os.chdir(here)
+        os.environ.clear()
+        os.environ.update(environment)
     seconds = round(time.monotonic() - began, 2)
     return Outcome(name, number, " ".join(tried.what.split()), tried.fault, seconds, tried.kills, left_out)
 

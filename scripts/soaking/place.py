@@ -149,8 +149,9 @@ class Place:
         from hyperpelt.transfer import bench, summary  # noqa: F401
         from hyperpelt.vision import filters, stores  # noqa: F401
 
-        said = command("train", self.settings, f"output_dir={self.fresh() / 'run'}", "max_steps=1")
-        assert said.status == 0, said.err
+        once = ["tasks", "list", "pictures/*", "--plugin", self.pictures]  # a plugin is loaded once in a process
+        for given in (once, ["train", self.settings, f"output_dir={self.fresh() / 'run'}", "max_steps=1"]):
+            assert (said := command(*given)).status == 0, said.err
 
     def text(self, output: Path) -> str:
         """run.yaml of a run into `output`."""
