@@ -1,4 +1,6 @@
-"""Every method, in every form that it has, on every promised family: one matrix of the promises 1, 3, 4 and 8.
+"""Every method, in every form that it has, on every promised family: one matrix of the promises 1, 3, 4, 6, 8 and 12.
+
+A form is a name: per-task tensors as the method has them, `shared-NAME`, `hyper-NAME`. Counts are in test_counts.py.
 
 A column that a method's mathematics rules out is not left out here: it has its own sentence in the method's file.
 """
@@ -6,6 +8,7 @@ A column that a method's mathematics rules out is not left out here: it has its 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +19,20 @@ from torch import Tensor
 from hyperpelt import methods
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import bake
+from hyperpelt.methods.assemble import count_trainable
+from hyperpelt.model.inputs import inputs_of
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.operations import list_operations
+from hyperpelt.training.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+)
+from hyperpelt.training.courses import Courses
+from hyperpelt.training.objective import total_loss
+from hyperpelt.training.optimisation import load_optimizer_state, optimizer_state
 
 MAKERS = {"t5": make_t5, "t5-gated": lambda: make_t5(feed_forward_proj="gated-gelu"), "bart": make_bart}
 # How methods start that do not start as the backbone: with what settings they would, how near it they are, or, where
@@ -30,9 +46,9 @@ BACKBONE_WITH = {
 }
 NEAR = {"compacter", "compacter++", "mixphm"}
 RANDOM = {"hyperprompt"}
+STEPS = 4  # tokens written
 
-
-CELLS = [(name, kind) for name in methods.names() for kind in MAKERS] + [(name, "t5") for name in forms()]
+CELLS = [(name, kind) for name in (*methods.names(), *forms()) for kind in MAKERS]
 every_cell = pytest.mark.parametrize(("name", "kind"), CELLS, ids=["-on-".join(cell) for cell in CELLS])
 
 
@@ -133,10 +149,79 @@ def test_cached_and_beam_generation_equal_uncached_decoding(name, kind):
     model = model_of(name, kind)
     rows = rows_for(model)
     inputs = {key: rows[key] for key in rows if key != "labels"}
-    ids, rest = inputs.pop("input_ids"), {"min_new_tokens": 6, "max_new_tokens": 6, "do_sample": False}
+    ids, rest = inputs.pop("input_ids"), {"min_new_tokens": STEPS, "max_new_tokens": STEPS, "do_sample": False}
     if kind == "bart":
         rest["forced_bos_token_id"] = rest["forced_eos_token_id"] = None
     cached = model.generate(ids, **inputs, **rest)
-    assert torch.equal(cached, decode_step_by_step(model, rows, 6)[:, : cached.shape[1]])
+    assert torch.equal(cached, decode_step_by_step(model, rows, STEPS)[:, : cached.shape[1]])
     beams = [model.generate(ids, **inputs, **rest, num_beams=3, use_cache=use) for use in (True, False)]
     assert torch.equal(*beams)
+
+
+class Training:
+    """Steps of training as the loop takes them: gradients, optimiser, courses; and checkpoints of them."""
+
+    def __init__(self, model: TunedModel, total: int) -> None:
+        self.model, self.rows = model.train(), rows_for(model)
+        self.optimizer = torch.optim.AdamW([p for _, p in model.trainable_parameters()], lr=0.01)
+        self.courses = Courses(model, total=total, seed=7, first=lambda count: iter([[self.batch(0)]] * count))
+        self.learned: set[str] = set()
+
+    def batch(self, number: int) -> dict[str, object]:
+        rows = {**self.rows, "task_ids": (self.rows["task_ids"] + number) % len(TASKS)}
+        tokens = int((rows["labels"] != -100).sum())
+        return {**rows, "row_weights": torch.ones(4), "num_global_rows": 4, "num_global_tokens": tokens}
+
+    def step(self, number: int) -> None:
+        batch = self.batch(number)
+        total_loss(self.model(**inputs_of(batch, torch.device("cpu"))), batch).backward()
+        named = self.model.trainable_parameters()
+        self.learned |= {label for label, p in named if p.grad is not None and p.grad.abs().max() > 0}
+        self.optimizer.step()
+        self.courses.after_step(number)
+        self.optimizer.zero_grad()
+
+    def save(self, folder: Path, step: int) -> Path:
+        tensors, numbers = optimizer_state(self.optimizer, self.model.trainable_parameters())
+        trainer = {"state": {"step": step}, "optimizer": numbers}
+        rng = [random_states(torch.device("cpu"))]
+        state = self.model.method_state()
+        return save_checkpoint(folder, Checkpoint(step, state, tensors, self.courses.state(), rng, trainer))
+
+    def restore(self, path: Path) -> None:
+        saved, named = load_checkpoint(path), list(self.model.trainable_parameters())
+        self.model.load_method_state(saved.model)
+        self.courses.load_state(saved.course)
+        load_optimizer_state(self.optimizer, named, saved.optimizer, saved.trainer["optimizer"])
+        restore_random_states(saved.rng[0], torch.device("cpu"))
+
+
+@every_cell
+def test_all_that_is_trained_learns_nothing_else_moves_and_a_resumed_training_ends_alike(name, kind, tmp_path):
+    """Three steps: what is multiplied by a tensor that starts at zero learns from the second one on."""
+    if name == "frozen":
+        return
+    backbone = MAKERS[kind]()
+    before = {label: tensor.clone() for label, tensor in backbone.state_dict().items()}
+    model = TunedModel.build(backbone, method=spec_of(name), tasks=TASKS, seed=3)
+    assert model.num_trainable() == count_trainable(model.method, backbone, list_operations(backbone), len(TASKS))
+    whole = Training(model, total=3)
+    whole.courses.begin()
+    for number in (1, 2):
+        whole.step(number)
+    checkpoint = whole.save(tmp_path, 2)
+    whole.step(3)
+    idle = {label for label, _ in model.trainable_parameters()} - whole.learned
+    assert not idle, f"never learns: {sorted(idle)}"
+    assert all(torch.equal(tensor, before[label]) for label, tensor in backbone.state_dict().items())
+    assert not [label for label, parameter in backbone.named_parameters() if parameter.grad is not None]
+    trained = {id(parameter) for _, parameter in model.trainable_parameters()}
+    assert not [label for label, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
+
+    resumed = Training(TunedModel.build(MAKERS[kind](), method=spec_of(name), tasks=TASKS, seed=3), total=3)
+    disturb(resumed.model)
+    resumed.restore(checkpoint)
+    resumed.step(3)
+    ends = [{**one.model.method_state(), **one.courses.state()} for one in (whole, resumed)]
+    assert ends[0].keys() == ends[1].keys()
+    assert not [label for label, tensor in ends[0].items() if not torch.equal(tensor, ends[1][label])]
