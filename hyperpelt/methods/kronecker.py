@@ -9,7 +9,7 @@ Compacter's defaults are n = 4, reduction 32 (b = 24 on T5-base), rank 1, gelu; 
 (train_norms), and the n rules R_i are one set for all adapters of a task.
 
 T5-base, one task: compacter 161,728 (114,112 and the norms), ++ 104,704 (57,088); krona 110,592. Identity: krona B = 0;
-Compacter starts near it, its rules are N(0, 1e-4^2). References: `adapters` (counts), transcriptions; peft's LoKr.
+Compacter starts near it, its rules are N(0, 1e-4^2). References: `adapters`, transcriptions; peft's LoKr.
 """
 
 from __future__ import annotations
