@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 40, "d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "max_position_embeddings": 64,
     "dropout": 0.0, "attn_implementation": "eager",
@@ -75,7 +75,7 @@ def draw(name: str, parameter: nn.Parameter, generator: torch.Generator) -> None
 def prefix_rows(model: nn.Module, name: str) -> dict[str, Tensor]:
     """What the library's prefixes come to: `rows.PLACE.LAYER.keys` and `.values`, each [N, d]."""
     found = {}
-    pools = [module for module in model.modules() if type(module).__name__ == "PrefixTuningPool"]
+    pools: list[Any] = [module for module in model.modules() if type(module).__name__ == "PrefixTuningPool"]
     groups = [pool.prefix_tunings[name] for pool in pools if name in pool.prefix_tunings]
     for place, module in (item for group in groups for item in group.items()):
         for layer, both in enumerate(module(1)):
@@ -90,7 +90,7 @@ def record(name: str, config: Any, inputs: dict[str, Tensor]) -> dict[str, Tenso
     import adapters
     from transformers import BartConfig, BartForConditionalGeneration
 
-    model = BartForConditionalGeneration(BartConfig(**SIZES))
+    model: Any = BartForConditionalGeneration(BartConfig(**SIZES))
     backbone_values(model)
     bare = model.double().eval()(**inputs).logits
     adapters.init(model)
