@@ -35,7 +35,23 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def hyper_tensors(model: TunedModel, task: int, *, source: str = "hypernetwork") -> dict[tuple[str, str], Tensor]:
     """(operation name, group key) -> tensor, in float64."""
     network = model.sources[source]
-    values = {name: value.double() for name, value in network.state_dict().items()}
+    return tensors_made(network, {name: value.double() for name, value in network.state_dict().items()}, task)
+
+
+def instance_tensors(model: TunedModel, mean: Tensor, *, source: str = "instance") -> dict[tuple[str, str], Tensor]:
+    """The same of one row (Hyperdecoders, arXiv 2203.08304): z = relu(LN(mean) W1 + c1) W2 + c2 where a task has its own."""
+    module = model.sources[source]
+    own = {name: value.double() for name, value in module.state_dict().items()}
+    centred = mean - mean.mean()
+    normed = centred / (centred.pow(2).mean() + 1e-5).sqrt()
+    hidden = normed @ own["inner"] + own["inner_bias"]
+    z = torch.where(hidden > 0, hidden, 0.0) @ own["outer"] + own["outer_bias"]
+    values = {n.removeprefix("network."): value for n, value in own.items() if n.startswith("network.")}
+    return tensors_made(module.network, values | {"task_embeddings": z.reshape(1, 1, -1)}, 0)
+
+
+def tensors_made(network, values: dict[str, Tensor], task: int) -> dict[tuple[str, str], Tensor]:
+    """(operation name, group key) -> tensor, of a network with these values."""
     everything = {op.name: op for group in network.groups.values() for op in group.operations}.values()
     made = {}
     for key, group in network.groups.items():

@@ -10,8 +10,9 @@ import pytest
 import torch
 from comparison import assert_agrees, make_rough, make_tuned, tensors_of
 from reference_backbones import Reference, TensorsByOperation
+from reference_hypernetwork import by_operation, instance_tensors
 from test_peft_references import PATHS, assert_peft_agrees, wrapped
-from test_references import Transcribed, gelu_tanh
+from test_references import Transcribed, gelu_tanh, relu
 from torch import Tensor
 
 from hyperpelt.methods.course import Moment
@@ -233,3 +234,48 @@ def test_hyperprompt_sends_one_prompt_through_each_attentions_bottlenecks(form):
             }
         references.append(Transcribed(backbone, prefixes=rows))
     assert_agrees(model, references)
+
+
+class OfEachRow(Transcribed):
+    """Hyperdecoders: the decoder's adapters are made of the mean of what the encoder wrote for a row."""
+
+    model: TunedModel
+
+    def decoded(self, states, decoder_ids):
+        made = []
+        for row, real in zip(states, self.mask, strict=True):
+            made.append(by_operation(instance_tensors(self.model, row[real].mean(0)), "decoder_adapter"))
+        self.rows = {name: {n: torch.stack([one[name][n] for one in made]) for n in made[0][name]} for name in made[0]}
+        return super().decoded(states, decoder_ids)
+
+    def sublayer(self, name, x, h, out):
+        t = self.rows.get(name) if name.startswith("decoder") else None
+        if t is None:
+            return super().sublayer(name, x, h, out)
+        hidden = torch.clamp(torch.einsum("bsd,bdk->bsk", x, t["down"]) + t["down_bias"][:, None], min=0)
+        return out + torch.einsum("bsk,bkd->bsd", hidden, t["up"]) + t["up_bias"][:, None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hyperdecoders_are_their_equations_from_encoder_states_to_logits(kind):
+    backbone = make_rough(kind)
+    settings = {"bottleneck": 4, "encoder_bottleneck": 3, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}
+    model, references = make_tuned(backbone, {"name": "hyperdecoders", **settings}), []
+    for task in (0, 1):
+        adapters = tensors_of_tasks(model, task, "encoder_adapter")
+        assert len(adapters) == 2
+        reference = OfEachRow(backbone, adapters=adapters, phi=relu, sequential=False, model=model, rows={})
+        references.append(reference.shifted(tensors_of_tasks(model, task, "norms")))
+    assert_agrees(model, references)
+
+
+def tensors_of_tasks(model: TunedModel, task: int, part: str) -> TensorsByOperation:
+    """Of one part whose tensors are tasks', where others are rows'."""
+    made = model.weights_of(torch.tensor([task]))
+    found: dict[str, dict[str, Tensor]] = {}
+    for source in model.sources.of_tasks():
+        for key, group in source.groups.items():
+            for index, place in enumerate(group.places if group.part == part else ()):
+                for op in place:
+                    found.setdefault(op.name, {})[group.tensor] = made[key][0, index].double()
+    return found
