@@ -39,7 +39,7 @@ def hyper_tensors(model: TunedModel, task: int, *, source: str = "hypernetwork")
 
 
 def instance_tensors(model: TunedModel, mean: Tensor, *, source: str = "instance") -> dict[tuple[str, str], Tensor]:
-    """The same of one row (Hyperdecoders, arXiv 2203.08304): z = relu(LN(mean) W1 + c1) W2 + c2 where a task has its own."""
+    """The same of one row (Hyperdecoders, 2203.08304): z = relu(LN(mean) W1 + c1) W2 + c2 in place of a task's own."""
     module = model.sources[source]
     own = {name: value.double() for name, value in module.state_dict().items()}
     centred = mean - mean.mean()
