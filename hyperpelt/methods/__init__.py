@@ -23,6 +23,7 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     pasta,
     prefix_tuning,
     projections,
+    spt,
     taps,
     u_tuning,
     unipelt,

@@ -1,6 +1,7 @@
 """A method's course: what it does before the first step of training and after each, beside what gradients do.
 
-AdaLoRA takes ranks away on a schedule, MixPHM draws an expert for each step. A course is a frozen dataclass of settings
+AdaLoRA takes ranks away on a schedule, MixPHM draws an expert for each step; SPT looks at gradients before it says
+which tuners there are at all, and where. A course is a frozen dataclass of settings
 with a `type_name`; all that it has to remember is in `Moment.state`, which checkpoints hold, so that a run that was
 killed and resumed ends as one that never stopped. Whatever it draws, it draws from `Moment.generator()`, which gives
 the same in every process; whatever it measures, it measures in tensors and gradients that are those of the whole global
@@ -82,6 +83,7 @@ class Course:
     """Base of all courses. **part**: the name of the method's part that it is about."""
 
     type_name: ClassVar[str]
+    composes: ClassVar[bool] = False  # whether it has something to say before the model is made
     part: str
 
     def check(self, method: Method) -> None:
@@ -102,6 +104,16 @@ class Course:
                 f"The course {self.type_name!r} of method {method.name!r} sets tensors that are kept for tasks, but "
                 f"those of part {self.part!r} come from {method.source(made[0]).type!r}."
             )
+
+    def compose(self, now: Moment, method: Method) -> Method:
+        """Before the model that is trained is made: what the method becomes, without this course.
+
+        What it remembers in `now.state` it finds again in `settle`.
+        """
+        return method
+
+    def settle(self, now: Moment) -> None:
+        """When that model is made: what `compose` found goes into its tensors."""
 
     def begin(self, now: Moment) -> None:
         """Before the first step."""

@@ -49,7 +49,8 @@ def task_vectors(model: TunedModel) -> dict[str, Float[Tensor, "T D"]]:
         read = [network.task_embeddings @ trunk.inner["task"] for network, trunk in trunks]
         found["read"] = flat(read)
     every = torch.arange(len(model.tasks), device=model.device)
-    made = [values for values in model.weights_of(every).values() if values.shape[0] == len(model.tasks)]
+    each = model.weights_of(every).values()
+    made = [values for values in each if values.shape[0] == len(model.tasks) and values.is_floating_point()]
     if made:
         found["weights"] = flat([values / values.square().mean().sqrt().clamp(min=1e-12) for values in made])
     for network in model.described():

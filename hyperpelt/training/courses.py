@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from hyperpelt.data import Batch
+from hyperpelt.errors import UserError
+from hyperpelt.methods import Method, method_from_dict
 from hyperpelt.methods.course import Course, Moment
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training.objective import total_loss
 
 if TYPE_CHECKING:
     from hyperpelt.model.tuned import TunedModel
+    from hyperpelt.training.setup import Setup
 
 # The first k global batches, each as this process's micro-batches.
 FirstBatches = Callable[[int], Iterator[list[Batch]]]
@@ -40,8 +44,35 @@ class Courses:
         self.courses = model.method.courses
         self.states: list[dict[str, Tensor]] = [{} for _ in self.courses]
 
+    def compose(self) -> Method:
+        """What the method becomes before the model that is trained is made."""
+        method = self.model.method
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            for course, now in self._moments(0):
+                now.gradients = self._gradients
+                method = course.compose(now, method)
+        return method
+
+    @torch.no_grad()
+    def settle(self, model: TunedModel) -> None:
+        """Put what was found in `compose` into the model that was made of it."""
+        for course, now in self._moments(0):
+            now.sources, now.backbone = model.sources, model.backbone
+            course.settle(now)
+
     def begin(self) -> None:
-        """Before the first step. What it draws beside the courses' own generators is drawn for nobody else."""
+        """Before the first step. What it draws beside the courses' own generators is drawn for nobody else.
+
+        Raises:
+            UserError: a course has yet to say what the method becomes, for which a run of training has to be set up.
+        """
+        waiting = [course.type_name for course in self.courses if course.composes]
+        if waiting:
+            raise UserError(
+                f"The course {waiting[0]!r} of method {self.model.method.name!r} says before a run what is trained: "
+                "train it with `hyperpelt train` (`hyperpelt.train`), or adapt a run that was."
+            )
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=bool(self.courses)):
             for course, now in self._moments(0):
@@ -91,3 +122,26 @@ class Courses:
                     parameter.requires_grad_(needed[name])
                 self.add_up(sums)
                 yield dict(zip(parameters, sums, strict=True))
+
+
+def composed(setup: Setup, saved: Mapping[str, Any] | None) -> Setup:
+    """The set-up with the model of what its method becomes, where a course says that before training.
+
+    - **saved**: what it became in the run that is resumed, None in a new one
+    """
+    model = setup.model
+    if not any(course.composes for course in model.method.courses):
+        return setup
+    courses = Courses(
+        model.to(setup.processes.device),
+        total=setup.total,
+        seed=setup.config.seed,
+        first=lambda count: islice(setup.steps(0), count),
+        add_up=setup.processes.add_up,
+    )
+    method = courses.compose() if saved is None else method_from_dict(saved)
+    model.detach()
+    made = setup.rebuilt(method)
+    if saved is None:
+        courses.settle(made.model)
+    return made

@@ -20,6 +20,7 @@ from hyperpelt.tasks.carried import carry
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
 from hyperpelt.training.compiled import CompiledForward
+from hyperpelt.training.courses import composed
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
 from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
@@ -82,6 +83,8 @@ class _Run:
         """Loop, then measure the best and write."""
         checkpoint = checkpoints.load_checkpoint(self.folder.resume_from) if self.folder.resume_from else None
         notes = settings_that_differ(self.setup, checkpoint.trainer) if checkpoint else []
+        self.setup = composed(self.setup, checkpoint.trainer.get("method") if checkpoint else None)
+        self.model = self.setup.model
         start = checkpoint.step if checkpoint else 0
         loop = self._make_loop()
         if checkpoint is not None:
@@ -114,7 +117,11 @@ class _Run:
             stop=self.stop,
             evaluate=partial(self._evaluate, self.config.eval_split, self.config.eval_limit, majority=False),
             first=lambda count: islice(self.setup.steps(0), count),
-            about={"config": self.config.model_dump(mode="json"), "data": self.setup.fingerprints},
+            about={
+                "config": self.config.model_dump(mode="json"),
+                "data": self.setup.fingerprints,
+                "method": self.model.method.to_dict(),
+            },
         )
 
     @contextmanager
@@ -239,7 +246,8 @@ class _Run:
         """The model as it is written; one whose backbone is sharded is put together anew."""
         if not self.processes.sharded:
             return self.model
-        model = build_model(self.config, self.setup.tasks, self.model.visual)
+        config = self.config.model_copy(update={"method": self.model.method.to_dict()})
+        model = build_model(config, self.setup.tasks, self.model.visual)
         model.load_method_state(self.model.method_state())
         return model
 

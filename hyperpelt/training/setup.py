@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from hyperpelt.data.buckets import Buckets
 from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
+from hyperpelt.methods import Method
 from hyperpelt.methods.rates import suited_rate
 from hyperpelt.model.descriptions import read_tasks
 from hyperpelt.model.inputs import ranking_of
@@ -116,6 +117,11 @@ class Setup:
         config = self.config
         return ranking_of(self.model, self._choices(), config.scoring, most=config.ranked_choices, multiple=multiple)
 
+    def rebuilt(self, method: Method) -> Setup:
+        """The same with a new model of another method."""
+        config = self.config.model_copy(update={"method": method.to_dict()})
+        return replace(self, model=_build_model(config, self.processes, self.tasks, self.model.visual))
+
     def mixture(self) -> list[dict[str, Any]]:
         """Per task: rows, rate, expected epochs, how many inputs and targets were cut, and images skipped."""
         sizes = {name: len(tokens) for name, tokens in self.sets.items()}
@@ -166,7 +172,7 @@ def _registered(names: Sequence[str]) -> list[Task]:
 
 
 def _build_model(
-    config: RunConfig, processes: Processes, tasks: Sequence[Task], encoder: ImageEncoder | None
+    config: RunConfig, processes: Processes, tasks: Sequence[Task], encoder: ImageEncoder | VisualSpec | None
 ) -> TunedModel:
     with processes.accelerator.main_process_first():  # one process fetches what is not here yet
         model = build_model(config, tasks, encoder)

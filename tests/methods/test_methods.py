@@ -32,7 +32,7 @@ NAMED = [
     "adalora", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "dynamic-subset", "frozen", "full",
     "houlsby", "hyperblock", "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix",
     "hyperprompt", "ia3", "krona", "layer-norm", "lora", "mam", "memvp", "mixphm", "parallel-adapter", "pasta",
-    "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "taps", "u-tuning", "unipelt", "vera",
+    "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "spt", "taps", "u-tuning", "unipelt", "vera",
     "visual-tokens", "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip
 

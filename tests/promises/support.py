@@ -105,6 +105,7 @@ SMALL = {
     "prefix-tuning": {"prefix_length": 4},
     "prefix-tuning-mlp": {"prefix_length": 4, "hidden": 8},
     "prompt-tuning": {"length": 5},
+    "spt": {"share": 0.02},
     "u-tuning": {"length": 4, "bottleneck": 4},
     "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "vera": {"rank": 6},

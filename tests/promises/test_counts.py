@@ -60,6 +60,7 @@ T5_BASE = {
     "hyperprompt, shared bottlenecks": ({"name": "hyperprompt", "form": "share"}, 16 * 768 + 24 * 4 * 768 * 24),
     "taps: all projections and their scores": ("taps", 198_180_864 + 192),
     "dynamic-subset: what moves, projections and norms": ("dynamic-subset", 198_180_864 + 47_616),
+    "spt: at most": ("spt", 144 * 1179 + 48 * 4718 + 62),
     "full": ("full", 222_903_552),
     "frozen": ("frozen", 0),
 }

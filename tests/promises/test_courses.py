@@ -26,6 +26,7 @@ METHODS = {
     "adalora": "{name: adalora, rank: 3, rank_target: 1, warmup: 1, final: 2, interval: 1}",
     "dynamic-subset": "{name: dynamic-subset, share: 0.02}",
     "mixphm": "{name: mixphm, bottleneck: 8, rank: 2, experts: 3, dropout: 0}",
+    "spt": "{name: spt, share: 0.01, rank: 1, batches: 2}",
     "taps": "{name: taps, sparsity: 0.1}",
 }
 

@@ -16,14 +16,16 @@ from support import TASKS, batch, disturb
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hyperpelt import methods
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
 from hyperpelt.export.merging import merge
 from hyperpelt.files import sparse
 from hyperpelt.methods.course import Moment
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.operations import NORMS, list_operations
+from hyperpelt.operations import NORMS, list_operations, select
 from hyperpelt.training import train
+from hyperpelt.training.courses import Courses
 
 KINDS = ("t5", "bart")
 
@@ -214,3 +216,89 @@ def test_mistakes_are_one_sentence():
     ):
         with pytest.raises(UserError, match=words):
             TunedModel.build(make_t5(), method={"parts": [{"tuner": tuner, "at": ["q"]}]}, tasks=["a"])
+
+
+def sensitivities(backbone: PreTrainedModel, batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Sums of squared gradients of the frozen model's own parameters."""
+    model = TunedModel.build(backbone, method="full", tasks=TASKS)
+    sums = {name: torch.zeros_like(p) for name, p in model.backbone.named_parameters()}
+    for rows in batches:
+        model.zero_grad()
+        model(**rows).loss.backward()
+        for name, p in model.backbone.named_parameters():
+            sums[name] += p.grad**2
+    return sums
+
+
+def chosen_one_by_one(sums: dict[str, Tensor], operations, budget: int, rank: int):
+    """SPT's choice as its paper tells it: weights in the order of their sensitivity, until the budget is spent."""
+    owners = []  # (sensitivity, tensor, place), the place as y = x D + b counts it
+    sizes, low_costs = {}, {}
+    for op in operations:
+        for what in ("weight", "bias") if op.has_bias else ("weight",):
+            name = f"{op.path}.{what}"
+            values = (sums[name].T if sums[name].ndim == 2 else sums[name]).flatten().tolist()
+            sizes[op.name, what] = len(values)
+            if op.kind not in NORMS and what == "weight":
+                low_costs[op.name, what] = rank * (op.d_in + op.d_out)
+            owners += [(value, (op.name, what), place) for place, value in enumerate(values)]
+    owners.sort(key=lambda one: -one[0])
+    taken = {key: [] for key in sizes}
+
+    def cost(key):
+        other = low_costs.get(key, sizes[key])
+        return other if taken[key] and len(taken[key]) >= other / 5 else len(taken[key])
+
+    for _, key, place in owners:
+        taken[key].append(place)
+        if sum(map(cost, taken)) > budget:
+            taken[key].pop()
+            break
+    low = {name for (name, what) in low_costs if cost((name, what)) != len(taken[name, what])}
+    entries = {}
+    for op in operations:
+        found = [] if op.name in low else sorted(taken[op.name, "weight"])
+        if op.kind in NORMS and cost((op.name, "weight")) == sizes[op.name, "weight"]:
+            found = list(range(sizes[op.name, "weight"]))
+        start = sizes[op.name, "weight"]
+        if op.has_bias:
+            whole = cost((op.name, "bias")) == sizes[op.name, "bias"]
+            bias = range(sizes[op.name, "bias"]) if whole else sorted(taken[op.name, "bias"])
+            found += [start + place for place in bias]
+        if found:
+            entries[op.name] = found
+    return entries, low
+
+
+def made(rows: dict[str, Tensor]) -> dict[str, object]:
+    """A batch as training makes it."""
+    tokens = int((rows["labels"] != -100).sum())
+    totals = {"num_global_tokens": tokens, "num_read_tokens": tokens, "num_global_rows": len(rows["labels"])}
+    return {**rows, "row_weights": torch.ones(len(rows["labels"])), **totals}
+
+
+@pytest.mark.parametrize("make", [make_t5, make_bart])
+def test_spt_chooses_what_counting_one_by_one_chooses(make):
+    backbone = make().double()
+    model = TunedModel.build(backbone, method={"name": "spt", "share": 0.01, "rank": 1, "batches": 2}, tasks=TASKS)
+    model.sources.double()
+    batches = [batch(seed=1), batch(seed=7)]
+    courses = Courses(model, total=4, seed=0, first=lambda count: ([made(rows)] for rows in batches[:count]))
+    method, there = courses.compose(), select(model.operations, model.method.parts[0].at)
+    budget = model.num_trainable() // 3
+    entries, low = chosen_one_by_one(sensitivities(make().double(), batches), there, budget, rank=1)
+    assert low
+    assert entries
+    parts = {part.name: part for part in method.parts}
+    assert set(parts["entries_low"].at) == low
+    assert dict(parts["entries"].tuner.counts) == {name: len(places) for name, places in entries.items()}
+    assert not method.courses
+    model.detach()
+    trained = TunedModel.build(make(), method=methods.method_from_dict(method.to_dict()), tasks=TASKS)
+    courses.settle(trained)
+    for task in range(3):
+        found = tensors_of(trained, task, part="entries")
+        assert {name: t["positions"].long().tolist() for name, t in found.items()} == entries
+    assert 0.8 * budget <= trained.num_trainable() // 3 <= budget
+    with pytest.raises(UserError, match="says before a run what is trained"):
+        courses.begin()
