@@ -47,6 +47,7 @@ class Operation:
     - **layer**: 0-based in its stack; -1 for what stands outside the layers
     - **d_in**, **d_out**: width of what it reads and writes
     - **num_heads**, **d_head**: of an attention; Hk = num_heads * d_head is the width of its keys and values
+    - **key_value**: names of an attention's projections for keys and values within its module
     - **path**: of the module in the backbone that computes it (`exit_path` if another module ends it)
     - **residual_path**: the norm whose *input* is the residual h of its sub-layer (pre-norm models); None where the
       operation itself reads h (post-norm models)
@@ -65,6 +66,7 @@ class Operation:
     exit_path: str
     num_heads: int = 0
     d_head: int = 0
+    key_value: tuple[str, str] = ("", "")
     residual_path: str | None = None
     has_bias: bool = False
     norm_eps: float = 0.0
@@ -219,6 +221,7 @@ class _Lister:
         path = f"{base}.{self.family.attention[self.stack][site]}"
         module = self.backbone.get_submodule(path)
         heads = {ours: getattr(module, theirs) for ours, theirs in self.family.heads.items()}
+        heads["key_value"] = (self.family.projections["k"], self.family.projections["v"])
         yield self.make(f"{layer}.{site}", layer, site, site, path, residual_path=residual, **heads)
         for kind, child in self.family.projections.items():
             yield from self.linear(f"{layer}.{site}.{kind}", layer, kind, site, f"{path}.{child}")

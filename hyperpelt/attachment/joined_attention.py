@@ -166,7 +166,7 @@ class _Joined:
         self, query: Float[Tensor, "B H Q k"], key: Tensor, value: Tensor, choice: Choice | None
     ) -> Float[Tensor, "b Q H k"]:
         num_rows = query.shape[0]
-        rows = self.running.prefix(self.operation, num_rows, choice)
+        rows = self.running.prefix(self.operation, num_rows, choice, self._project)
         mask, bias = self.attention_mask, self.position_bias
         if choice is not None:
             query, key, value = (choice.of(t, num_rows) for t in (query, key, value))
@@ -199,6 +199,11 @@ class _Joined:
         scaling = self._scaling(query)
         query, key, value, merge = _gated(query, key, value, rows, keys, values)
         return merge(self._sdpa(query, key, value, joined, scaling=scaling))
+
+    def _project(self, which: str, x: Float[Tensor, "B N d"]) -> Float[Tensor, "B N Hk"]:
+        """x through the frozen projection for keys (`k`) or values (`v`), past all that is attached to it."""
+        name = self.operation.key_value["kv".index(which)]
+        return self.module.get_submodule(name).forward(x)
 
     def _scaling(self, query: Tensor) -> float:
         given = self.kwargs.get("scaling")

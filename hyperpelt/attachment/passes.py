@@ -23,7 +23,7 @@ from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
 from hyperpelt.attachment.row_images import Choice, RowImages, chosen
 from hyperpelt.errors import UserError
-from hyperpelt.operations import Operation
+from hyperpelt.operations import NORMS, Operation
 from hyperpelt.tuners.base import Site, Tensors, Tuner
 from hyperpelt.tuners.prefix import PrefixRows
 
@@ -173,11 +173,11 @@ class Pass:
     ) -> Float[Tensor, "B S e"]:
         """OP(x) plus the delta of every tuner there; each tuner sees what those before it left.
 
-        - **frozen**: OP's own weight and bias, for the first of them
+        - **frozen**: a norm's own weight and bias, for the first of them; buffers of what stands in OP's place
         """
         for placed in self.placed_at(operation, "output"):
             site = self._site(operation, read, output, frozen)
-            output, frozen = self._added(placed, site, output), NOTHING
+            output, frozen = self._added(placed, site, output), NOTHING if operation.kind in NORMS else frozen
         self.residuals.pop(operation.name, None)
         return output
 
@@ -231,17 +231,24 @@ class Pass:
         )
         return self.row_images(num_rows) if seen else None
 
-    def prefix(self, operation: Operation, num_rows: int, choice: Choice | None = None) -> PrefixRows | None:
+    def prefix(
+        self,
+        operation: Operation,
+        num_rows: int,
+        choice: Choice | None = None,
+        project: Callable[[str, Tensor], Tensor] | None = None,
+    ) -> PrefixRows | None:
         """All prefix rows of an attention, joined, those of a row's images last; None if it has none.
 
         - **choice**: for these of the `num_rows` rows alone
+        - **project**: see `Site`
         """
         found = self.placed_at(operation, "attention") if self.has(operation) else []
         if choice is not None:
             found = [placed for placed in found if not placed.visual or choice.num_images]
         if not found:
             return None
-        site = self._site(operation, self.inputs[operation.name], None)
+        site = replace(self._site(operation, self.inputs[operation.name], None), project=project)
         parts: list[PrefixRows] = []
         for placed in found:
             if choice is None:

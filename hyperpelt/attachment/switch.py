@@ -236,7 +236,7 @@ def _tune_hidden(switch: Switch, operation: Operation) -> Callable[..., Any]:
 
 def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
     """A forward hook that adds the tuners' deltas to the output; several-valued outputs keep their other values."""
-    is_norm = operation.kind in NORMS
+    is_norm, is_projection = operation.kind in NORMS, operation.kind in PROJECTIONS
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         running = switch.running
@@ -246,6 +246,7 @@ def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
         read = args[0] if read is None else read
         first = output[0] if isinstance(output, tuple) else output
         frozen = dict(module.named_parameters(recurse=False)) if is_norm else NOTHING
+        frozen = dict(module.named_buffers(recurse=False)) if is_projection else frozen
         tuned = running.tuned_output(operation, read, first, frozen)
         return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
 

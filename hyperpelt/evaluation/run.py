@@ -192,10 +192,10 @@ def resolve(tasks: str | Task | Iterable[str | Task], *, among: Sequence[str] | 
 def without_method(model: TunedModel) -> TunedModel:
     """The same frozen backbone with nothing attached, for the frozen row; it shares the backbone's tensors.
 
-    A method that trains the backbone has changed its copy, so the backbone is loaded anew by its name.
+    A method that trains the backbone, or replaces some of it, has changed its copy, so it is loaded anew by its name.
     """
     backbone = model.backbone
-    if model.unfrozen:
+    if model.own_backbone:
         from hyperpelt.backbones import load_backbone
         from hyperpelt.backbones.moving import moved
 

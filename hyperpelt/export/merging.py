@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.attachment.passes import Placed
+from hyperpelt.backbones.coded import CodedLinear
 from hyperpelt.backbones.mini_bart import MiniBart
 from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
@@ -33,10 +34,10 @@ from hyperpelt.export.placing import writing_export
 from hyperpelt.export.plain_bart import plain_bart
 from hyperpelt.methods import Method
 from hyperpelt.methods.assemble import Assembly, assemble
-from hyperpelt.model.copies import copy_of
+from hyperpelt.model.copies import copy_of, decoded
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import PROJECTIONS, Operation, list_operations
-from hyperpelt.tuners import Adapter, Bias, Delta, Entries, Norm, Scale, Site, Tuner
+from hyperpelt.tuners import Adapter, Bias, CodeScale, Delta, Entries, Norm, Scale, Site, Tuner
 from hyperpelt.tuners.delta import dense
 
 Tensors = Mapping[str, Tensor]
@@ -71,6 +72,7 @@ def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
             tensors = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
             write = _MERGES.get(type(placed.tuner), _merge_linear)
             write(backbone, operation, placed.tuner, tensors)
+    backbone = decoded(backbone) if plain else backbone
     parts = tuple(part for part in model.method.parts if part.name not in merged)
     return static(model, task, backbone, parts, prefix="merged", kind=MergedModel)
 
@@ -141,9 +143,12 @@ def part_of(placed: Placed) -> str:
 
 
 def _in_order(assembly: Assembly) -> Iterator[tuple[Operation, Placed]]:
-    """Every placed tuner. What enters wo scales all that was merged into wo; new units come last, unscaled."""
+    """Every placed tuner. Codes come before what decodes them; what enters wo scales all that was merged into wo; new
+    units come last, unscaled."""
 
     def when(pair: tuple[Operation, Placed]) -> int:
+        if isinstance(pair[1].tuner, CodeScale):
+            return -1
         return 2 if isinstance(pair[1].tuner, Adapter) else int(pair[0].kind == "hidden")
 
     each = [(op, placed) for op in assembly.operations for placed in assembly.plan[op.name]]
@@ -157,7 +162,9 @@ def _fits(tuner: Tuner, operation: Operation, plain: bool) -> bool:
         parallel = operation.kind == "feed_forward" and tuner.reads == "input" and not tuner.norm
         theirs = {"swish": "silu"}.get(operation.activation, operation.activation)
         return parallel and theirs == tuner.activation and not plain
-    return isinstance(tuner, Scale | Norm | Delta | Entries) or (tuner.linear and operation.kind in PROJECTIONS)
+    return isinstance(tuner, Scale | Norm | CodeScale | Delta | Entries) or (
+        tuner.linear and operation.kind in PROJECTIONS
+    )
 
 
 def _set(parameter: nn.Parameter, values: Tensor) -> None:
@@ -165,8 +172,18 @@ def _set(parameter: nn.Parameter, values: Tensor) -> None:
 
 
 def _module(backbone: nn.Module, path: str) -> Any:
-    """What computes an operation: a linear map, or a norm of the family's own class."""
-    return backbone.get_submodule(path)
+    """What computes an operation: a linear map with a weight, or a norm of the family's own class."""
+    module = backbone.get_submodule(path)
+    if isinstance(module, CodedLinear):
+        module = module.plain(torch.float32 if module.bias is None else module.bias.dtype)
+        backbone.set_submodule(path, module)
+    return module
+
+
+def _merge_codes(backbone: nn.Module, operation: Operation, tuner: CodeScale, tensors: Tensors) -> None:
+    module = backbone.get_submodule(operation.path)
+    assert isinstance(module, CodedLinear), "what the tuner put there"
+    module.scales[0].add_(tensors["shift"])
 
 
 def _add_bias(module: Any, bias: Tensor) -> None:
@@ -239,6 +256,7 @@ def _set_wider(module: nn.Module, name: str, more: Tensor, dim: int) -> None:
 _MERGES: dict[type[Tuner], Callable[..., None]] = {
     Scale: _merge_scale,
     Bias: _merge_bias,
+    CodeScale: _merge_codes,
     Norm: _merge_norm,
     Delta: _merge_delta,
     Entries: _merge_entries,

@@ -9,6 +9,7 @@ from typing import Any
 from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     adalora,
     adapters,
+    alphatuning,
     apt,
     baselines,
     conv_adapter,
@@ -23,8 +24,10 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     pasta,
     prefix_tuning,
     projections,
+    self_pt,
     spt,
     taps,
+    text_to_lora,
     u_tuning,
     unipelt,
     vera,

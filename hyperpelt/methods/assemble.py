@@ -18,7 +18,7 @@ from hyperpelt.attachment.passes import Placed, Plan
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method, Source
 from hyperpelt.operations import Operation, select
-from hyperpelt.tuners.base import TensorSpec
+from hyperpelt.tuners.base import TensorSpec, Tuner
 from hyperpelt.weights import (
     AnySource,
     Frozen,
@@ -182,6 +182,23 @@ def unfrozen(method: Method, backbone: nn.Module) -> list[str]:
                 f"{type(backbone).__name__}. Patterns are globs over names such as {names[-1]!r}."
             )
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in method.unfreeze)]
+
+
+def replaced(method: Method, operations: Sequence[Operation]) -> dict[str, Tuner]:
+    """Path of each module of the backbone that gives place to another -> the tuner that says to which.
+
+    Raises:
+        UserError: two tuners want another one each.
+    """
+    found: dict[str, Tuner] = {}
+    for part in method.parts:
+        for operation in select(operations, part.at) if part.tuner.replaces else ():
+            if found.setdefault(operation.path, part.tuner) != part.tuner:
+                raise UserError(
+                    f"Two parts of method {method.name!r} put something else in the place of {operation.name!r} each: "
+                    "take it out of the `at` of one."
+                )
+    return found
 
 
 def count_trainable(method: Method, backbone: nn.Module, operations: Sequence[Operation], num_tasks: int) -> int:

@@ -14,9 +14,9 @@ from hyperpelt.attachment.calibration import collect_samples
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.backbones import check_tokenizer
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.methods.assemble import assemble, build_sources, unfrozen
+from hyperpelt.methods.assemble import assemble, build_sources, replaced, unfrozen
 from hyperpelt.methods.base import Method
-from hyperpelt.model.copies import copy_of
+from hyperpelt.model.copies import copy_of, with_replacements
 from hyperpelt.model.sight import Sight, for_features
 from hyperpelt.operations import list_operations
 from hyperpelt.vision.spec import VisualSpec
@@ -29,7 +29,8 @@ class Attached(nn.Module):
     """What a tuned model holds; the classes above it add one pass over the backbone, and what people call.
 
     - **sources**: the weight sources by name; **assembly**: which of their tensors serves which operation
-    - **unfrozen**: names of the backbone's parameters that the method trains in a copy of its own
+    - **unfrozen**: names of the backbone's parameters that the method trains in a copy of its own; **replaced**: of the
+      buffers that stand in the place of others (see `Tuner.replacement`)
     - **task_fingerprints**: of the tasks' definitions, where they are known
     - **folder**: that it was loaded from
     - **languages**: `source_language` and `target_language` of a multilingual backbone, where they were set
@@ -46,6 +47,7 @@ class Attached(nn.Module):
         seed: int = 0,
         calibrate: bool = True,
         visual: VisualSpec | None = None,
+        fitted: bool = True,
     ) -> None:
         super().__init__()
         if len(set(tasks)) != len(tasks) or not tasks:
@@ -60,9 +62,13 @@ class Attached(nn.Module):
         self.backbone_name: str = backbone_name or backbone.name_or_path or ""
         self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)
-        trained = unfrozen(method, backbone)
-        # Trained backbone parameters live in a copy: the object that was given stays as it is.
+        trained, elsewhere = unfrozen(method, backbone), replaced(method, self.operations)
+        # What is trained or replaced of the backbone lives in a copy: the object that was given stays as it is.
         self.backbone = copy_of(backbone) if trained else backbone
+        self.backbone = with_replacements(self.backbone, elsewhere, fitted=fitted, copied=bool(trained))
+        self.replaced = frozenset(
+            f"{path}.{name}" for path in elsewhere for name, _ in self.backbone.get_submodule(path).named_buffers()
+        )
         generator = torch.Generator().manual_seed(seed)
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
         self.seed = seed  # of what was drawn; it gives frozen tensors back
@@ -123,6 +129,15 @@ class Attached(nn.Module):
         return self
 
     @property
+    def own_backbone(self) -> bool:
+        """Whether the backbone is a copy in which something is trained or replaced."""
+        return bool(self.unfrozen or self.replaced)
+
+    def _replaced_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and tensors of what stands in the place of the backbone's own."""
+        yield from ((f"{BACKBONE}{name}", self.backbone.get_buffer(name)) for name in sorted(self.replaced))
+
+    @property
     def device(self) -> torch.device:
         return self.backbone.device
 
@@ -162,7 +177,8 @@ class Attached(nn.Module):
 def _without_frozen(model: nn.Module, state: dict[str, Any], prefix: str, _metadata: Mapping[str, Any]) -> None:
     assert isinstance(model, Attached)
     start = prefix + BACKBONE
-    for name in [name for name in state if name.startswith(start) and name[len(start) :] not in model.unfrozen]:
+    kept = model.unfrozen | model.replaced
+    for name in [name for name in state if name.startswith(start) and name[len(start) :] not in kept]:
         del state[name]
 
 
@@ -174,4 +190,4 @@ def _frozen_not_missed(model: nn.Module, found: Any) -> None:
 
 def _is_frozen(model: Attached, name: str) -> bool:
     _, inside, within = name.rpartition(BACKBONE)
-    return bool(inside) and within not in model.unfrozen
+    return bool(inside) and within not in model.unfrozen | model.replaced

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from hyperpelt.attachment.switch import switch_of
+from hyperpelt.backbones.coded import CodedLinear
 from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
+from hyperpelt.tuners import Tuner
 
 
 def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -20,6 +23,9 @@ def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
     if attention is not None:  # the configuration names ours while something is attached
         twin.set_attn_implementation(attention)
     for name, module in backbone.named_modules():
+        if isinstance(module, CodedLinear):
+            twin.set_submodule(name, module.twin())
+            continue
         # Merging may have widened a network or given it biases, of which the configuration knows nothing.
         if isinstance(module, nn.Linear) and _shapes(module) != _shapes(twin.get_submodule(name)):
             wider = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
@@ -28,6 +34,31 @@ def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
     twin.load_state_dict(backbone.state_dict())
     twin.generation_config = copy.deepcopy(backbone.generation_config)
     return twin
+
+
+def with_replacements(
+    backbone: PreTrainedModel, tuners: Mapping[str, Tuner], *, fitted: bool, copied: bool
+) -> PreTrainedModel:
+    """The backbone with the modules that tuners put in the place of its own; a copy, unless it has them already.
+
+    - **tuners**: by the path of the module that they replace; **fitted**: see `Tuner.replacement`
+    - **copied**: whether it is a copy already
+    """
+    for path, tuner in tuners.items():
+        module = backbone.get_submodule(path)
+        chosen = tuner.replacement(module, fitted=fitted)
+        if chosen is not module:
+            backbone, copied = backbone if copied else copy_of(backbone), True
+            backbone.set_submodule(path, chosen)
+    return backbone
+
+
+def decoded(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The backbone itself, with ordinary weights in the place of coded ones."""
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, CodedLinear):
+            backbone.set_submodule(name, module.plain(backbone.dtype))
+    return backbone
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -2,6 +2,7 @@
 
     vectors = read_tasks(model.backbone, model.tokenizer, tasks, max_source_length=128)
     vectors["glue/rte"]                    # [1 + NUM_INPUTS, d]: mean-pooled states of the encoder's last layer
+    tell_tasks(model, tasks)               # read and given to the model's hypernetworks
 
 Labels are not read. The inputs are a fixed random sample of the task's training split, so that a task has the same
 vectors wherever they are made.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +24,9 @@ from hyperpelt.errors import UserError
 from hyperpelt.tasks import Task
 from hyperpelt.weights.description import NUM_INPUTS
 
+if TYPE_CHECKING:
+    from hyperpelt.model.growth import Growth
+
 
 def read_tasks(
     backbone: PreTrainedModel,
@@ -30,10 +35,12 @@ def read_tasks(
     *,
     max_source_length: int = 128,
     data_root: str | Path | None = None,
+    inputs: bool = True,
 ) -> dict[str, Float[Tensor, "K d"]]:
     """Task name -> its vectors, float32 on the CPU: the instruction first, then NUM_INPUTS inputs.
 
-    A task with fewer rows has them repeated. Raises UserError for a task without a description or training rows.
+    A task with fewer rows has them repeated. inputs: False: zeros in their place, no row is read. Raises UserError for
+    a task without a description or training rows.
     """
     found = {}
     for task in tasks:
@@ -41,12 +48,29 @@ def read_tasks(
             raise UserError(
                 f"Task {task.name} has no description, from which its weights would be computed: give it one sentence."
             )
-        inputs = [example.input for example in task.examples("train", data_root=data_root, limit=NUM_INPUTS)]
         if not inputs:
+            (instruction,) = read_texts(backbone, tokenizer, [task.description], max_source_length)
+            found[task.name] = torch.cat([instruction[None], instruction.new_zeros(NUM_INPUTS, len(instruction))])
+            continue
+        texts = [example.input for example in task.examples("train", data_root=data_root, limit=NUM_INPUTS)]
+        if not texts:
             raise UserError(f"{task.name}: its split 'train' has no rows to read.")
-        repeated = [inputs[index % len(inputs)] for index in range(NUM_INPUTS)]
+        repeated = [texts[index % len(texts)] for index in range(NUM_INPUTS)]
         found[task.name] = read_texts(backbone, tokenizer, [task.description, *repeated], max_source_length)
     return found
+
+
+def tell_tasks(model: Growth, tasks: Iterable[Task], **reading: Any) -> None:
+    """Read what a model's hypernetworks want to know of tasks, and give it to them. reading: as `read_tasks` takes it.
+
+    Raises UserError as `read_tasks`, and for a model without a tokenizer.
+    """
+    networks = model.described()
+    if networks and model.tokenizer is None:
+        raise UserError("This model has no tokenizer, with which descriptions of tasks are read: give one to `build`.")
+    if networks and model.tokenizer is not None:
+        inputs = not all(network.words.alone for network in networks)
+        model.tell(read_tasks(model.backbone, model.tokenizer, tasks, inputs=inputs, **reading))
 
 
 @torch.no_grad()

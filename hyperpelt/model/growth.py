@@ -73,6 +73,10 @@ class Growth(Running):
         index, weights = self.task_id(name), self.mixture(mix)
         for _, parameter in self.task_parameters():
             parameter[index] = torch.tensordot(weights.to(parameter), parameter, dims=1)
+        for network in self.described():
+            if network.config.described:
+                known = network.words.vectors
+                known[index] = torch.tensordot(weights.to(known), known, dims=1)
 
     @torch.no_grad()
     def start_task_described(self, name: str) -> None:
@@ -85,10 +89,11 @@ class Growth(Running):
             mode = network.words.training
             made = network.words.eval()(torch.tensor([index], device=self.device))
             network.words.train(mode)
-            network.task_embeddings[index] = made[0]
+            if network.task_embeddings is not None:
+                network.task_embeddings[index] = made[0]
 
     def described(self) -> list[HyperNetwork]:
-        """The hypernetworks that can read a task's words; empty if the method has no `description_dropout`."""
+        """The hypernetworks that can read a task's words; empty without `description_dropout` or `described`."""
         return [s for s in self.sources.values() if isinstance(s, HyperNetwork) and s.description is not None]
 
     def tell(self, vectors: Mapping[str, Tensor]) -> None:
@@ -132,7 +137,8 @@ class Growth(Running):
         for network in self.described():  # a task that is being added is known by its embedding
             joint = wanted is None and not tasks
             network.dropped = network.config.description_dropout if joint else 0.0
-            network.words.requires_grad_(joint)
+            if not network.config.described:
+                network.words.requires_grad_(joint)
         self.learned_tasks = tuple(tasks) or None
         for name in tasks:
             self.task_id(name)

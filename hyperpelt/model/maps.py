@@ -43,10 +43,15 @@ def task_vectors(model: TunedModel) -> dict[str, Float[Tensor, "T D"]]:
     networks = [source for source in model.sources.values() if isinstance(source, HyperNetwork)]
     reading = [network for network in networks if "task" in network.config.reads]
     if reading:
-        embeddings = [network.task_embeddings for network in reading]
+        every = torch.arange(len(model.tasks), device=model.device)
+        embeddings = [network.embeddings(every) for network in reading]
         found["embeddings"] = flat(embeddings)
-        trunks = [(network, cast("Trunk", trunk)) for network in reading for trunk in network.trunks.values()]
-        read = [network.task_embeddings @ trunk.inner["task"] for network, trunk in trunks]
+        trunks = [
+            (own, cast("Trunk", trunk))
+            for own, network in zip(embeddings, reading, strict=True)
+            for trunk in network.trunks.values()
+        ]
+        read = [own @ trunk.inner["task"] for own, trunk in trunks]
         found["read"] = flat(read)
     every = torch.arange(len(model.tasks), device=model.device)
     each = model.weights_of(every).values()

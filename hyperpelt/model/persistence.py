@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ from hyperpelt import __version__, methods
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.backbones.moving import moved
 from hyperpelt.errors import UserError
-from hyperpelt.methods.assemble import unfrozen
+from hyperpelt.methods.assemble import replaced, unfrozen
+from hyperpelt.methods.base import Method
 from hyperpelt.model import fingerprints, saving
 from hyperpelt.model.copies import copy_of, in_dtype
 from hyperpelt.model.running import Running
+from hyperpelt.operations import Operation, list_operations
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.weights import Frozen
 
@@ -32,7 +34,8 @@ class Persistence(Running):
     def method_state(self) -> dict[str, Tensor]:
         """Everything a checkpoint must hold: trained tensors, and the statistics that prefixes are measured in."""
         state = {name: tensor.detach() for name, tensor in self.sources.state_dict().items()}
-        return state | {name: parameter.detach() for name, parameter in self._own_parameters()}
+        state |= {name: parameter.detach() for name, parameter in self._own_parameters()}
+        return state | dict(self._replaced_buffers())
 
     @torch.no_grad()
     def load_method_state(self, state: Mapping[str, Tensor]) -> None:
@@ -69,10 +72,11 @@ class Persistence(Running):
         Raises:
             UserError: another process writes there, or the folder holds another library's model.
         """
+        own = self.unfrozen | _weights(self.method, self.operations)
         config = {
             "hyperpelt_version": __version__,
             "backbone": self.backbone_name,
-            **fingerprints.of_backbone(self.backbone, self.tokenizer, self.unfrozen),
+            **fingerprints.of_backbone(self.backbone, self.tokenizer, own),
             "method": self.method.to_dict(),
             "seed": self.seed,
             "frozen_tensors": self._frozen_tensors(),
@@ -124,8 +128,8 @@ class Persistence(Running):
         else:
             name, tokenizer, backbone = "", tokenizer or _tokenizer_at_hand(name), in_dtype(backbone, dtype)
         method = methods.method_from_dict(config["method"])
-        trained = frozenset(unfrozen(method, backbone))
-        fingerprints.check(backbone, tokenizer, config, trained, folder=folder, name=name)
+        own = frozenset(unfrozen(method, backbone)) | _weights(method, list_operations(backbone))
+        fingerprints.check(backbone, tokenizer, config, own, folder=folder, name=name)
         model = cls(
             backbone if device is None else moved(backbone, device),
             method,
@@ -134,6 +138,7 @@ class Persistence(Running):
             backbone_name=str(config["backbone"]),
             visual=None if config.get("visual") is None else VisualSpec.from_dict(config["visual"]),
             seed=int(config.get("seed", 0)),
+            fitted=False,
         )
         if model._frozen_tensors() != config.get("frozen_tensors"):
             raise UserError(
@@ -190,6 +195,11 @@ class Persistence(Running):
             self.save_pretrained(folder)
             saving.present(Path(folder), repo_id, saving.local_folder(run) if run is not None else self.folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="hyperpelt model"))
+
+
+def _weights(method: Method, operations: Sequence[Operation]) -> frozenset[str]:
+    """Names of the backbone's parameters whose place others take, so that their values play no part."""
+    return frozenset(f"{path}.weight" for path in replaced(method, operations))
 
 
 def _tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:

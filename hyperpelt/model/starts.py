@@ -26,7 +26,7 @@ from torch import Tensor
 from hyperpelt import tasks as registry
 from hyperpelt.data import Batch
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.descriptions import read_tasks, tell_tasks
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import Task
@@ -74,8 +74,8 @@ def start_task(
         model.start_task(task.name, mean)
         return Start(rule)
     if rule == "described":
-        _tell(model, task, **reading)
         model.start_task(task.name, mean)
+        _tell(model, task, **reading)
         model.start_task_described(task.name)
         return Start(rule)
     if rule == "nearest":
@@ -99,8 +99,9 @@ def _tell(model: TunedModel, task: Task, **reading: Any) -> None:
             "'described': train with method.description_dropout=0.3, or choose mean, nearest or like:TASK."
         )
     index = model.task_id(task.name)
-    if not all(network.words.vectors[index].any() for network in model.described()):
-        model.tell(read_tasks(model.backbone, model.need_tokenizer(), [task], **reading))
+    # One whose tasks are described was told those of a mixture, so far.
+    if not all(network.words.vectors[index].any() and not network.words.alone for network in model.described()):
+        tell_tasks(model, [task], **reading)
 
 
 def similarity(model: TunedModel, task: Task, others: Sequence[str], **reading: Any) -> dict[str, float]:
@@ -119,7 +120,7 @@ def _both(vectors: Float[Tensor, "K d"]) -> Float[Tensor, " d2"]:
 
 def _known_vectors(model: TunedModel, names: Sequence[str], **reading: Any) -> dict[str, Float[Tensor, "K d"]]:
     """Those that the checkpoint holds; of a model that holds none, read anew from the tasks' definitions."""
-    for network in model.described():
+    for network in [one for one in model.described() if not one.words.alone]:
         return {name: network.words.vectors[model.task_id(name)].cpu() for name in names}
     return read_tasks(model.backbone, model.need_tokenizer(), [registry.get(name) for name in names], **reading)
 

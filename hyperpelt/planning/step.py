@@ -81,6 +81,8 @@ class Measured:
         names = [f"task-{number}" for number in range(num_tasks)]
         with torch.device("meta"):
             self.model = TunedModel(shape_of(backbone, precision), method, names, calibrate=False).train()
+            for network in self.model.described():
+                network.words.tell(torch.empty_like(network.words.vectors))
         self.device, self.num_tasks = device, num_tasks
         self.mode = stood_in(self.model, device)
         if checkpointing:

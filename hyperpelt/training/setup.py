@@ -35,7 +35,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
 from hyperpelt.methods import Method
 from hyperpelt.methods.rates import suited_rate
-from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.descriptions import tell_tasks
 from hyperpelt.model.inputs import ranking_of
 from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.model.starts import start_task
@@ -234,15 +234,7 @@ def with_rate(config: RunConfig) -> tuple[RunConfig, bool]:
 
 def _tell(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
     """Let the hypernetwork read the words of its tasks."""
-    model.tell(
-        read_tasks(
-            model.backbone,
-            model.need_tokenizer(),
-            tasks,
-            max_source_length=config.max_source_length,
-            data_root=config.data_root,
-        )
-    )
+    tell_tasks(model, tasks, max_source_length=config.max_source_length, data_root=config.data_root)
 
 
 def _start(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:

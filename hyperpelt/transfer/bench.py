@@ -20,7 +20,7 @@ from hyperpelt.data import Choices, TokenizedSet
 from hyperpelt.evaluation.run import evaluate
 from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
-from hyperpelt.model.descriptions import read_tasks
+from hyperpelt.model.descriptions import tell_tasks
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.starts import Start, start_task
 from hyperpelt.model.tuned import TunedModel
@@ -56,7 +56,7 @@ class Bench:
         for task in tasks:
             self.model.add_task(task)
         if "described" in config.start and self.model.described():
-            self.model.tell(read_tasks(self.model.backbone, self.model.need_tokenizer(), tasks, **self._reading()))
+            tell_tasks(self.model, tasks, **self._reading())
         self._nearest: dict[str, Start] = {}
         self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
         self._data: dict[str, ShotData] = {}
@@ -187,7 +187,7 @@ class Bench:
         model = TunedModel.build(backbone, method=method, tasks=[task], **options)
         model.backbone_name = self.model.backbone_name
         if model.described():
-            model.tell(read_tasks(model.backbone, model.need_tokenizer(), [task], **self._reading()))
+            tell_tasks(model, [task], **self._reading())
         data = self._data_of(task)
         if model.visual is not None and data.features is not None:
             measure(model, data.features, [data.tokens], seed=cell.seed)
@@ -197,7 +197,7 @@ class Bench:
     @cached_property
     def _backbone(self) -> PreTrainedModel:
         """The backbone as it was before any training."""
-        if not self.model.unfrozen:
+        if not self.model.own_backbone:
             return self.model.backbone
         return moved(load_backbone(self.model.backbone_name, dtype=self.dtype), self.device)
 

@@ -262,7 +262,9 @@ def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
             f"The run's method {method['name']!r} holds nothing of single tasks (all is shared by all), so a new one "
             "has no embedding to adapt; give --adapt all,scratch."
         )
-    if "described" in config.start and not any(source.get("description_dropout") for source in sources):
+    if "described" in config.start and not any(
+        source.get("description_dropout") or source.get("described") for source in sources
+    ):
         raise UserError(
             f"The run's method {method['name']!r} was trained without a map from words to embeddings: train with "
             "method.description_dropout=0.3, or start from mean, nearest, scored or like:TASK."

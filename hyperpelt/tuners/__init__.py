@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hyperpelt.tuners.adapter import Adapter
 from hyperpelt.tuners.base import Init, Site, TensorSpec, Tuner, tuner_from_dict, tuner_type, tuner_types
+from hyperpelt.tuners.codes import CodeScale
 from hyperpelt.tuners.convolution import Convolution
 from hyperpelt.tuners.delta import Delta, Entries
 from hyperpelt.tuners.kronecker import Kronecker, PHMAdapter
@@ -13,6 +14,7 @@ from hyperpelt.tuners.parallel import Gate, ParallelRows
 from hyperpelt.tuners.prefix import Prefix, PrefixRows
 from hyperpelt.tuners.prefix_forms import AdaptivePrefix, BottleneckPrefix
 from hyperpelt.tuners.projection import Bias, LoRA, Norm, Scale
+from hyperpelt.tuners.self_prompt import SelfPrompt
 from hyperpelt.tuners.vectors import Prompt, SpecialTokens
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "AdaptivePrefix",
     "Bias",
     "BottleneckPrefix",
+    "CodeScale",
     "Convolution",
     "Delta",
     "Entries",
@@ -36,6 +39,7 @@ __all__ = [
     "PrefixRows",
     "Prompt",
     "Scale",
+    "SelfPrompt",
     "Site",
     "SpecialTokens",
     "TensorSpec",

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpelt.config.setting_types import check_settings
 from hyperpelt.errors import UserError, unknown
@@ -79,11 +79,13 @@ class Site:
     - **residual** [B S e]: the hidden state h that OP's output is about to join (only if the tuner reads it)
     - **mask** [B S]: True where a position is no padding (encoder only; None = all are real)
     - **special** [B S]: for each position the 1-based ordinal of its special token in the row, 0 for ordinary tokens
-    - **frozen**: OP's own weight and bias where OP is a norm that no tuner has touched before this one, else empty
+    - **frozen**: OP's own weight and bias where OP is a norm that no tuner has touched before this one; the buffers of
+      what stands in OP's place (see `Tuner.replacement`); else empty
     - **training**: whether dropout and other draws are wanted
     - **first** [B 1 d]: what OP read at each row's first position (only for tuners with `needs_first`)
     - **before**: in a decoder, (name, x [B S d], p) -> the p positions before x, zeros where there are none (only for
       tuners with `looks_back`, which must ask through it: calls may come one token at a time)
+    - **project**: at an attention, (`k` or `v`, x [B N d]) -> what its own frozen projection makes of x
     - **causal**: True in a decoder, where no position may look to its right and calls may come one token at a time
     """
 
@@ -97,6 +99,7 @@ class Site:
     training: bool = False
     first: Float[Tensor, "B 1 d"] | None = None
     before: Callable[[str, Tensor, int], Tensor] | None = None
+    project: Callable[[str, Tensor], Tensor] | None = None
 
     @property
     def causal(self) -> bool:
@@ -116,6 +119,7 @@ class Tuner:
 
     type_name: ClassVar[str]
     point: ClassVar[str] = "output"
+    replaces: ClassVar[bool] = False  # whether a module of its own stands in OP's place
     linear: ClassVar[bool] = False  # at a projection its delta is x M, M made of its tensors alone: it can be merged
     uncompilable: ClassVar[str] = ""  # why a step with it makes no one graph, in a sentence; empty: it does
 
@@ -134,6 +138,14 @@ class Tuner:
     def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
         """OP(x) and the delta in one formula, where that is cheaper than their sum; None: add the delta."""
         return None
+
+    def replacement(self, module: nn.Module, *, fitted: bool) -> nn.Module:
+        """The frozen module that stands in OP's place in the model's own copy of the backbone: OP itself, or one whose
+        buffers are saved with the model.
+
+        - **fitted**: False where those buffers are about to be loaded
+        """
+        return module
 
     @property
     def needs_residual(self) -> bool:

@@ -140,13 +140,13 @@ class PHMAdapter(Tuner):
         return TensorSpec((*many, self.divisions, rows, columns), Init("uniform", (12 / (rows + columns)) ** 0.5))
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
-        down = _phm(tensors["rule"], tensors["down_left"], tensors["down_right"])
+        down = phm(tensors["rule"], tensors["down_left"], tensors["down_right"])
         up = [tensors[name] for name in ("up_left", "up_right", "up_bias")]
         if self.experts > 1:
             up = [self._chosen(values, tensors["draw"], site.training) for values in up]
         hidden = row_linear(read(site, self.reads), down, tensors["down_bias"])
         hidden = dropout(ACTIVATIONS[self.activation](hidden), self.dropout, site.training)
-        return row_linear(hidden, _phm(tensors["rule"], up[0], up[1]), up[2])
+        return row_linear(hidden, phm(tensors["rule"], up[0], up[1]), up[2])
 
     def _chosen(self, values: Float[Tensor, "b E *s"], draw: Float[Tensor, "b E"], training: bool) -> Tensor:
         """The experts' tensors weighted by what was drawn, or their mean."""
@@ -159,10 +159,10 @@ class PHMAdapter(Tuner):
         return {"redundancy": self.redundancy * _correlation(made, site.output, site.mask)}
 
 
-def _phm(
+def phm(
     rule: Float[Tensor, "b1 n n n"], left: Float[Tensor, "b2 n d k"], right: Float[Tensor, "b3 n k e"]
 ) -> Float[Tensor, "b4 nd ne"]:
-    """sum_i R_i (x) (s_i t_i), for each row or for all."""
+    """A PHM layer's matrix: sum_i R_i (x) (s_i t_i), for each row or for all."""
     return torch.einsum("bipr,biqk,biku->bpqru", rule, left, right).flatten(3).flatten(1, 2)
 
 

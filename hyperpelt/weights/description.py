@@ -10,6 +10,9 @@ an embedding, and through the hypernetwork all its weights, from its words. Ther
 the map is kept small: only t numbers of an embedding come from the words, about half of the rendered inputs are read
 at a time in training, and a tenth of x is dropped.
 
+A network whose tasks are `described` has no other embeddings. There the map reads the instruction alone, v is its
+state, and nothing of it is dropped, so that a step does not depend on how its batch is divided.
+
 The vectors of the known tasks are part of the saved model.
 
 Legend: T tasks, U asked for, K vectors of a task (the instruction, then inputs), d model width, N rows, t embedding
@@ -34,16 +37,25 @@ class DescriptionMap(nn.Module):
     """z_words for tasks by their description vectors; see the module's text."""
 
     def __init__(
-        self, num_tasks: int, rows: int, t: int, width: int, hidden: int, generator: torch.Generator | None
+        self,
+        num_tasks: int,
+        rows: int,
+        t: int,
+        width: int,
+        hidden: int,
+        generator: torch.Generator | None,
+        *,
+        alone: bool = False,
     ) -> None:
         super().__init__()
-        self._told = False
+        self._told, self.alone = False, alone  # alone: the instruction is all that is read
+        read = width if alone else 2 * width
         self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
-        self.register_buffer("centre", torch.zeros(2 * width))
+        self.register_buffer("centre", torch.zeros(read))
         self.register_buffer("scale", torch.ones(()))
         # Both halves of z_words start with half of a unit variance, as embeddings have.
         self.rows = nn.Parameter(draw((rows, t), Init("normal", 0.5**0.5), generator))
-        self.inner = nn.Parameter(draw((2 * width, hidden), Init("uniform", (3 / (2 * width)) ** 0.5), generator))
+        self.inner = nn.Parameter(draw((read, hidden), Init("uniform", (3 / read) ** 0.5), generator))
         self.inner_bias = nn.Parameter(draw((hidden,), Init("zeros"), generator))
         # tanh of a unit normal keeps about 0.63 of the deviation.
         bound = 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
@@ -52,14 +64,15 @@ class DescriptionMap(nn.Module):
     @property
     def is_told(self) -> bool:
         """Whether the tasks' vectors were given (or loaded); they are never all zero then."""
-        self._told = self._told or bool(self.vectors.any())
+        self._told = self._told or (not self.vectors.is_meta and bool(self.vectors.any()))
         return self._told
 
     @torch.no_grad()
     def tell(self, vectors: Float[Tensor, "T K d"]) -> None:
         """Take the description vectors of the tasks that are trained; they fix what x is measured against."""
+        self._told = True
         self.vectors.copy_(vectors)
-        both = torch.cat([self.vectors[:, 0], self.vectors[:, 1:].mean(dim=1)], dim=1)
+        both = self._whole(self.vectors)
         # One task alone has no neighbours to be told from.
         self.centre.copy_(both.mean(dim=0) if len(both) > 1 else torch.zeros_like(both[0]))
         self.scale.copy_((both - self.centre).square().mean().sqrt().clamp(min=1e-6))
@@ -76,7 +89,7 @@ class DescriptionMap(nn.Module):
     def embed(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U N t"]:
         """z_words of any tasks, known or not."""
         x = (self._both(vectors) - self.centre) / self.scale
-        x = dropout(x, DROPPED, self.training)
+        x = dropout(x, DROPPED, self.training and not self.alone)
         made = torch.tanh(x @ self.inner + self.inner_bias) @ self.outer
         return self.rows + made.unsqueeze(1)
 
@@ -84,10 +97,14 @@ class DescriptionMap(nn.Module):
         """The width that each matrix reads."""
         return {"inner": self.inner.shape[0], "outer": self.outer.shape[0]}
 
+    def _whole(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
+        """v, with nothing left out."""
+        return vectors[:, 0] if self.alone else torch.cat([vectors[:, 0], vectors[:, 1:].mean(dim=1)], dim=1)
+
     def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
         inputs = vectors[:, 1:]
-        if not self.training:
-            return torch.cat([vectors[:, 0], inputs.mean(dim=1)], dim=1)
+        if not self.training or self.alone:
+            return self._whole(vectors)
         chosen = torch.rand(inputs.shape[:2], device=inputs.device)
         half = chosen >= chosen.median(dim=1, keepdim=True).values
         mean = (inputs * half.unsqueeze(-1)).sum(dim=1) / half.sum(dim=1, keepdim=True)

@@ -45,6 +45,9 @@ class HyperNetworkConfig:
     - **normalise**: layer norm on I (HyperFormer)
     - **heads**: by part name; the entry `default` serves all other parts
     - **init**: `plain`, `fan_in` or `normal`; see `hyperpelt.weights.hypernetwork`
+    - **residual_blocks**: blocks I + silu(LN(I) U1 + d1) U2 + d2 after h_I, h units wide (Text-to-LoRA)
+    - **described**: a task has no embedding of its own; the frozen encoder's reading of its description gives it one,
+      in training and afterwards
     - **description_dropout**: probability with which a task of a training batch is known by its words alone: its
       embedding is then computed from the frozen encoder's reading of its description; 0: no such map is trained
     """
@@ -58,6 +61,8 @@ class HyperNetworkConfig:
     normalise: bool = True
     heads: Mapping[str, Head] = field(default_factory=dict)
     init: str = "plain"
+    residual_blocks: int = 0
+    described: bool = False
     description_dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -76,8 +81,12 @@ class HyperNetworkConfig:
             raise UserError(
                 f"Setting 'description_dropout' of a hypernetwork is a probability, got {self.description_dropout}."
             )
-        if self.description_dropout and "task" not in self.reads:
-            raise UserError("A hypernetwork with description_dropout must read the task: add it to `reads`.")
+        check_at_least(0, "a hypernetwork", residual_blocks=self.residual_blocks)
+        if self.description_dropout and self.described:
+            raise UserError("A hypernetwork whose tasks are `described` knows none otherwise: no description_dropout.")
+        if (self.description_dropout or self.described) and "task" not in self.reads:
+            which = "whose tasks are described" if self.described else "with description_dropout"
+            raise UserError(f"A hypernetwork {which} must read the task: add it to `reads`.")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HyperNetworkConfig:
@@ -112,8 +121,17 @@ class InstanceConfig(HyperNetworkConfig):
         super().__post_init__()
         if self.made_of not in MADE_OF:
             raise unknown("what an instance hypernetwork's tensors are made of", self.made_of, MADE_OF)
+        check_undescribed("instance_hypernetwork", self)
 
     @classmethod
     def of(cls, config: HyperNetworkConfig) -> InstanceConfig:
         """The same settings for rows."""
         return config if isinstance(config, cls) else cls(**{f.name: getattr(config, f.name) for f in fields(config)})
+
+
+def check_undescribed(source: str, config: HyperNetworkConfig) -> None:
+    """Raises:
+    UserError: the settings are those of a network that reads descriptions, which only tasks have.
+    """
+    if config.described:
+        raise UserError(f"Setting 'described' is about tasks, and {source!r} makes tensors of something else.")

@@ -42,6 +42,26 @@ from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig
 EVERY = slice(None)
 
 
+class Residual(nn.Module):
+    """I + silu(LN(I) U1 + d1) U2 + d2."""
+
+    def __init__(self, e: int, h: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(e, eps=1e-6)
+        self.inner = nn.Parameter(draw((e, h), Init("uniform", (6 / e) ** 0.5), generator))
+        self.inner_bias = nn.Parameter(draw((h,), Init("zeros"), generator))
+        self.outer = nn.Parameter(draw((h, e), Init("uniform", (3 / h) ** 0.5), generator))
+        self.outer_bias = nn.Parameter(draw((e,), Init("zeros"), generator))
+
+    def matrices(self) -> dict[str, int]:
+        """The width that each matrix reads."""
+        return {"inner": self.inner.shape[0], "outer": self.outer.shape[0]}
+
+    def forward(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n N e"]:
+        hidden = torch.nn.functional.silu(self.norm(made) @ self.inner + self.inner_bias)
+        return made + hidden @ self.outer + self.outer_bias
+
+
 class Trunk(nn.Module):
     """h_I: embeddings of task, layer and block to hyper-embeddings I for a fixed list of operations.
 
@@ -74,6 +94,7 @@ class Trunk(nn.Module):
         self.inner_bias = nn.Parameter(draw((h,), Init("zeros"), generator))
         self.outer = nn.Parameter(draw((h, e), Init("uniform", (3 / h) ** 0.5), generator))
         self.outer_bias = nn.Parameter(draw((e,), Init("zeros"), generator))
+        self.blocks_after = nn.ModuleList(Residual(e, h, generator) for _ in range(config.residual_blocks))
         self.norm = nn.LayerNorm(e, eps=1e-6) if config.normalise else None
 
     def matrices(self) -> dict[str, int]:
@@ -90,6 +111,8 @@ class Trunk(nn.Module):
             if name in self.inner:
                 hidden = hidden + (self.embeddings[name] @ self.inner[name]).index_select(0, index[which])
         made = torch.relu(hidden) @ self.outer + self.outer_bias
+        for block in self.blocks_after:
+            made = block(made)
         made = made.expand(task.shape[0], len(self.layers[which]), -1, -1)
         return made if self.norm is None else self.norm(made)
 
@@ -114,8 +137,13 @@ class HyperNetwork(WeightSource):
         self.config = config = config or HyperNetworkConfig()
         self.num_rows = num_rows or self._rows(groups, config)
         t = config.embedding_dim
-        self.task_embeddings = nn.Parameter(draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator))
+        self.task_embeddings: nn.Parameter | None = None
         self.description: DescriptionMap | None = None
+        if config.described:
+            self.description = self._reader(num_tasks, width, generator, alone=True)
+        else:
+            drawn = draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator)
+            self.task_embeddings = nn.Parameter(drawn)
         self.dropped = config.description_dropout
         operations = list({op.name: op for group in groups for op in group.operations}.values())
         label = SHARING[config.trunk]
@@ -154,8 +182,14 @@ class HyperNetwork(WeightSource):
                 self.register_buffer(f"{safe(group.key)}__mean", real[0])
                 self.register_buffer(f"{safe(group.key)}__std", real[1])
         if config.description_dropout:  # drawn last, so that all else starts as it does without
-            assert width is not None, "the width of the backbone's states decides the size of the map"
-            self.description = DescriptionMap(num_tasks, self.num_rows, t, width, hidden=t, generator=generator)
+            self.description = self._reader(num_tasks, width, generator)
+
+    def _reader(
+        self, num_tasks: int, width: int | None, generator: torch.Generator | None, *, alone: bool = False
+    ) -> DescriptionMap:
+        assert width is not None, "the width of the backbone's states decides the size of the map"
+        t = self.config.embedding_dim
+        return DescriptionMap(num_tasks, self.num_rows, t, width, hidden=t, generator=generator, alone=alone)
 
     @staticmethod
     def _rows(groups: Sequence[Group], config: HyperNetworkConfig) -> int:
@@ -173,9 +207,10 @@ class HyperNetwork(WeightSource):
         as the embeddings were drawn.
         """
         one_row = row_wise or self.num_rows == 1
-        if self.task_embeddings.is_meta or (one_row and self.config.normalise and not whole):
+        meta = any(parameter.is_meta for parameter in self.trunks.parameters())
+        if meta or (one_row and self.config.normalise and not whole):
             return 1.0
-        made = self.hyper_embeddings(torch.arange(self.num_tasks))
+        made = self._hyper_embeddings(self.embeddings(torch.arange(self.num_tasks)))
         made = made if one_row else made.mean(dim=2)
         return float((made.mean(dim=1) if whole else made).square().mean().sqrt().clamp(min=1e-6))
 
@@ -189,16 +224,22 @@ class HyperNetwork(WeightSource):
 
     def _embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
         """The tasks' own embeddings; in training now and then what their words make of them."""
-        own = self.task_embeddings.index_select(0, tasks)
-        if self.description is None or not self.training or not self.dropped:
-            return own
+        always = self.task_embeddings is None
+        if self.description is None or not self.training or not (self.dropped or always):
+            return self.embeddings(tasks)
         if not torch.compiler.is_compiling() and not self.description.is_told:
             raise UserError(
-                "This method has description_dropout, but its tasks' words were not given: call model.tell(read_tasks("
-                "...)) of hyperpelt.model.descriptions before training (`hyperpelt train` does)."
+                "This method reads its tasks' descriptions, but they were not given: call tell_tasks(model, tasks) of "
+                "hyperpelt.model.descriptions before training (`hyperpelt train` does)."
             )
+        if always:
+            return self.embeddings(tasks)
         by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
-        return torch.where(by_words[:, None, None], self.description(tasks), own)
+        return torch.where(by_words[:, None, None], self.description(tasks), self.embeddings(tasks))
+
+    def embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
+        """The tasks' embeddings: their own, or what their descriptions give where they have none."""
+        return self.words(tasks) if self.task_embeddings is None else self.task_embeddings.index_select(0, tasks)
 
     @property
     def words(self) -> DescriptionMap:
@@ -207,12 +248,15 @@ class HyperNetwork(WeightSource):
         return self.description
 
     def task_parameters(self) -> Iterator[tuple[nn.Module, str]]:
-        yield self, "task_embeddings"
+        if self.task_embeddings is not None:
+            yield self, "task_embeddings"
 
     def add_task(self, mix: Float[Tensor, " T"]) -> None:
         super().add_task(mix)
         if self.description is not None:
-            self.description.add_task()
+            known = self.words.vectors
+            mixture = torch.tensordot(mix.to(known), known, dims=1) if self.config.described else None
+            self.description.add_task(mixture)
 
     def forward(self, tasks: Int[Tensor, " U"]) -> dict[str, Float[Tensor, "u n *shape"]]:
         return self.tensors_of(self._embeddings(tasks))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import unknown
-from hyperpelt.weights.hyper_config import HyperNetworkConfig
+from hyperpelt.weights.hyper_config import HyperNetworkConfig, check_undescribed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class VisualHyperConfig(VisualConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_undescribed(self.type_name, self.network)
         if "task" not in self.network.reads:
             raise unknown("set of embeddings a visual hypernetwork reads", str(self.network.reads), ["task", "layer"])
 

@@ -29,11 +29,11 @@ from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix, Site, TensorSpec, Tune
 from hyperpelt.tuners import base as tuners_base
 
 NAMED = [
-    "adalora", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "dynamic-subset", "frozen", "full",
-    "houlsby", "hyperblock", "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt", "hyperprefix",
-    "hyperprompt", "ia3", "krona", "layer-norm", "lora", "mam", "memvp", "mixphm", "parallel-adapter", "pasta",
-    "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "spt", "taps", "u-tuning", "unipelt", "vera",
-    "visual-tokens", "vl-adapter", "vl-hyperpelt",
+    "adalora", "alphatuning", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "dynamic-subset",
+    "frozen", "full", "houlsby", "hyperblock", "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt",
+    "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora", "mam", "memvp", "mixphm",
+    "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "self-pt",
+    "spt", "taps", "text-to-lora", "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip
 
 

@@ -174,6 +174,11 @@ def test_every_method_can_be_planned(folders, method):
     assert costs.work["step"].flops > 0
 
 
+def test_a_method_that_reads_descriptions_now_and_then_can_be_planned(folders):
+    described = methods.get({"name": "hyperpelt", "description_dropout": 0.3})
+    assert measure(str(folders / "t5"), described, SHAPE).values > 0
+
+
 def test_shapes_that_are_known_have_the_published_sizes():
     sizes = {"t5-small": 60.5, "t5-base": 222.9, "t5-large": 737.7, "t5-3b": 2851.6, "t5-11b": 11307.3}
     sizes |= {"bart-base": 139.4, "bart-large": 406.3, "google/flan-t5-base": 247.6, "google/flan-t5-xxl": 11135.3}

@@ -71,6 +71,15 @@ def disturb(model: TunedModel, seed: int = 5, size: float = 0.1) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
 
 
+def describe(model: TunedModel, seed: int = 6) -> TunedModel:
+    """The model, told of its tasks what an encoder might have read; nothing where its method reads nothing of them."""
+    generator = torch.Generator().manual_seed(seed)
+    for network in model.described():
+        vectors = torch.randn(network.words.vectors.shape, generator=generator)
+        model.tell(dict(zip(model.tasks, vectors, strict=True)))
+    return model
+
+
 def decode_step_by_step(model: TunedModel, rows: dict[str, Tensor], steps: int) -> Tensor:
     """Greedy decoding by whole forward passes: no cache, no generate."""
     config = model.backbone.config
@@ -87,6 +96,7 @@ VISUAL = {"feature_dim": 6, "cells": 4}
 # Widths that suit a model of width 32, and what else a method of another size needs.
 SMALL = {
     "adalora": {"rank": 3, "rank_target": 2},
+    "alphatuning": {"bits": 2, "rounds": 1},
     "apt": {"prefix_length": 4},
     "compacter": {"bottleneck": 8},
     "compacter++": {"bottleneck": 8},
@@ -106,6 +116,8 @@ SMALL = {
     "prefix-tuning-mlp": {"prefix_length": 4, "hidden": 8},
     "prompt-tuning": {"length": 5},
     "spt": {"share": 0.02},
+    "self-pt": {"bottleneck": 8, "rank": 2},
+    "text-to-lora": {"rank": 2, "embedding_dim": 8, "hidden_dim": 16, "hyper_dim": 8},
     "u-tuning": {"length": 4, "bottleneck": 4},
     "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "vera": {"rank": 6},

@@ -57,6 +57,15 @@ T5_BASE = {
     "mixphm": ("mixphm", 874_048),
     "apt, N=10: its gates on top of a prefix": ("apt", 552_960 + 276_516),
     "conv-adapter, k=3, b=24": ("conv-adapter", 24 * (2 * 3 * 768 * 24 + 24 + 768)),
+    "alphatuning, a plane": ("alphatuning", 202_752),
+    "text-to-lora": (
+        "text-to-lora",
+        (64 + 768 * 64 + 64 + 64 * 64)  # from a description to an embedding
+        + (15 * 64 + 3 * 64 * 256 + 256 + 256 * 128 + 3 * 128)  # 12 layers, 3 blocks, the trunk and its norm
+        + 2 * (2 * 128 * 256 + 256 + 3 * 128)  # residual blocks
+        + 4 * 129 * 768 * 8,  # heads of A and B, for q and v
+    ),
+    "self-pt, N=5": ("self-pt", 64 + 24 * (4 * 8 * (768 + 128) + 128 + 3 * 768 + 5 * 2 + 2 * 2)),
     "hyperprompt, shared bottlenecks": ({"name": "hyperprompt", "form": "share"}, 16 * 768 + 24 * 4 * 768 * 24),
     "taps: all projections and their scores": ("taps", 198_180_864 + 192),
     "dynamic-subset: what moves, projections and norms": ("dynamic-subset", 198_180_864 + 47_616),

@@ -25,6 +25,8 @@ from hyperpelt.training import train
 METHODS = {
     "adalora": "{name: adalora, rank: 3, rank_target: 1, warmup: 1, final: 2, interval: 1}",
     "dynamic-subset": "{name: dynamic-subset, share: 0.02}",
+    "alphatuning": "{name: alphatuning, bits: 2, rounds: 1}",
+    "text-to-lora": "{name: text-to-lora, rank: 2, embedding_dim: 8, hidden_dim: 16, hyper_dim: 8}",
     "mixphm": "{name: mixphm, bottleneck: 8, rank: 2, experts: 3, dropout: 0}",
     "spt": "{name: spt, share: 0.01, rank: 1, batches: 2}",
     "taps": "{name: taps, sparsity: 0.1}",
@@ -33,7 +35,7 @@ METHODS = {
 
 @pytest.fixture(params=METHODS)
 def settings(request, tiny_tokenizer, tmp_path, monkeypatch):
-    """Six steps with a method that has a course and a penalty."""
+    """Six steps with a method that has a course and a penalty, or weights of its own in the backbone."""
     monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
     common = [s for s in write_run(tmp_path, tiny_tokenizer) if not s.startswith(("method=", "max_steps="))]
     common += [f"method={METHODS[request.param]}", "max_steps=6", "save_steps=1", "save_total_limit=9"]
@@ -124,7 +126,10 @@ def test_frozen_tensors_are_saved_as_their_seed(tmp_path):
     assert not torch.equal(other.weights_of(asked)["vera.down"], model.weights_of(asked)["vera.down"])
 
 
-@pytest.mark.parametrize("name", ["adalora", "apt", "conv-adapter", "hyperdecoders", "mixphm", "taps"])
+RECOMPUTED = ["adalora", "alphatuning", "apt", "conv-adapter", "hyperdecoders", "mixphm", "self-pt", "taps"]
+
+
+@pytest.mark.parametrize("name", RECOMPUTED)
 def test_recomputation_changes_nothing(name):
     """What looks at positions, at the encoder's states, or adds to the loss, is not counted twice."""
     spec = spec_of(name) | ({"dropout": 0.0} if name == "mixphm" else {})

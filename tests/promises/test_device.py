@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers.masking_utils
 from small_models import make_bart, make_t5
-from support import TASKS, batch, small
+from support import TASKS, batch, describe, small
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.modeling_outputs import BaseModelOutput
@@ -58,7 +58,8 @@ def away(model: TunedModel) -> TunedModel:
 
 def model_of(family: str, method: str) -> TunedModel:
     spec = SPEC if method in SEEING else None
-    return away(TunedModel.build(FAMILIES[family](), method=small(method), tasks=TASKS, image_encoder=spec).train())
+    model = TunedModel.build(FAMILIES[family](), method=small(method), tasks=TASKS, image_encoder=spec)
+    return away(describe(model).train())
 
 
 def rows(**more: object) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_models import make_bart, make_t5
-from support import REFUSED, TASKS, batch, decode_step_by_step, disturb, forms, spec_of
+from support import REFUSED, TASKS, batch, decode_step_by_step, describe, disturb, forms, spec_of
 from torch import Tensor
 
 from hyperpelt import methods
@@ -36,16 +36,17 @@ from hyperpelt.training.optimisation import load_optimizer_state, optimizer_stat
 
 MAKERS = {"t5": make_t5, "t5-gated": lambda: make_t5(feed_forward_proj="gated-gelu"), "bart": make_bart}
 # How methods start that do not start as the backbone: with what settings they would, how near it they are, or, where
-# neither can be had (rows of random keys), not at all.
+# neither can be had (rows of random keys, weights of two bits), not at all.
 BACKBONE_WITH = {
     **{name: {"prefix_length": 0} for name in ("apt", "hyperpelt", "hyperprefix", "mam", "prefix-tuning", "unipelt")},
     "prefix-tuning-mlp": {"prefix_length": 0},
     "prompt-tuning": {"length": 0},
+    "self-pt": {"length": 0},
     "visual-tokens": {"beside": {"name": "hyperpelt", "prefix_length": 0, "bottleneck": 4}},
     "vl-hyperpelt": {"prefix_length": 0},
 }
 NEAR = {"compacter", "compacter++", "mixphm"}
-RANDOM = {"hyperprompt"}
+RANDOM = {"alphatuning", "hyperprompt"}
 STEPS = 4  # tokens written
 
 CELLS = [(name, kind) for name in (*methods.names(), *forms()) for kind in MAKERS]
@@ -57,7 +58,7 @@ def model_of(name: str, kind: str) -> TunedModel:
     """A model that was moved from its start, in evaluation mode; on a backbone of its own."""
     model = TunedModel.build(MAKERS[kind](), method=spec_of(name), tasks=TASKS, seed=3).eval()
     disturb(model)
-    return model
+    return describe(model)
 
 
 def rows_for(model: TunedModel, **sizes: int) -> dict[str, Tensor]:
@@ -203,7 +204,7 @@ def test_all_that_is_trained_learns_nothing_else_moves_and_a_resumed_training_en
         return
     backbone = MAKERS[kind]()
     before = {label: tensor.clone() for label, tensor in backbone.state_dict().items()}
-    model = TunedModel.build(backbone, method=spec_of(name), tasks=TASKS, seed=3)
+    model = describe(TunedModel.build(backbone, method=spec_of(name), tasks=TASKS, seed=3))
     assert model.num_trainable() == count_trainable(model.method, backbone, list_operations(backbone), len(TASKS))
     whole = Training(model, total=3)
     whole.courses.begin()

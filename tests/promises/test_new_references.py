@@ -220,6 +220,93 @@ def test_apt_weights_rows_by_the_first_position(kind):
     assert_agrees(model, [Weighted(backbone, weighted=tensors_of(model, task)) for task in (0, 1)])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_to_lora_is_its_equations_from_description_to_logits(kind):
+    backbone = make_rough(kind)
+    sizes = {"embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6, "rank": 2, "alpha": 8.0}
+    model = make_tuned(backbone, {"name": "text-to-lora", **sizes})
+    read = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model.tell(dict(zip(model.tasks, read, strict=True)))
+    values, references = model.sources["text"].state_dict(), []
+    t, w = ({n.removeprefix(start): v for n, v in values.items()} for start in ("trunks.all.", "description."))
+
+    def norm(x, name):
+        centred = x - x.mean()
+        return centred / (centred.square().mean() + 1e-6).sqrt() * t[f"{name}.weight"] + t[f"{name}.bias"]
+
+    blocks = ["decoder_cross_attention", "decoder_self_attention", "encoder_self_attention"]
+    for task in (0, 1):
+        away = read[:, 0] - read[:, 0].mean(0)
+        x = away[task] / away.square().mean().sqrt()
+        z = w["rows"][0] + torch.tanh(x @ w["inner"] + w["inner_bias"]) @ w["outer"]
+        deltas = {}
+        for number, name in ((i, n) for i, p in enumerate("qv") for n in PATHS[kind] if n.endswith(f"attention.{p}")):
+            stack, layer, site, _ = name.split(".")
+            own = t["embeddings.layer"][int(layer), 0], t["embeddings.block"][blocks.index(f"{stack}_{site}"), 0]
+            inner = torch.cat([t["inner.task"], t["inner.layer"], t["inner.block"]])
+            made = torch.clamp(torch.cat([z, *own]) @ inner + t["inner_bias"], min=0) @ t["outer"] + t["outer_bias"]
+            for i in (0, 1):
+                b = f"blocks_after.{i}"
+                hidden = norm(made, f"{b}.norm") @ t[f"{b}.inner"] + t[f"{b}.inner_bias"]
+                made = made + hidden / (1 + torch.exp(-hidden)) @ t[f"{b}.outer"] + t[f"{b}.outer_bias"]
+            made = norm(made, "norm")
+            down, up = (
+                (
+                    made @ values[f"heads.lora_{number}__{what}.weight"][0]
+                    + values[f"heads.lora_{number}__{what}.bias"][0, 0]
+                )
+                for what in ("down", "up")
+            )
+            deltas[name] = 4.0 * (down.reshape(32, 2) @ up.reshape(2, 32)).T
+        references.append(merged(backbone, deltas, kind))
+    assert len(deltas) == 12
+    assert_agrees(model, references)
+
+
+class SelfPrompted(Transcribed):
+    """Self-PT: prompts made of the first position (or the mean), through the attention's own keys and values."""
+
+    prompted: TensorsByOperation = MappingProxyType({})
+    mean = False
+
+    def attend(self, name, x, q, k, v, bias):
+        t = self.prompted.get(name)
+        if t is None:
+            return super().attend(name, x, q, k, v, bias)
+        n, real = len(t["rule"]), self.mask[..., None].double()
+        pooled = (x * real).sum(1) / real.sum(1) if self.mean and name.startswith("encoder") else x[:, 0]
+
+        def layer(z, left, right, b):
+            return z @ sum(torch.kron(t["rule"][i], left[i] @ right[i]) for i in range(n)) + b
+
+        hidden = gelu_tanh(layer(pooled, t["down_left"], t["down_right"], t["down_bias"]))
+        each = [layer(hidden, t["up_left"][j], t["up_right"][j], t["up_bias"][j]) for j in range(len(t["up_bias"]))]
+        rows = []
+        for c in t["index"]:
+            centred = c - c.mean()
+            c = centred / (centred.square().mean() + 1e-5).sqrt() * t["index_gain"] + t["index_shift"]
+            rows.append(each[0] + sum(c[j] * each[j + 1] for j in range(len(c))))
+        rows, path = torch.stack(rows, dim=1), {n: p for n, p in self.projections().items()}
+        keys, values = (
+            self.plain(path[f"{name}.{p}"], rows).reshape(len(q), len(t["index"]), q.shape[1], -1).transpose(1, 2)
+            for p in "kv"
+        )
+        scores = torch.cat([q @ keys.transpose(2, 3), q @ k.transpose(2, 3) + bias], dim=-1)
+        return scores.softmax(-1) @ torch.cat([values, v], dim=2)
+
+    def plain(self, path, x):
+        return x @ self.weights[f"{path}.weight"].T + self.weights.get(f"{path}.bias", 0)
+
+
+@pytest.mark.parametrize(("kind", "pool"), [("t5", "first"), ("t5", "mean"), ("bart", "first"), ("bart", "mean")])
+def test_self_pt_prompts_each_row_with_itself(kind, pool):
+    backbone = make_rough(kind)
+    settings = {"name": "self-pt", "length": 3, "bottleneck": 8, "rank": 2, "index_dim": 3, "pool": pool}
+    model = make_tuned(backbone, settings)
+    tables = [tensors_of(model, task) for task in (0, 1)]
+    assert_agrees(model, [SelfPrompted(backbone, prompted=table, mean=pool == "mean") for table in tables])
+
+
 @pytest.mark.parametrize("form", ["share", "separate", "global"])
 def test_hyperprompt_sends_one_prompt_through_each_attentions_bottlenecks(form):
     backbone = make_rough("t5")

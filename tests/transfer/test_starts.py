@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transfer_runs import trained_run
 
+from hyperpelt import Generator
 from hyperpelt import tasks as registry
 from hyperpelt.errors import UserError
-from hyperpelt.model.descriptions import read_tasks, read_texts
+from hyperpelt.model.descriptions import read_tasks, read_texts, tell_tasks
 from hyperpelt.model.starts import check_start, losses, start_task
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.transfer.fit import ShotData
@@ -63,7 +64,7 @@ def test_a_method_with_words_must_be_told_them(tiny_bart):
     method = {"name": "hyperformer++", "bottleneck": 4, "description_dropout": 0.3}
     model = TunedModel.build(tiny_bart, method=method, tasks=["a", "b"])
     ids = torch.ones(2, 4, dtype=torch.long)
-    with pytest.raises(UserError, match="words were not given"):
+    with pytest.raises(UserError, match="they were not given"):
         model(ids, labels=ids, task_ids=torch.tensor([0, 1]))
     model.eval()(ids, labels=ids, task_ids=torch.tensor([0, 1]))
     model.tell({name: torch.randn(1 + NUM_INPUTS, 32) for name in "ab"})
@@ -138,3 +139,40 @@ def test_mistakes_name_the_way_out(model, run):
         start_task(plain, word, "described")
     with pytest.raises(UserError, match="has no hypernetwork"):
         plain.train_only("hypernetwork", ["toy/word"])
+
+
+def test_a_method_that_knows_tasks_by_their_descriptions_serves_one_that_has_no_rows(run, tmp_path):
+    """Nobody reads a row of it: its source would raise."""
+    trained = [registry.get(name) for name in TunedModel.from_pretrained(run).tasks]
+    backbone = TunedModel.from_pretrained(run)
+    spec = {"name": "text-to-lora", "rank": 2, "embedding_dim": 8, "hidden_dim": 16, "hyper_dim": 8}
+    model = TunedModel.build(backbone.backbone, method=spec, tasks=trained, tokenizer=backbone.tokenizer)
+    with pytest.raises(UserError, match="tell_tasks"):
+        model.train()(torch.tensor([[5, 1]]), labels=torch.tensor([[5, 1]]), task_ids=torch.tensor([0]))
+    tell_tasks(model, trained)
+    with torch.no_grad():
+        for _, parameter in model.trainable_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+
+    def refuse(split):
+        raise AssertionError("no row is read")
+
+    new = replace(trained[0], name="toy/new", description="Say it in French.", source=Generator(refuse))
+    twin = replace(new, name="toy/twin", description=trained[1].description)
+    before = model.eval().weights_of(torch.arange(2))
+    for task in (new, twin):
+        model.add_task(task)
+        start_task(model, task, "described", among=[one.name for one in trained])
+    made = model.weights_of(torch.arange(4))
+    for key, values in made.items():
+        torch.testing.assert_close(values[:2], before[key])
+        torch.testing.assert_close(values[3], values[1])
+        if "up" in key:
+            assert not torch.isclose(values[2], values[0]).any(dim=-1).all()
+    with pytest.raises(UserError, match="nothing of single tasks"):
+        model.train_only("embedding", ["toy/new"])
+    model.save_pretrained(tmp_path)
+    again = TunedModel.from_pretrained(tmp_path, backbone=backbone.backbone)
+    assert all(torch.equal(values, made[key]) for key, values in again.weights_of(torch.arange(4)).items())
+    start_task(model, new, "like:" + trained[1].name)
+    assert all(torch.equal(v[2], v[1]) for v in model.weights_of(torch.arange(4)).values())

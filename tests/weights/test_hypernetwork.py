@@ -38,7 +38,7 @@ NO_OPS = {
     "svd": ({"type": "svd", "rank": 2}, ["projections"]),
     "vera": ({"type": "vera", "rank": 3}, ["projections"]),
 }
-NEVER_NO_OPS = {"prefix", "prompt", "adaptive_prefix", "bottleneck_prefix", "phm_adapter"}
+NEVER_NO_OPS = {"code_scale", "prefix", "prompt", "adaptive_prefix", "bottleneck_prefix", "phm_adapter", "self_prompt"}
 
 
 def method(parts: list[dict], **config: object) -> dict:
