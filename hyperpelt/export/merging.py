@@ -229,7 +229,7 @@ def _merge_entries(backbone: nn.Module, operation: Operation, tuner: Entries, te
 
 
 def _add_to_weights(backbone: nn.Module, operation: Operation, change: Tensors) -> None:
-    module = backbone.get_submodule(operation.path)
+    module = _module(backbone, operation.path)
     for name, values in change.items():
         parameter = getattr(module, name)
         _set(parameter, parameter.float() + (values.T if values.ndim == 2 else values))
