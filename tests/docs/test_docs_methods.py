@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from small_models import make_t5
 from small_runs import write_run
-from support import TASKS, batch
+from support import TASKS, batch, disturb
 from transformers import PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import methods_page
 
 from hyperpelt import TunedModel, methods
+from hyperpelt.export.merging import merge
 from hyperpelt.methods import registry
 from hyperpelt.tuners import base as tuners
 
@@ -53,6 +54,14 @@ def test_the_tuner_and_method_of_the_page_work_from_every_source(monkeypatch: py
         assert torch.equal(model.eval()(**batch()).logits, bare), "it starts as the backbone"
         model.train()(**batch()).loss.backward()
         assert any(parameter.grad.abs().max() > 0 for _, parameter in model.trainable_parameters())
+        disturb(model)
+        with torch.no_grad():
+            merged = merge(model.eval(), "b")
+            assert not merged.method.parts
+            own = {**batch(), "task_ids": torch.ones(4, dtype=torch.long)}
+            moved = merged(**{**own, "task_ids": torch.zeros(4, dtype=torch.long)}).logits
+            torch.testing.assert_close(moved, model(**own).logits, atol=5e-5, rtol=5e-5)
+            assert (moved - bare).abs().max() > 1e-3
         model.detach()
     shown = re.findall(r"method=(\{.*?\}|[\w-]+)", EXTENDING)
     assert [methods.get(yaml.safe_load(text)).name for text in shown] == ["loha", "hyper-loha", "loha"]

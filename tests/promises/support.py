@@ -118,6 +118,7 @@ SMALL = {
     "spt": {"share": 0.02},
     "self-pt": {"bottleneck": 8, "rank": 2},
     "text-to-lora": {"rank": 2, "embedding_dim": 8, "hidden_dim": 16, "hyper_dim": 8},
+    "taps": {"start": 1.0},  # so that of every task some layers are open, whatever a network makes of the scores
     "u-tuning": {"length": 4, "bottleneck": 4},
     "unipelt": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "vera": {"rank": 6},
