@@ -15,6 +15,7 @@ import torch
 from small_models import make_bart, make_t5
 from support import REFUSED, TASKS, batch, decode_step_by_step, describe, disturb, forms, spec_of
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from hyperpelt import methods
 from hyperpelt.errors import UserError
@@ -197,6 +198,18 @@ class Training:
         restore_random_states(saved.rng[0], torch.device("cpu"))
 
 
+def composed(model: TunedModel, backbone: PreTrainedModel) -> TunedModel:
+    """The model that is trained, where a course says before training what its method becomes."""
+    if not any(course.composes for course in model.method.courses):
+        return model
+    courses = Training(model, total=3).courses
+    method = courses.compose()
+    model.detach()
+    made = TunedModel.build(backbone, method=method, tasks=TASKS, seed=3)
+    courses.settle(made)
+    return made
+
+
 @every_cell
 def test_all_that_is_trained_learns_nothing_else_moves_and_a_resumed_training_ends_alike(name, kind, tmp_path):
     """Three steps: what is multiplied by a tensor that starts at zero learns from the second one on."""
@@ -205,6 +218,7 @@ def test_all_that_is_trained_learns_nothing_else_moves_and_a_resumed_training_en
     backbone = MAKERS[kind]()
     before = {label: tensor.clone() for label, tensor in backbone.state_dict().items()}
     model = describe(TunedModel.build(backbone, method=spec_of(name), tasks=TASKS, seed=3))
+    model = composed(model, backbone)
     assert model.num_trainable() == count_trainable(model.method, backbone, list_operations(backbone), len(TASKS))
     whole = Training(model, total=3)
     whole.courses.begin()
@@ -219,7 +233,7 @@ def test_all_that_is_trained_learns_nothing_else_moves_and_a_resumed_training_en
     trained = {id(parameter) for _, parameter in model.trainable_parameters()}
     assert not [label for label, p in model.named_parameters() if p.requires_grad and id(p) not in trained]
 
-    resumed = Training(TunedModel.build(MAKERS[kind](), method=spec_of(name), tasks=TASKS, seed=3), total=3)
+    resumed = Training(TunedModel.build(MAKERS[kind](), method=model.method, tasks=TASKS, seed=3), total=3)
     disturb(resumed.model)
     resumed.restore(checkpoint)
     resumed.step(3)
