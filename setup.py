@@ -42,6 +42,8 @@ EXTRAS = {
     "wandb": ["wandb>=0.19"],
     "trackio": ["trackio>=0.5"],
     "mlflow": ["mlflow-skinny>=2.16"],
+    # Backbones in four bits (docs/training.md).
+    "quantization": ["bitsandbytes>=0.45"],
     # ROUGE, chrF and BLEU; `lm_eval --model hyperpelt` (docs/lm_eval.md).
     "metrics": ["sacrebleu>=2.4", "rouge-score>=0.1.2"],
     "lm-eval": ["lm-eval>=0.4.9"],

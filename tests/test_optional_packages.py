@@ -7,6 +7,7 @@ import sys
 
 OPTIONAL = (
     "wandb", "trackio", "mlflow", "sacrebleu", "rouge_score", "lm_eval", "evaluate", "torchmetrics", "nltk", "peft",
+    "bitsandbytes",
 )  # fmt: skip
 PROGRAM = f"""
 import importlib, pkgutil, sys

@@ -73,7 +73,11 @@ _HASHED = (
 
 
 def load_backbone(
-    name_or_path: str | Path, *, dtype: torch.dtype | str | None = None, from_config: bool = False
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype | str | None = None,
+    from_config: bool = False,
+    quantization: str | None = None,
 ) -> PreTrainedModel:
     """A checked encoder-decoder, in evaluation mode, that generates as `generation_of` says.
 
@@ -81,6 +85,7 @@ def load_backbone(
         name_or_path: an embedded name (`mini-bart`), a folder, or a hub id.
         dtype: bfloat16 or float32, as `torch.dtype` or by name; None is float32, whatever the file holds.
         from_config: shapes only, on the meta device: no weights are read, and a folder needs none. For counting.
+        quantization: `int8` or `nf4`: how the weights inside of the layers are packed; see `backbones.quantised`.
 
     Raises:
         UserError: unknown name, missing weights or package, not an encoder-decoder of a supported family, fp16.
@@ -98,7 +103,12 @@ def load_backbone(
     else:
         model = _pretrained(name_or_path, config, dtype)
     _complete(model)
-    return moved(model, dtype).eval()
+    model = moved(model, dtype).eval()
+    if quantization is None:
+        return model
+    from hyperpelt.backbones.quantised import quantise
+
+    return quantise(model, quantization)
 
 
 def load_config(name_or_path: str | Path) -> PreTrainedConfig:

@@ -192,6 +192,10 @@ class RunConfig(_Strict):
         description="of the frozen backbone; trained tensors stay fp32. bf16-mixed: fp32 weights, products in bf16 "
         "(autocast); auto: what a race of two products finds faster here",
     )
+    quantization: Literal["int8", "nf4"] | None = Field(
+        None,
+        description="of the frozen backbone's weights: int8, nf4 (pip install 'hyperpelt[quantization]'); null: none",
+    )
     dropout: Number | None = Field(
         None,
         ge=0,
@@ -237,6 +241,8 @@ class RunConfig(_Strict):
             raise ValueError("label_smoothing must be 0 with loss=ranking, which compares choices and smooths nothing.")
         if self.torch_compile and self.loss != "lm":
             raise ValueError("torch_compile needs loss: lm; how many choices are compared differs in every batch.")
+        if self.quantization and self.precision == "bf16-mixed":
+            raise ValueError("precision must be fp32, bf16 or auto with quantization: packed weights compute in one.")
         if self.from_run is not None and self.weight_decay:
             raise ValueError("weight_decay must be 0 with from_run: it would move the tasks that are there already.")
         if self.from_run is not None and Path(self.from_run).resolve() == Path(self.output_dir).resolve():

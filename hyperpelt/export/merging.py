@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from hyperpelt.attachment.passes import Placed
 from hyperpelt.backbones.coded import CodedLinear
 from hyperpelt.backbones.mini_bart import MiniBart
+from hyperpelt.backbones.quantised import require_weights
 from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError
 from hyperpelt.export.baking import static
@@ -60,8 +61,9 @@ def merge(model: TunedModel, task: str, *, plain: bool = False) -> MergedModel:
     - **plain**: merge only what leaves the backbone a model that transformers can load: its own shapes, no new biases
 
     Raises:
-        UserError: the model does not know the task.
+        UserError: the model does not know the task; its backbone is quantized.
     """
+    require_weights(model.backbone, "Merging")
     index = torch.tensor([model.task_id(task)], device=model.device)
     merged, backbone = mergeable(model.method, model.assembly, plain=plain), copy_of(model.backbone)
     with model.evaluating():

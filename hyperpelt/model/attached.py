@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperpelt.attachment.calibration import collect_samples
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.backbones import check_tokenizer
+from hyperpelt.backbones.quantised import packing_of, require_weights
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.assemble import assemble, build_sources, replaced, unfrozen
 from hyperpelt.methods.base import Method
@@ -63,6 +64,8 @@ class Attached(nn.Module):
         self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)
         trained, elsewhere = unfrozen(method, backbone), replaced(method, self.operations)
+        if trained or elsewhere:
+            require_weights(backbone, f"Method {method.name!r}, which changes the backbone itself,")
         # What is trained or replaced of the backbone lives in a copy: the object that was given stays as it is.
         self.backbone = copy_of(backbone) if trained else backbone
         self.backbone = with_replacements(self.backbone, elsewhere, fitted=fitted, copied=bool(trained))
@@ -144,6 +147,11 @@ class Attached(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.backbone.dtype
+
+    @property
+    def quantization(self) -> str | None:
+        """How the backbone's weights are packed; None if they are not."""
+        return packing_of(self.backbone)
 
     def task_id(self, name: str) -> int:
         """The index of a task.

@@ -22,16 +22,23 @@ def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
     attention = switch_of(backbone).previous_attention
     if attention is not None:  # the configuration names ours while something is attached
         twin.set_attn_implementation(attention)
+    packed = {name: module for name, module in backbone.named_modules() if hasattr(module, "packing")}
     for name, module in backbone.named_modules():
         if isinstance(module, CodedLinear):
             twin.set_submodule(name, module.twin())
             continue
         # Merging may have widened a network or given it biases, of which the configuration knows nothing.
-        if isinstance(module, nn.Linear) and _shapes(module) != _shapes(twin.get_submodule(name)):
+        if (
+            name not in packed
+            and isinstance(module, nn.Linear)
+            and _shapes(module) != _shapes(twin.get_submodule(name))
+        ):
             wider = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
             twin.set_submodule(name, wider.requires_grad_(False))
     twin = moved(moved(twin, backbone.device), backbone.dtype)
-    twin.load_state_dict(backbone.state_dict())
+    for name, module in packed.items():
+        twin.set_submodule(name, _packed_again(module))
+    twin.load_state_dict(backbone.state_dict(), strict=not packed)  # how nf4 was packed has no place of its own
     twin.generation_config = copy.deepcopy(backbone.generation_config)
     return twin
 
@@ -59,6 +66,15 @@ def decoded(backbone: PreTrainedModel) -> PreTrainedModel:
         if isinstance(module, CodedLinear):
             backbone.set_submodule(name, module.plain(backbone.dtype))
     return backbone
+
+
+def _packed_again(module: nn.Module) -> nn.Module:
+    """A packed linear map with tensors of its own and no hooks."""
+    twin = copy.deepcopy(module)
+    for name, hooks in vars(twin).items():
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            hooks.clear()
+    return twin
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

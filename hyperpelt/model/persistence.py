@@ -79,6 +79,7 @@ class Persistence(Running):
             **fingerprints.of_backbone(self.backbone, self.tokenizer, own),
             "method": self.method.to_dict(),
             "seed": self.seed,
+            **({} if self.quantization is None else {"quantization": self.quantization}),
             "frozen_tensors": self._frozen_tensors(),
             "visual": None if self.visual is None else self.visual.to_dict(),
             "tasks": [{"name": name, "fingerprint": self.task_fingerprints.get(name)} for name in self.tasks],
@@ -122,7 +123,9 @@ class Persistence(Running):
             if not name:
                 raise UserError(f"{folder} does not name its backbone (it was built from an object): give `backbone=`.")
             saving.check_backbone_is_there(folder, name)
-            tokenizer, backbone = tokenizer or load_tokenizer(name), load_backbone(name, dtype=dtype)
+            packing = config.get("quantization")
+            tokenizer = tokenizer or load_tokenizer(name)
+            backbone = load_backbone(name, dtype=dtype, quantization=packing)
             source, target = (config.get(f"{which}_language") for which in ("source", "target"))
             set_languages(tokenizer, backbone, source=source, target=target)
         else:

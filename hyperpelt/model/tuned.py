@@ -60,6 +60,7 @@ class TunedModel(Inference, Persistence, Habits):
         image_encoder: ImageEncoder | VisualSpec | str | Path | None = None,
         source_language: str | None = None,
         target_language: str | None = None,
+        quantization: str | None = None,
     ) -> TunedModel:
         """A fresh tuned model.
 
@@ -71,6 +72,7 @@ class TunedModel(Inference, Persistence, Habits):
         - **image_encoder**: whose features a method with a visual part will read: an encoder, its `spec` or its name;
           None: the method's own `feature_dim` and `cells`
         - **source_language**, **target_language**: of a multilingual backbone (`de_DE`), which is then given by name
+        - **quantization**: `int8` or `nf4`: how the weights of a backbone that is given by name are packed
 
         Raises:
             UserError: unknown method, family, language or setting; float16; a tokenizer that does not fit the backbone.
@@ -81,11 +83,13 @@ class TunedModel(Inference, Persistence, Habits):
 
             name = str(backbone)
             tokenizer = tokenizer or load_tokenizer(backbone)
-            backbone = load_backbone(backbone, dtype=dtype)
+            backbone = load_backbone(backbone, dtype=dtype, quantization=quantization)
             set_languages(tokenizer, backbone, source=source_language, target=target_language)
         else:
             if source_language or target_language:
                 raise UserError("Languages are set for a backbone that is given by its name; this one is a model.")
+            if quantization:
+                raise UserError("A backbone that is given by its name is quantized; this one is a model.")
             backbone = in_dtype(backbone, dtype)
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         names = [task if isinstance(task, str) else task.name for task in tasks]

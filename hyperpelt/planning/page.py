@@ -15,10 +15,11 @@ PARTS = ("backbone, frozen", "trained values", "optimiser", "gradients", "kept f
 def about(plan: Plan) -> str:
     """What was planned, in a sentence."""
     shape, config, spread = plan.costs.shape, plan.config, plan.spread
+    precision = config.precision + (f", weights in {config.quantization}" if config.quantization else "")
     shared = f"{spread.processes} processes{', frozen layers sharded' if spread.fsdp else ''}, each sending "
     shared += f"{as_text(spread.sent(plan.costs))} a step"
     return (
-        f"{config.backbone}, {config.precision}, {shape.rows} rows x {shape.source} tokens, all full, {shape.target} "
+        f"{config.backbone}, {precision}, {shape.rows} rows x {shape.source} tokens, all full, {shape.target} "
         f"target tokens, {shape.num_tasks} tasks mixed, {shared if spread.processes > 1 else 'one process'}."
     )
 

@@ -67,6 +67,7 @@ class Plan:
             "target": shape.target,
             "num_tasks": shape.num_tasks,
             "precision": self.config.precision,
+            "quantization": self.config.quantization,
             "gradient_checkpointing": self.config.gradient_checkpointing,
             "processes": self.spread.processes,
             "fsdp": self.spread.fsdp,
@@ -115,7 +116,10 @@ def plan_run(
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
     spread, number = Spread(processes, fsdp), num_tasks or len(_tasks(config))
     device = CPU if known is None else ACCELERATOR
-    options = {"precision": config.precision, "checkpointing": config.gradient_checkpointing}
+    if config.quantization and chosen.unfreeze:
+        raise UserError(f"Method {chosen.name!r} trains the backbone itself, which quantization rules out.")
+    options: dict[str, Any] = {"precision": config.precision, "checkpointing": config.gradient_checkpointing}
+    options["quantization"] = config.quantization
     with (
         _counting(chosen.name),
         Measured(config.backbone, chosen, num_tasks=number, device=device, **options) as measured,

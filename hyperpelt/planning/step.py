@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.backbones.quantised import bytes_packed, to_pack
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.methods import Method
 from hyperpelt.model.tuned import TunedModel
@@ -76,7 +77,7 @@ class Measured:
 
     def __init__(
         self, backbone: str, method: Method, *, num_tasks: int, precision: str, device: torch.device,
-        checkpointing: bool = False,
+        checkpointing: bool = False, quantization: str | None = None,
     ) -> None:  # fmt: skip
         names = [f"task-{number}" for number in range(num_tasks)]
         with torch.device("meta"):
@@ -84,6 +85,13 @@ class Measured:
             for network in self.model.described():
                 network.words.tell(torch.empty_like(network.words.vectors))
         self.device, self.num_tasks = device, num_tasks
+        # Packed weights take less, but a matrix at a time is there unpacked.
+        self.spared = self.unpacked = 0
+        if quantization is not None:
+            packed = [linear for _, linear in to_pack(self.model.backbone)]
+            sizes = [(bytes_of([linear.weight]), bytes_packed(linear, quantization)) for linear in packed]
+            self.spared = sum(whole - small for whole, small in sizes)
+            self.unpacked = max(whole for whole, _ in sizes)
         self.mode = stood_in(self.model, device)
         if checkpointing:
             self.model.gradient_checkpointing_enable()
@@ -225,16 +233,17 @@ def costs_of(measured: Measured, shape: Shape, *, optimizer: str = "adamw", part
     assert isinstance(head, nn.Linear), "every family promised has one"
     return StepCosts(
         shape=shape,
-        frozen=bytes_of(x for x in (*model.backbone.parameters(), *model.backbone.buffers()) if id(x) not in ours),
+        frozen=bytes_of(x for x in (*model.backbone.parameters(), *model.backbone.buffers()) if id(x) not in ours)
+        - measured.spared,
         trained=bytes_of(trained),
         values=sum(parameter.numel() for parameter in trained),
         optimizer=optimizer_bytes([parameter.shape for parameter in trained], optimizer),
         gradients=bytes_of(trained),
         kept=kept,
         logits=4 * shape.rows * shape.target * head.out_features,
-        step=most,
-        scoring=measured.score(shape) if parts else 0,
-        writing=measured.write(shape) if parts else 0,
+        step=most + measured.unpacked,
+        scoring=measured.score(shape) + measured.unpacked if parts else 0,
+        writing=measured.write(shape) + measured.unpacked if parts else 0,
         largest_layer=_largest_layer(model),
         work=measured.parts(shape, whole) if parts else {"step": whole},
     )

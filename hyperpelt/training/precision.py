@@ -50,8 +50,8 @@ def settled(config: RunConfig, processes: Processes, resume_from: Path | None = 
     if launched and chosen == "bf16":
         notes.append("precision=bf16 holds the backbone in bf16 as it is: the launcher's mixed precision adds nothing.")
     elif launched and chosen != "bf16-mixed":
-        chosen = "bf16-mixed"
-        notes.append("The launcher's --mixed_precision bf16 is honoured: precision=bf16-mixed.")
+        chosen = "bf16" if config.quantization else "bf16-mixed"  # packed weights compute in one dtype
+        notes.append(f"The launcher's --mixed_precision bf16 is honoured: precision={chosen}.")
     elif chosen == "auto":
         chosen, why = processes.on_main(lambda: _chosen(config, processes.device, resume_from))
         notes.append(f"precision=auto is {chosen}, {why}.")

@@ -11,7 +11,7 @@ from hyperpelt.training.setup import Setup
 
 # Settings that a resumed run must share with the stopped one (the sampler checks those of the rows itself).
 FIXED = (
-    "backbone", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit",
+    "backbone", "quantization", "method", "tasks", "from_run", "max_source_length", "max_target_length", "train_limit",
     "image_encoder", "image_grid", "on_bad_image", "blind",
 )  # fmt: skip
 # Settings that change nothing in the course of a run.

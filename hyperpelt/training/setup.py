@@ -174,6 +174,8 @@ def _registered(names: Sequence[str]) -> list[Task]:
 def _build_model(
     config: RunConfig, processes: Processes, tasks: Sequence[Task], encoder: ImageEncoder | VisualSpec | None
 ) -> TunedModel:
+    if config.quantization and processes.sharded:
+        raise UserError("quantization: packed weights are not sharded; launch without --use_fsdp, they are small.")
     with processes.accelerator.main_process_first():  # one process fetches what is not here yet
         model = build_model(config, tasks, encoder)
         if model.described():
@@ -209,6 +211,7 @@ def build_model(
             image_encoder=encoder,
             source_language=config.source_language,
             target_language=config.target_language,
+            quantization=config.quantization,
         )
     model = TunedModel.from_pretrained(config.from_run, dtype=dtype)
     for task in tasks:
@@ -222,7 +225,8 @@ def taken_over(config: RunConfig) -> RunConfig:
     if config.from_run is None:
         return config
     saved = read_config(local_folder(config.from_run))
-    return config.model_copy(update={"backbone": str(saved["backbone"]), "method": saved["method"]})
+    names = ("backbone", "method", "quantization")
+    return config.model_copy(update={name: saved.get(name) for name in names})
 
 
 def with_rate(config: RunConfig) -> tuple[RunConfig, bool]:

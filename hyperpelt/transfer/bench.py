@@ -204,6 +204,6 @@ class Bench:
     @cached_property
     def _whole_backbone(self) -> PreTrainedModel:
         """The same in float32, for methods that train it."""
-        if self._backbone.dtype == torch.float32:
+        if self._backbone.dtype == torch.float32 and self.model.quantization is None:
             return self._backbone
         return moved(load_backbone(self.model.backbone_name, dtype=torch.float32), self.device)

@@ -1,0 +1,35 @@
+"""Linear maps in four bits, by bitsandbytes, which is imported only where they are wanted."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+
+def nf4_linear() -> type[nn.Linear]:
+    """The class of a frozen linear map in NF4, made of an unpacked one. It computes in the dtype that its weight had.
+
+    Raises:
+        ImportError: bitsandbytes is not installed, or not for this machine.
+    """
+    layers: Any = import_module("bitsandbytes.nn")
+
+    class Nf4Linear(layers.Linear4bit):
+        packing: ClassVar[str] = "nf4"
+
+        def __init__(self, linear: nn.Linear) -> None:
+            super().__init__(
+                linear.in_features, linear.out_features, bias=False, device="meta", compute_dtype=linear.weight.dtype,
+                quant_type="nf4", quant_storage=torch.int8,  # T5 casts what its feed-forward reads to any other dtype
+            )  # fmt: skip
+            values = linear.weight.detach().bfloat16().float()  # the same whatever it computes in
+            options = {"quant_type": "nf4", "quant_storage": torch.int8, "module": self}
+            self.weight = layers.Params4bit(values, requires_grad=False, **options).to("cpu")
+            self.bias = linear.bias
+            # In evaluation mode it would pack its weight anew for some processors, and so change what is frozen.
+            self.support_avx512bf16_for_cpu = False
+
+    return Nf4Linear
