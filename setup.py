@@ -43,7 +43,7 @@ EXTRAS = {
     "trackio": ["trackio>=0.5"],
     "mlflow": ["mlflow-skinny>=2.16"],
     # Backbones in four bits (docs/training.md).
-    "quantization": ["bitsandbytes>=0.45"],
+    "quantization": ["bitsandbytes>=0.50"],
     # ROUGE, chrF and BLEU; `lm_eval --model hyperpelt` (docs/lm_eval.md).
     "metrics": ["sacrebleu>=2.4", "rouge-score>=0.1.2"],
     "lm-eval": ["lm-eval>=0.4.9"],

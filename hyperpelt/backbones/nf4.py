@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def nf4_linear() -> type[nn.Linear]:
@@ -15,6 +15,7 @@ def nf4_linear() -> type[nn.Linear]:
     Raises:
         ImportError: bitsandbytes is not installed, or not for this machine.
     """
+    library: Any = import_module("bitsandbytes")
     layers: Any = import_module("bitsandbytes.nn")
 
     class Nf4Linear(layers.Linear4bit):
@@ -28,8 +29,12 @@ def nf4_linear() -> type[nn.Linear]:
             values = linear.weight.detach().bfloat16().float()  # the same whatever it computes in
             options = {"quant_type": "nf4", "quant_storage": torch.int8, "module": self}
             self.weight = layers.Params4bit(values, requires_grad=False, **options).to("cpu")
+            self.weight.quant_state.dtype = linear.weight.dtype  # what it is unpacked to for backward
             self.bias = linear.bias
-            # In evaluation mode it would pack its weight anew for some processors, and so change what is frozen.
-            self.support_avx512bf16_for_cpu = False
+
+        def forward(self, input: Tensor) -> Tensor:
+            # Not Linear4bit's own, which packs its weight anew for some processors, and so changes what is frozen.
+            state = self.weight.quant_state
+            return library.matmul_4bit(input, self.weight.view(torch.uint8), bias=self.bias, quant_state=state)
 
     return Nf4Linear

@@ -23,17 +23,20 @@ from hyperpelt.training.compiled import check_compilable
 HERE = Path(__file__).parent
 
 TRACED = """
-import sys, torch
+import importlib.util, sys, torch
 sys.path[:0] = [{tests!r}, {promises!r}]
 from small_models import make_bart, make_t5
 from support import batch, spec_of, tuned
 from hyperpelt import methods
+from hyperpelt.backbones.quantised import quantise
 
 one = dict(encoder_layers=1, decoder_layers=1) if {family!r} == "bart" else dict(num_layers=1, num_decoder_layers=1)
 make = make_bart if {family!r} == "bart" else make_t5
-for name in {names!r}:
+packings = ["int8", "nf4"][: 1 + (importlib.util.find_spec("bitsandbytes") is not None)]
+for name, packing in [*((name, None) for name in {names!r}), *(("lora", packing) for packing in packings)]:
     torch._dynamo.reset()
-    model = tuned(make(**one), spec_of(name)).train()
+    backbone = make(**one)
+    model = tuned(backbone if packing is None else quantise(backbone, packing), spec_of(name)).train()
     rows = batch()
     if model.visual is not None:
         rows |= {{"visual": torch.randn(4, model.visual.cells, model.visual.dim)}}
@@ -41,7 +44,7 @@ for name in {names!r}:
         loss = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)(**rows).loss
         torch.testing.assert_close(loss, model(**rows).loss)
     except Exception as problem:
-        print("BROKEN", name, type(problem).__name__, str(problem)[:1500].replace("\\n", " "))
+        print("BROKEN", name, packing, type(problem).__name__, str(problem)[:1500].replace("\\n", " "))
 """
 
 RUN = """
@@ -83,7 +86,7 @@ def representative() -> list[str]:
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_a_step_of_every_method_is_one_graph(family):
-    """Every method on T5; on BART one for each tuner and source, as a trace takes two seconds."""
+    """Every method on T5; on BART one for each tuner and source, as a trace takes two seconds. Packed weights, too."""
     names = compilable() if family == "t5" else representative()
     code = TRACED.format(tests=str(HERE.parent), promises=str(HERE), family=family, names=names)
     assert "BROKEN" not in (said := finished(code)), said
