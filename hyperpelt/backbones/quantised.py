@@ -103,7 +103,8 @@ def require_weights(backbone: nn.Module, what: str) -> None:
     """Raises:
     UserError: the weights, which `what` needs as numbers, are packed, whoever did it.
     """
-    if any(isinstance(m, nn.Linear) and not m.weight.is_floating_point() for m in backbone.modules()):
+    weights = (module.weight for module in backbone.modules() if isinstance(module, nn.Linear))
+    if any(weight is not None and not weight.is_floating_point() for weight in weights):
         raise UserError(
             f"{what} needs the backbone's weights as they are, and these are quantized: load it without quantization."
         )

@@ -116,8 +116,8 @@ def plan_run(
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
     spread, number = Spread(processes, fsdp), num_tasks or len(_tasks(config))
     device = CPU if known is None else ACCELERATOR
-    if config.quantization and chosen.unfreeze:
-        raise UserError(f"Method {chosen.name!r} trains the backbone itself, which quantization rules out.")
+    if config.quantization and (chosen.unfreeze or any(part.tuner.replaces for part in chosen.parts)):
+        raise UserError(f"Method {chosen.name!r} changes the backbone itself, which quantization rules out.")
     options: dict[str, Any] = {"precision": config.precision, "checkpointing": config.gradient_checkpointing}
     options["quantization"] = config.quantization
     with (
