@@ -40,7 +40,9 @@ def lm_eval(context: typer.Context) -> None:
     try:
         cli_evaluate()
     except SystemExit as stopped:
-        raise typer.Exit(int(stopped.code or 0)) from None
+        if isinstance(stopped.code, str):  # which Python prints, and ends with 1
+            raise UserError(stopped.code) from None
+        raise typer.Exit(stopped.code or 0) from None
     finally:
         sys.argv = before
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.config.sizes import as_text
+from hyperpelt.errors import UserError
+from hyperpelt.files.atomic import replacing
 from hyperpelt.planning.plan import Plan
 
 PARTS = ("backbone, frozen", "trained values", "optimiser", "gradients", "kept for backward", "the rest at its peak")
@@ -89,10 +91,16 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def picture(plans: Sequence[Plan], path: Path) -> None:
-    """Memory by part, one bar a plan, as SVG or whatever the file's ending says."""
+    """Memory by part, one bar a plan, as SVG or whatever the file's ending says.
+
+    Raises:
+        UserError: the ending says nothing that can be drawn.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.2 + 0.42 * len(plans)), layout="constrained")
+    figure, kind = Figure(figsize=(8, 1.2 + 0.42 * len(plans)), layout="constrained"), path.suffix[1:].lower() or "svg"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"Cannot draw {path}: expected an ending such as .svg, .png or .pdf.")
     axes = figure.add_subplot()
     labels = [f"{plan.method}, {plan.config.backbone}" for plan in plans]
     left = [0.0] * len(plans)
@@ -103,4 +111,5 @@ def picture(plans: Sequence[Plan], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("GB of one process at the peak of a training step")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25 - 0.6 / len(plans)), ncols=3)
-    figure.savefig(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind)

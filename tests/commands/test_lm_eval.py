@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -115,6 +116,17 @@ def test_log_likelihoods_are_those_of_one_plain_forward_each(run: Path) -> None:
     wanted = logits.double().log_softmax(-1)[0].gather(1, labels[0][:, None]).sum()
     assert scorer.rolling(["a good sentence"])[0] == pytest.approx(float(wanted), abs=1e-4)
     assert command._until("one. two; three", [";", "."]) == "one"
+
+
+@pytest.mark.parametrize(("code", "status"), [("no such task", 2), (None, 0), (2, 2)])
+def test_how_the_harness_ends_is_how_the_command_ends(code: object, status: int, monkeypatch, capsys) -> None:
+    harness = ModuleType("lm_eval.__main__")
+    harness.cli_evaluate = lambda: sys.exit(code)
+    monkeypatch.setattr(command, "register", lambda: None)
+    monkeypatch.setitem(sys.modules, "lm_eval", ModuleType("lm_eval"))
+    monkeypatch.setitem(sys.modules, "lm_eval.__main__", harness)
+    assert cli.run(["lm-eval", "--tasks", "x"]) == status
+    assert ("no such task" in capsys.readouterr().err) is (code == "no such task")
 
 
 def test_what_is_wrong_is_said_in_a_sentence(run: Path, monkeypatch, capsys) -> None:

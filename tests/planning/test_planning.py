@@ -13,7 +13,7 @@ from hyperpelt.config import load_run
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.planning import Shape, measure, plan_run
+from hyperpelt.planning import Shape, measure, page, plan_run
 from hyperpelt.planning.fit import Spread, largest_batch
 from hyperpelt.planning.kept import bytes_of, watched
 from hyperpelt.planning.live import Live
@@ -193,7 +193,7 @@ def settings(folders, *more: str) -> list[str]:
 
 
 def test_the_command_answers_in_json_and_draws(folders, capsys, tmp_path):
-    picture = tmp_path / "memory.svg"
+    picture = tmp_path / "memory"  # without an ending, and never of another name
     words = ["plan", *settings(folders), "--memory", "1GB", "--processes", "4", "--picture", str(picture), "--json"]
     assert cli.run(words) == 0
     found = json.loads(capsys.readouterr().out)
@@ -202,6 +202,9 @@ def test_the_command_answers_in_json_and_draws(folders, capsys, tmp_path):
     assert found["held_a_process"] >= sum(found["bytes"][part] for part in ("frozen", "trained", "optimizer", "kept"))
     assert found["estimated_seconds_a_step"] > 0
     assert "<svg" in picture.read_text()
+    assert not list(tmp_path.glob("memory.*"))
+    with pytest.raises(UserError, match=r"Cannot draw .*memory\.xyz: expected an ending such as \.svg"):
+        page.picture([plan_run(load_run(None, settings(folders, "output_dir=x")))], tmp_path / "memory.xyz")
 
 
 def test_the_command_compares_methods(folders, capsys):
