@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -34,13 +34,21 @@ def encode_inputs(
 
     endings: of each text its last part, which a cut leaves whole ("" for none) if it is short enough.
     """
+    encoded, long = _encode_cut(tokenizer, texts, max_length, endings)
+    return encoded, len(long)
+
+
+def _encode_cut(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, endings: Sequence[str]
+) -> tuple[list[list[int]], list[int]]:
+    """The same, and which texts had to be cut."""
     encoded = encode(tokenizer, texts)
     long = [index for index, ids in enumerate(encoded) if len(ids) > max_length]
     for index in long:
         ending = endings[index] if endings else ""
         cut = _cut_before(tokenizer, texts[index], ending, max_length) if ending else None
         encoded[index] = cut or _cut(tokenizer, encoded[index], max_length)
-    return encoded, len(long)
+    return encoded, long
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], max_length: int) -> list[int]:
@@ -78,7 +86,7 @@ def cut_targets(targets: Iterable[Sequence[int]], max_length: int) -> tuple[list
 
 
 class Columns:
-    """The columns of a tokenised split as they grow. Images and further targets have columns only if a row has some."""
+    """The columns of tokenised rows as they grow. Images and further targets have columns only if a row has some."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_source_length: int, max_target_length: int) -> None:
         self.tokenizer, self.lengths = tokenizer, (max_source_length, max_target_length)
@@ -88,19 +96,19 @@ class Columns:
         self.numbers: list[int] = []
         self.images: list[bytes] = []
         self.targets: list[tuple[list[list[int]], list[float]]] = []  # of each row: tokens and scores
-        self.num_cut = [0, 0]
+        self.cut: list[int] = []  # bit 0: the source was too long, bit 1: the target
 
     def add(self, rows: Sequence[Numbered]) -> None:
         """Tokenise some rows, whose images are keys by now."""
         examples = [example for _, example in rows]
-        ids, num_cut = encode_inputs(
-            self.tokenizer, [e.input for e in examples], self.lengths[0], [e.ending for e in examples]
-        )
-        self.num_cut[0] += num_cut
+        endings = [example.ending for example in examples]
+        ids, long = _encode_cut(self.tokenizer, [example.input for example in examples], self.lengths[0], endings)
         self.inputs += [np.asarray(row, np.int32) for row in ids]  # lists of Python numbers take twenty times as much
         tokens, cut = self._target_tokens(examples)
+        too_long = set(long)
         self.labels += [tokens[example.target] for example in examples]
-        self.num_cut[1] += sum(example.target in cut for example in examples)
+        flags = zip(range(len(examples)), examples, strict=True)
+        self.cut += [(place in too_long) | (example.target in cut) << 1 for place, example in flags]
         self.targets += [
             ([tokens[text] for text, _ in example.targets], [score for _, score in example.targets])
             for example in examples
@@ -130,36 +138,45 @@ class Columns:
             columns["target_lengths"] = [[len(ids) for ids in some] for some, _ in self.targets]
             columns["target_scores"] = [np.asarray(scores, np.float32) for _, scores in self.targets]
         columns |= {"weight": np.asarray(self.weights, np.float32), "number": np.asarray(self.numbers, np.int64)}
-        return columns
+        return columns | {"cut": np.asarray(self.cut, np.uint8)}
+
+
+class Shown(NamedTuple):
+    """A progress bar over more rows than are made at once."""
+
+    done: int
+    total: int
 
 
 def tokenise(
-    examples: Examples, columns: Columns, *, eye: Eye | None, blind: bool, progress: bool
+    examples: Examples, columns: Columns, *, eye: Eye | None, blind: bool, progress: Shown | None
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """All rows of a split as columns, and what to tell of them.
+    """Rows of a split as columns, and what to tell of them.
 
     eye: sees images; blind: they are withheld. Raises UserError for images where there is neither.
     """
-    rows = _with_progress(_numbered(examples, blind), len(examples), "tokenising", progress)
+    rows = _with_progress(_numbered(examples, blind), "tokenising", progress)
     seen = rows if eye is None else eye.see(rows, where=f"{examples.task.name} {examples.split}", drop_bad=True)
     bad = 0 if eye is None else eye.num_bad
     for batch in _batches(seen):
         if eye is None:
             _refuse_images(batch, examples)
         columns.add(batch)
-    about = {"num_cut_sources": columns.num_cut[0], "num_cut_targets": columns.num_cut[1]}
-    return columns.arrays(), {**about, "num_bad_images": 0 if eye is None else eye.num_bad - bad}
+    return columns.arrays(), {"num_bad_images": 0 if eye is None else eye.num_bad - bad}
 
 
 def see_again(examples: Examples, eye: Eye, *, progress: bool) -> None:
     """Encode the images of a split whose tokens are made, but whose features are not (all) there."""
-    rows = _with_progress(_numbered(examples, blind=False), len(examples), "encoding images", progress)
+    shown = Shown(0, len(examples)) if progress else None
+    rows = _with_progress(_numbered(examples, blind=False), "encoding images", shown)
     for _ in eye.see(rows, where=f"{examples.task.name} {examples.split}"):
         pass
 
 
-def _with_progress(rows: Iterator[Numbered], total: int, what: str, progress: bool) -> Iterator[Numbered]:
-    yield from tqdm(rows, total=total, desc=what, unit="row", leave=False, disable=None if progress else True)
+def _with_progress(rows: Iterator[Numbered], what: str, shown: Shown | None) -> Iterator[Numbered]:
+    done, total = shown or (0, 0)
+    hidden = True if shown is None else None
+    yield from tqdm(rows, initial=done, total=total, desc=what, unit="row", leave=False, disable=hidden)
 
 
 def _numbered(examples: Any, blind: bool) -> Iterator[Numbered]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hyperpelt.data.batches import MULTIPLE, collate, lengths_of, see
+from hyperpelt.data.batches import MULTIPLE, collate, see
 from hyperpelt.data.mixing import mixing_rates
 from hyperpelt.data.sampler import MixtureSampler
 from hyperpelt.data.templated import tokens_of
@@ -71,23 +71,17 @@ class MixedRows(Dataset[dict[str, Any]]):
             raise UserError(f"MixedRows takes a list of tasks, got the single string {tasks!r}: put it in a list.")
         chosen = [registry.get(task) if isinstance(task, str) else task for task in tasks]
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
-        how = {"data_root": data_root, "limit": limit, "eye": eye, **lengths}
-        made = [tokens_of(task, split, tokenizer, **how) for task in chosen]
-        self.sets: dict[str, TokenizedSet] = dict(zip((task.name for task in chosen), made, strict=True))
-        self.seed, self._made = seed, made
-        if num_rows is None:
-            self._tasks = np.repeat(np.arange(len(made)), [len(tokens) for tokens in made])
-            self._rows = np.concatenate([np.arange(len(tokens)) for tokens in made])
-        else:
-            self._tasks, self._rows = self._draw(num_rows, mixing, temperature)
-
-    def _draw(self, num_rows: int, mixing: str, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        rates = mixing_rates({name: len(rows) for name, rows in self.sets.items()}, mixing, temperature=temperature)
-        size = min(DRAWN_TOGETHER, num_rows)
-        sampler = MixtureSampler(rates, lengths_of(self.sets), batch_size=size, seed=self.seed, window=1)
-        batches = [sampler.batch(step) for step in range(-(-num_rows // size))]
-        tasks, rows = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("tasks", "rows"))
-        return tasks[:num_rows], rows[:num_rows]
+        reading = {"data_root": data_root, "limit": limit}
+        how = {"tokenizer": tokenizer, "split": split, "eye": eye, **reading, **lengths}
+        # How many rows are left of those with images is known when they have been seen.
+        seen = {task.name: tokens_of(task, **how) for task in chosen if eye is not None and "image" in task.modalities}
+        sizes = {task.name: len(seen.get(task.name, task.examples(split, **reading))) for task in chosen}
+        self._tasks, self._rows = _all(sizes) if num_rows is None else _draw(sizes, num_rows, mixing, temperature, seed)
+        needed = {name: np.unique(self._rows[self._tasks == place]) for place, name in enumerate(sizes)}
+        self.sets: dict[str, TokenizedSet] = {
+            task.name: seen.get(task.name) or tokens_of(task, rows=needed[task.name], **how) for task in chosen
+        }
+        self.seed, self._made = seed, list(self.sets.values())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -100,6 +94,23 @@ class MixedRows(Dataset[dict[str, Any]]):
         return {
             "input_ids": row.input_ids, "labels": row.labels, "task_ids": task, "row_weights": row.weight, **images,
         }  # fmt: skip
+
+
+def _all(sizes: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Every row of every task once, as (task, row)."""
+    each = list(sizes.values())
+    return np.repeat(np.arange(len(each)), each), np.concatenate([np.arange(size) for size in each])
+
+
+def _draw(
+    sizes: Mapping[str, int], num_rows: int, mixing: str, temperature: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    rates, size = mixing_rates(sizes, mixing, temperature=temperature), min(DRAWN_TOGETHER, num_rows)
+    lengths = {name: np.zeros(count, np.int32) for name, count in sizes.items()}  # nothing is sorted by them
+    sampler = MixtureSampler(rates, lengths, batch_size=size, seed=seed, window=1)
+    batches = [sampler.batch(step) for step in range(-(-num_rows // size))]
+    tasks, rows = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("tasks", "rows"))
+    return tasks[:num_rows], rows[:num_rows]
 
 
 class Collator:

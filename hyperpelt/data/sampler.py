@@ -63,7 +63,8 @@ class MixtureSampler:
     one task a batch, a window holds so many batches for each task on average. The last window ends with the run, so
     that one epoch of one task sees each row once.
 
-    rates: task -> probability. lengths: task -> tokens of each row. batching: 'mixed', or 'one_task' a batch.
+    rates: task -> probability. lengths: task -> tokens of each row (of those that `rows` names; before they are known,
+    any array of as many). batching: 'mixed', or 'one_task' a batch.
     total: steps of the run, None if it has no end.
     """
 
@@ -104,6 +105,13 @@ class MixtureSampler:
             self._window = (index, self._make_window(index))
         return self._window[1][offset]
 
+    def rows(self) -> dict[str, Int[np.ndarray, " R"]]:
+        """Of each task the rows that a run of `total` steps draws, ascending; they do not depend on lengths."""
+        assert self.total is not None, "a run without an end draws every row"
+        _, drawn = self._counts((self.total - 1) // self._span)
+        orders = (self._order(task, 0)[:count] for task, count in enumerate(drawn))
+        return {name: np.sort(order) for name, order in zip(self.names, orders, strict=True)}
+
     def state_dict(self) -> dict[str, Any]:
         """The position, and what makes the order: a resumed sampler with other settings would draw other rows."""
         return {"step": self.step, **self._identity()}
@@ -125,10 +133,7 @@ class MixtureSampler:
 
     def _make_window(self, index: int) -> list[RowBatch]:
         generator = np.random.default_rng([self.seed, 2, index])
-        unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
-        rest = self._span if self.total is None else min(self._span, self.total - index * self._span)
-        before = self._drawn_before(index, self._span * self.batch_size // unit) * unit
-        after = before + self._drawn(np.array([index]), rest * self.batch_size // unit)[0] * unit
+        before, after = self._counts(index)
         pools = [self._rows(task, before[task], after[task]) for task in range(len(self.names))]
         if self.batching == "one_task":
             batches = [batch for pool in pools for batch in self._cut(pool, generator)]
@@ -136,6 +141,13 @@ class MixtureSampler:
             tasks = np.concatenate([pool.tasks for pool in pools])
             batches = self._cut(RowBatch(tasks, np.concatenate([pool.rows for pool in pools])), generator)
         return [batches[place] for place in generator.permutation(len(batches))]
+
+    def _counts(self, index: int) -> tuple[Int[np.ndarray, " tasks"], Int[np.ndarray, " tasks"]]:
+        """How many rows each task gave before a window, and has given after it."""
+        unit = self.batch_size if self.batching == "one_task" else 1  # rows that are dealt out together
+        rest = self._span if self.total is None else min(self._span, self.total - index * self._span)
+        before = self._drawn_before(index, self._span * self.batch_size // unit) * unit
+        return before, before + self._drawn(np.array([index]), rest * self.batch_size // unit)[0] * unit
 
     def _drawn_before(self, index: int, size: int) -> Int[np.ndarray, " tasks"]:
         """How many units each task gave in all windows before `index`: exact whole numbers, however they are added up.

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.files import Files
+from hyperpelt.tasks.json_rows import BOM, json_object, open_packed
 from hyperpelt.tasks.lines import columns_of, row_of
-from hyperpelt.tasks.readers import BOM, FileRow, FileRows, format_of, json_object, open_packed, read_file
+from hyperpelt.tasks.readers import FileRow, FileRows, format_of, read_file
 
 if TYPE_CHECKING:
     from hyperpelt.tasks.rendering import Example

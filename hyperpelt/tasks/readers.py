@@ -7,23 +7,19 @@ and `null`. JSON and Parquet files say themselves what is a number. Whoever want
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, cast, overload
+from typing import Any, overload
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.json_rows import PACKED, JsonRows, content_of
+from hyperpelt.tasks.rows import picked
 from hyperpelt.tasks.sources import Row, Rows, load_rows
 
 CHUNK = 100_000  # lines of a table parsed at once
 FORMATS = ("csv", "tsv", "json", "jsonl", "parquet", "txt")
-BOM = b"\xef\xbb\xbf"  # a byte order mark, as Windows writes it, is no text
-PACKED = (".gz", ".xz", ".bz2", ".zst")
 
 
 def format_of(file: Path) -> str | None:
@@ -83,16 +79,16 @@ def _read_tsv(file: Path, options: dict[str, Any]) -> Rows:
 
 def _read_jsonl(file: Path, options: dict[str, Any]) -> Rows:
     _only(options)
-    return JsonRows(_content(file).split(b"\n"))
+    return JsonRows(file)
 
 
 def _read_json(file: Path, options: dict[str, Any]) -> Rows:
     """A list of objects, an object that holds one (`field`), or JSONL under the name of JSON."""
     _only(options, "field")
-    content = _content(file)
+    content = content_of(file)
     if not content.lstrip().startswith(b"[") and "field" not in options:
         try:
-            return JsonRows(content.split(b"\n"))
+            return JsonRows(file)
         except UserError as problem:
             raise UserError(f"{problem}. A .json file holds a list of objects, or `field` says where it does") from None
     rows = json.loads(content)
@@ -131,69 +127,6 @@ def _only(options: Mapping[str, Any], *known: str) -> None:
     for name in options:
         if name not in known:
             raise unknown("option of a JSON file", name, known)
-
-
-def open_packed(file: Path) -> BinaryIO:
-    """A file's bytes, unpacked as its name says. Raises OSError."""
-    if file.suffix.lower() == ".zst":
-        try:
-            return cast(BinaryIO, import_module("zstandard").open(file, "rb"))
-        except ImportError:
-            raise UserError(f"Reading {file} needs the package zstandard: pip install zstandard.") from None
-    opened = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}.get(file.suffix.lower(), open)
-    return cast(BinaryIO, opened(file, "rb"))
-
-
-def _content(file: Path) -> bytes:
-    with open_packed(file) as stream:
-        return stream.read().removeprefix(BOM)
-
-
-class JsonRows(Sequence[Row]):
-    """The lines of a JSONL file, kept as they are and parsed when they are asked for; blank ones are none.
-
-    A key that other rows have and one lacks is null in it. Raises UserError, which names the line, for one that is no
-    JSON object.
-    """
-
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self._lines: list[bytes] = []
-        columns: dict[str, None] = {}
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    columns |= dict.fromkeys(json_object(line))
-                except UserError as problem:
-                    raise UserError(f"line {number}: {problem}") from None
-                self._lines.append(line)
-        self.column_names = list(columns)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return dict.fromkeys(self.column_names) | json.loads(self._lines[index])
-
-
-def json_object(line: bytes) -> dict[str, Any]:
-    """A line's JSON object. Raises UserError, without saying where, if it is none."""
-    try:
-        content = json.loads(line.decode("utf8"))
-    except UnicodeDecodeError as problem:
-        raise UserError(f"expected UTF-8 text: {problem.reason} at byte {problem.start}") from None
-    except json.JSONDecodeError as problem:
-        raise UserError(f"expected a JSON object: {problem.msg} at column {problem.colno}") from None
-    except (ValueError, RecursionError) as problem:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"expected a JSON object that can be read: {problem}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"expected a JSON object with the columns of a row, got {content!r:.60}")
-    return content
 
 
 # ------------------------------------------------------------------------------------------------------------- types
@@ -288,8 +221,4 @@ class FileRows(Sequence[Row]):
             if not chosen or chosen[-1][0] is not rows:
                 chosen.append((rows, folder, []))
             chosen[-1][2].append(place)
-        return FileRows([(_pick(rows, places), folder) for rows, folder, places in chosen])
-
-
-def _pick(rows: Rows, numbers: Sequence[int]) -> Rows:
-    return rows.select(numbers) if hasattr(rows, "select") else [rows[number] for number in numbers]
+        return FileRows([(picked(rows, places), folder) for rows, folder, places in chosen])

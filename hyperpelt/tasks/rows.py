@@ -67,7 +67,7 @@ def keys_of(rows: Rows, by: Sequence[str]) -> list[Hashable] | range:
 def _chosen_rows(source: Source, splits: Splits, split: str, root: Path | None, state: Hashable) -> Rows:
     rows = read_rows(source, splits.part(split).split, root)
     numbers = _choose(source, splits, split, root, state)
-    return rows if numbers is None else _pick(rows, numbers)
+    return rows if numbers is None else picked(rows, numbers)
 
 
 @cache
@@ -78,7 +78,7 @@ def _choose(source: Source, splits: Splits, split: str, root: Path | None, state
     kept = _without_dropped(rows, splits)
     if part.whole:
         return kept
-    pool = rows if kept is None else _pick(rows, kept)
+    pool = rows if kept is None else picked(rows, kept)
     chosen = splits.indices(split, keys_of(pool, splits.by))
     assert chosen is not None, "only a whole split takes every row"
     return chosen if kept is None else [kept[i] for i in chosen]
@@ -103,7 +103,8 @@ def _is_dropped(value: Any, bad: Any) -> bool:
     return same_text(value, bad) or (isinstance(value, ClassNumber) and same_text(int(value), bad))
 
 
-def _pick(rows: Rows, numbers: Sequence[int]) -> Rows:
+def picked(rows: Rows, numbers: Sequence[int]) -> Rows:
+    """The rows of these numbers, in this order."""
     return rows.select(numbers) if hasattr(rows, "select") else [rows[i] for i in numbers]
 
 

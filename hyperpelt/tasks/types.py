@@ -21,7 +21,7 @@ from hyperpelt.tasks.fingerprint import fingerprint
 from hyperpelt.tasks.origin import caller
 from hyperpelt.tasks.readers import FileRow, typed
 from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
-from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, rows_of
+from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, picked, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut
 from hyperpelt.tasks.values import is_number
@@ -188,7 +188,7 @@ class Examples(Sequence[Example]):
     def raw(self) -> Iterator[tuple[int, Row]]:
         """(row number in the split, row before rendering)."""
         whole = self.numbers == range(len(self._rows))  # all, in their order
-        rows = iterate(self._rows) if whole else (self._rows[number] for number in self.numbers)
+        rows = iterate(self._rows if whole else picked(self._rows, self.numbers))
         return ((number, with_names(row, self._names)) for number, row in zip(self.numbers, rows, strict=True))
 
     @overload
@@ -201,6 +201,10 @@ class Examples(Sequence[Example]):
         number = self.numbers[index]
         row = with_names(self._rows[number], self._names)
         return self.task.example(row, split=self.split, number=number)
+
+    def select(self, places: Sequence[int]) -> Examples:
+        """Those at some places, in that order."""
+        return Examples(self.task, self.split, self._rows, [self.numbers[place] for place in places])
 
     def name_of(self, index: int) -> str:
         """How messages call this row, such as 'glue/rte train row 17'."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hyperpelt import methods
@@ -148,13 +149,13 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
         checks.evaluations_work(config, tasks, model)
     eye = images.make_eye(config, model, tasks, sight)
     with processes.accelerator.main_process_first():  # one process encodes what is not in the feature store yet
-        sets = _tokenise(config, tasks, model, show, eye)
+        sets, sampler = _tokenise(config, processes, trees, tasks, model, show, eye)
         images.see_evaluations(config, tasks, eye, show)
     features = images.features_of(config, model, sets, eye)
-    sampler = _make_sampler(config, processes, trees, sets)
-    sampler.total = num_steps(config, sampler)
     about_images = images.told(sets, eye)
-    return Setup(config, processes, tasks, model, sets, sampler, sampler.total, features, about_images, warnings)
+    return Setup(
+        config, processes, tasks, model, sets, sampler, num_steps(config, sampler), features, about_images, warnings
+    )
 
 
 def _find_tasks(config: RunConfig) -> list[RateTree]:
@@ -251,34 +252,49 @@ def _start(model: TunedModel, config: RunConfig, tasks: Sequence[Task]) -> None:
 
 
 def _tokenise(
-    config: RunConfig, tasks: Sequence[Task], model: TunedModel, show: bool, eye: Eye | None
-) -> dict[str, TokenizedSet]:
+    config: RunConfig,
+    processes: Processes,
+    trees: Sequence[RateTree],
+    tasks: Sequence[Task],
+    model: TunedModel,
+    show: bool,
+    eye: Eye | None,
+) -> tuple[dict[str, TokenizedSet], MixtureSampler]:
+    """The tokens of the rows that the run draws, and what draws them."""
+    for task in tasks:
+        if task.templates and config.loss != "lm":
+            raise UserError(f"loss={config.loss} compares a row's choices, which {task.name} has by template: loss=lm.")
+    reading = {"data_root": config.data_root, "limit": config.train_limit}
     make = partial(
         tokens_of,
         split="train",
         tokenizer=model.need_tokenizer(),
         max_source_length=config.max_source_length,
         max_target_length=config.max_target_length,
-        data_root=config.data_root,
-        limit=config.train_limit,
         progress=show,
         eye=eye,
         blind=config.blind,
+        **reading,
     )
-    for task in tasks:
-        if task.templates and config.loss != "lm":
-            raise UserError(f"loss={config.loss} compares a row's choices, which {task.name} has by template: loss=lm.")
-    return {task.name: make(task) for task in tasks}
+    # How many rows are left of those with images is known when they have been seen.
+    sets = {task.name: make(task) for task in tasks if eye is not None and "image" in task.modalities}
+    sizes = {task.name: len(sets.get(task.name, task.examples("train", **reading))) for task in tasks}
+    sampler = _make_sampler(config, processes, trees, sizes)
+    sampler.total = num_steps(config, sampler)
+    rows = sampler.rows()
+    sets = {task.name: sets.get(task.name) or make(task, rows=rows[task.name]) for task in tasks}
+    sampler.lengths = lengths_of(sets)
+    return sets, sampler
 
 
 def _make_sampler(
-    config: RunConfig, processes: Processes, trees: Sequence[RateTree], sets: dict[str, TokenizedSet]
+    config: RunConfig, processes: Processes, trees: Sequence[RateTree], sizes: Mapping[str, int]
 ) -> MixtureSampler:
-    mixing, sizes = config.mixing, {name: len(tokens) for name, tokens in sets.items()}
+    mixing = config.mixing
     rates = mixing_rates(sizes, mixing.strategy, temperature=mixing.temperature, cap=mixing.cap, trees=trees)
     return MixtureSampler(
         rates,
-        lengths_of(sets),
+        {name: np.zeros(size, np.int32) for name, size in sizes.items()},  # until they are known
         # Rows of a global batch: of all processes and accumulation steps together.
         batch_size=config.per_device_train_batch_size * config.gradient_accumulation_steps * processes.world,
         seed=config.seed,

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hyperpelt.backbones import load_backbone, resolve_dtype
@@ -60,6 +61,7 @@ class Bench:
         self._nearest: dict[str, Start] = {}
         self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
         self._data: dict[str, ShotData] = {}
+        self._asked: dict[str, set[int]] = {}  # rows of each task
 
     # ------------------------------------------------------------------------------------------------------- one cell
 
@@ -78,7 +80,8 @@ class Bench:
         task, model = self.tasks[cell.task], self.model
         model.load_method_state(self.state)
         shots = self._shots(cell) if cell.shots else Shots(())
-        batches = self._data_of(task).in_order(model, shots.learned, self.config.batch_size) if cell.shots else ()
+        data, size = self._data_of(task, shots), self.config.batch_size
+        batches = data.in_order(model, shots.learned, size) if cell.shots else ()
         start = self._started(task, cell.start, batches)
         about: dict[str, Any] = {"started_like": start.task, "start_figures": start.figures}
         if cell.adapt == ZERO_SHOT:
@@ -141,7 +144,7 @@ class Bench:
 
     def _fitted(self, cell: Cell, model: TunedModel, shots: Shots) -> dict[str, Any]:
         rate = self.config.rate_of(cell.adapt)
-        data = self._data_of(self.tasks[cell.task])
+        data = self._data_of(self.tasks[cell.task], shots)
         result: Fitted = fit(model, data, shots, self.config, seed=cell.seed, rate=rate)
         rows = {"rows": list(shots.learned), "held_out": list(shots.held_out)}
         return {**rows, "trainable": model.num_trainable(), "learning_rate": rate, "fit": asdict(result)}
@@ -166,13 +169,16 @@ class Bench:
     def _reading(self) -> dict[str, Any]:
         return {"max_source_length": lengths(self.settings)["max_source_length"], "data_root": self.config.data_root}
 
-    def _data_of(self, task: Task) -> ShotData:
-        if task.name not in self._data:
+    def _data_of(self, task: Task, shots: Shots) -> ShotData:
+        """A task's tokens; of text those of the shots that were asked for so far."""
+        asked = self._asked.setdefault(task.name, set())
+        if task.name not in self._data or not asked.issuperset((*shots.learned, *shots.held_out)):
+            asked |= {*shots.learned, *shots.held_out}
             tokenizer, root = self.model.need_tokenizer(), self.config.data_root
             unseen = is_blind(self.settings) or "image" not in task.modalities
             eye = None if unseen else eye_of(self.model, **seeing(self.settings))
             how: dict[str, Any] = {"data_root": root, "eye": eye, "blind": eye is None, **lengths(self.settings)}
-            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, **how)
+            tokens = TokenizedSet.load_or_build(task, "train", tokenizer, rows=np.array(sorted(asked), np.int64), **how)
             length = lengths(self.settings)["max_target_length"]
             choices = Choices(self.tasks, tokenizer, length, root) if self.config.loss != "lm" else None
             ranked_by = self._rule() if self.config.loss == "ranking" else None
@@ -188,7 +194,7 @@ class Bench:
         model.backbone_name = self.model.backbone_name
         if model.described():
             tell_tasks(model, [task], **self._reading())
-        data = self._data_of(task)
+        data = self._data_of(task, Shots(()))
         if model.visual is not None and data.features is not None:
             measure(model, data.features, [data.tokens], seed=cell.seed)
         model.train_only("all", [task.name])

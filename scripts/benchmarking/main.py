@@ -12,6 +12,7 @@ import typer
 
 from hyperpelt.errors import UserError
 
+DATA_COLUMNS = ["method", "seconds", "peak_mb", "ratio_to_limit"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 # Options that several parts share.
@@ -266,3 +267,17 @@ def features(
 
     result = measure_features(encoder=encoder, grid=grid, images=images, batch=batch)
     show(result, as_json, ["method", "images_per_second", "ratio_to_encode", "bytes_per_image"])
+
+
+@app.command()
+def data(
+    backbone: Backbone = "mini-bart",
+    rows: Annotated[int, typer.Option(min=1, help="rows of the training file")] = 500_000,
+    steps: Annotated[int, typer.Option(min=1, help="steps of the run")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="rows a step")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Processor seconds and memory of a run before its first step over a large JSONL file; by the cpu clock always."""
+    from benchmarking.data import measure
+
+    show(measure(rows=rows, steps=steps, batch=batch, backbone=backbone), as_json, DATA_COLUMNS)

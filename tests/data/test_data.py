@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -344,6 +346,18 @@ def test_slices_of_a_global_batch_are_its_rows_whatever_the_accumulation_and_pro
         assert sorted(itertools.chain(*parts)) == sorted(drawn(whole))
 
 
+@pytest.mark.parametrize("batching", ["mixed", "one_task"])
+@pytest.mark.parametrize("total", [1, 3, 9, 40])
+def test_the_rows_of_a_run_are_known_before_their_lengths_are(total, batching):
+    unknown = MixtureSampler(RATES, {name: np.zeros(len(LENGTHS[name])) for name in LENGTHS}, 4, 3, batching, 8, total)
+    order = sampler(batch_size=4, window=8, batching=batching, total=total)
+    seen = [drawn(order.batch(step)) for step in range(total)]
+    for task, name in enumerate(order.names):
+        assert unknown.rows()[name].tolist() == sorted({row for batch in seen for of, row in batch if of == task})
+    unknown.lengths = LENGTHS
+    assert [drawn(unknown.batch(step)) for step in range(total)] == seen
+
+
 def test_an_empty_training_split_is_refused():
     with pytest.raises(UserError, match="a: the training split is empty"):
         MixtureSampler({"a": 1.0}, {"a": np.zeros(0, np.int64)}, batch_size=2)
@@ -479,6 +493,77 @@ def test_what_killed_processes_left_of_a_set_is_cleared_away(tiny_tokenizer, tmp
         (path.parent / name).write_bytes(b"half")
     tokens(make_task("unit/killed"), tiny_tokenizer, tmp_path)
     assert {file.name for file in path.parent.iterdir()} == {path.name, path.with_suffix(".lock").name}
+
+
+def drawn_rows(found: TokenizedSet, places) -> list[tuple]:
+    rows = [found[place] for place in places]
+    return [(row.input_ids.tolist(), row.labels.tolist(), row.weight, row.number) for row in rows]
+
+
+def test_rows_that_nobody_asked_for_are_not_tokenised(tiny_tokenizer, tmp_path):
+    seen: list[str] = []
+
+    def watched(row: dict[str, object]) -> Example:
+        seen.append(str(row["text"]))
+        return render(row)
+
+    rows = [{"text": f"good {'a ' * (n % 9)}", "label": n % 2} for n in range(300)]
+    task = Task(name="unit/some", source=Generator(lambda split: rows), render=watched, choices=("no", "yes"))
+    whole = tokens(task, tiny_tokenizer, tmp_path / "whole", max_source_length=6)
+    looked_at = 64  # by which a set is found
+    asked = np.array([3, 8, 17, 250])
+    seen.clear()
+    some = tokens(task, tiny_tokenizer, tmp_path, rows=asked, max_source_length=6)
+    assert len(seen) == looked_at + len(asked)
+    assert (some.fingerprint, len(some)) == (whole.fingerprint, len(whole))
+    for one in (some, pickle.loads(pickle.dumps(some))):
+        assert drawn_rows(one, asked) == drawn_rows(whole, asked)
+        assert one.source_lengths[asked].tolist() == whole.source_lengths[asked].tolist()
+        assert one.name_of(17) == "unit/some train row 17"
+        with pytest.raises(KeyError, match="Row 4 of unit/some train was not asked for"):
+            one[4]
+    seen.clear()
+    more = np.array([3, 4, 8, 14, 17, 250])
+    further = tokens(task, tiny_tokenizer, tmp_path, rows=more, max_source_length=6)
+    assert len(seen) == looked_at + 2
+    assert drawn_rows(further, more) == drawn_rows(whole, more)
+    again = tokens(task, tiny_tokenizer, tmp_path, rows=asked, max_source_length=6)
+    assert again.num_cut_sources == some.num_cut_sources == 3 < further.num_cut_sources
+    everything = tokens(task, tiny_tokenizer, tmp_path, max_source_length=6)
+    assert drawn_rows(everything, range(300)) == drawn_rows(whole, range(300))
+    assert everything.num_cut_sources == whole.num_cut_sources
+
+
+def test_a_set_is_made_in_parts_and_goes_on_where_it_was_killed(tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperpelt.data.tokenized.PART", 6)
+    whole = tokens(make_task("unit/parts"), tiny_tokenizer, tmp_path / "whole")
+    folder = tmp_path / "killed" / "tokenized"
+    pid = os.fork()
+    if not pid:
+        placed = os.replace
+
+        def killed(*paths):
+            return os._exit(9) if len(list(folder.glob("*.arrow"))) == 2 else placed(*paths)
+
+        monkeypatch.setattr(os, "replace", killed)
+        tokens(make_task("unit/parts"), tiny_tokenizer, tmp_path / "killed")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+    there = {path: path.stat().st_ino for path in folder.glob("*.arrow")}
+    assert len(there) == 2
+    found = tokens(make_task("unit/parts"), tiny_tokenizer, tmp_path / "killed")
+    assert drawn_rows(found, range(20)) == drawn_rows(whole, range(20))
+    assert {path: path.stat().st_ino for path in there} == there
+    made = sorted(folder.glob("*.arrow"))
+    assert [path.read_bytes() for path in made] == [
+        path.read_bytes() for path in sorted((tmp_path / "whole" / "tokenized").glob("*.arrow"))
+    ]
+    assert len(made) == 4
+    assert not list(folder.glob("*.tmp"))
+    made[1].write_bytes(made[1].read_bytes()[:-7])
+    assert drawn_rows(tokens(make_task("unit/parts"), tiny_tokenizer, tmp_path / "killed"), range(20)) == drawn_rows(
+        whole, range(20)
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "overwritten"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,31 @@ def write(file: Path, values: list[Any]) -> Path:
         options = {"sep": "\t", "quoting": 3} if file.suffix == ".tsv" else {}
         pandas.DataFrame(rows).to_csv(file, index=False, **options)
     return file
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_of_jsonl_are_read_where_they_stand(tmp_path: Path, packed: bool) -> None:
+    long = b"x" * 90_000
+    lines = [b'\xef\xbb\xbf{"a": "\xc3\xa4", "b": 1}\r', b"", b'  {"b": [2]}', b'{"c": null, "a": "%s"}' % long]
+    file = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
+    file.write_bytes(gzip.compress(b"\n".join(lines)) if packed else b"\n".join(lines))
+    values = [("ä", 1, None), (None, [2], None), (long.decode(), None, None)]
+    expected = [dict(zip("abc", row, strict=True)) for row in values]
+    rows: Any = read_file(file, "jsonl", {})
+    assert [*rows] == expected
+    assert rows[-1] == expected[2]
+    assert rows[0:2] == expected[:2]
+    assert [*pickle.loads(pickle.dumps(rows.select([2, 0])))] == [expected[2], expected[0]]
+
+
+def test_a_file_that_changes_under_its_rows_is_noticed(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", ["one", "two"])
+    rows = read_file(file, "jsonl", {})
+    assert rows[0]["text"] == "one"
+    with file.open("a", encoding="utf8") as more:
+        more.write('{"text": "three", "label": 0}\n')
+    with pytest.raises(UserError, match=r"rows.jsonl changed while it was being read: start again"):
+        rows[1]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "json", "jsonl", "parquet"])

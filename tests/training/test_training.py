@@ -20,6 +20,7 @@ from small_runs import forget_tasks, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hyperpelt.config import RunConfig, load_run
+from hyperpelt.data.parts import Part
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import train
@@ -181,6 +182,20 @@ def _copied(plugin: Path) -> Path:
 
 
 # -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_only_rows_that_a_run_draws_are_tokenised_and_nothing_else_depends_on_it(start, tmp_path):
+    def ended(name: str, *overrides: str) -> tuple[dict[str, torch.Tensor], int]:
+        start("max_steps=2", f"output_dir={tmp_path / name}", *overrides)
+        parts = map(Part, (tmp_path / "cache" / "tokenized").glob("*.arrow"))
+        return load_file(tmp_path / name / "model.safetensors"), sum(len(part.places) for part in parts)
+
+    some, drawn = ended("some")
+    assert drawn == 2 * 8 < 96
+    _, drawn = ended("epochs", "max_steps=14")
+    assert drawn == 96
+    every, _ = ended("every")
+    assert all(torch.equal(some[name], every[name]) for name in some)
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(start, run):

@@ -1,0 +1,108 @@
+"""Files of tokenised rows: Arrow, memory-mapped, with a checksum of every value.
+
+A part holds some rows of a split, by their place in it. It is written beside its name and renamed, so that it is there
+whole or not at all; one that was damaged since is not opened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from hyperpelt.files import checksums
+from hyperpelt.files.atomic import replacing
+
+_log = logging.getLogger(__name__)
+FURTHER = ("images", "target_ids", "target_lengths", "target_scores")  # columns that only some parts have
+
+
+class Part:
+    """One file. `places` are ascending: where in the split its rows stand; `cut` has bit 0 where a source was cut, bit
+    1 where a target was."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        # The arrays below are views of the mapped file: nothing is read before it is asked for.
+        table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        self.columns = {name: table.column(name) for name in table.schema.names}
+        self.ragged = {name: _ragged(table.column(name)) for name in ("input_ids", "labels")}
+        self.ragged |= {name: _ragged(table.column(name)) for name in FURTHER if name in self.columns}
+        self.places, self.numbers, self.weights, self.cut = (
+            table.column(name).to_numpy() for name in ("place", "number", "weight", "cut")
+        )
+        self.about: dict[str, Any] = json.loads(table.schema.metadata[b"hyperpelt"])
+
+    def of(self, column: str, index: int) -> np.ndarray:
+        """A row's values; none where the part has no such column."""
+        if column not in self.ragged:
+            return np.zeros(0)
+        values, starts = self.ragged[column]
+        return values[starts[index] : starts[index + 1]]
+
+    def lengths(self, column: str) -> Int[np.ndarray, " N"]:
+        return np.diff(self.ragged[column][1])
+
+
+def open_whole(path: Path) -> Part | None:
+    """The part, or None if it is not as it was written (then its rows are made again)."""
+    try:
+        found = Part(path)
+        if found.about.get("xxh3") == _checksum(found.columns, found.about):
+            return found
+        reason = "its checksum differs"
+    except Exception as problem:  # whatever is wrong with it, it can be made again
+        reason = str(problem)
+    _log.warning("%s is not as it was written (%s): its rows are tokenised again.", path, reason)
+    return None
+
+
+def write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write a part. columns: lists of rows, or arrays."""
+    import pyarrow as pa
+
+    arrays = {
+        name: _as_ragged(values) if isinstance(values, list) else pa.array(values) for name, values in columns.items()
+    }
+    about = {**about, "xxh3": _checksum(arrays, about)}
+    schema = pa.schema([pa.field(name, array.type) for name, array in arrays.items()])
+    schema = schema.with_metadata({"hyperpelt": json.dumps(about)})
+    with (
+        replacing(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
+        writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
+
+
+def _checksum(columns: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Of every value of a part, and of what is said of it."""
+    rest = {key: value for key, value in about.items() if key != "xxh3"}
+    parts = [checksums.of_json(rest).encode()]
+    for name, column in columns.items():
+        parts += [name.encode(), str(column.type).encode()]
+        ragged = hasattr(column, "offsets")
+        parts += [column.offsets.to_numpy(), column.values.to_numpy()] if ragged else [column.to_numpy()]
+    return checksums.of_parts(parts)
+
+
+def _as_ragged(rows: Sequence[Sequence[int]]) -> Any:
+    import pyarrow as pa
+
+    starts = np.concatenate([[0], np.cumsum([len(ids) for ids in rows])]).astype(np.int64)
+    if any(isinstance(ids, np.ndarray) for ids in rows):  # bytes of image keys, scores
+        flat = np.concatenate(rows)
+    else:
+        flat = np.fromiter((token for ids in rows for token in ids), np.int32, count=int(starts[-1]))
+    return pa.LargeListArray.from_arrays(pa.array(starts), pa.array(flat))
+
+
+def _ragged(column: Any) -> tuple[np.ndarray, Int[np.ndarray, " N1"]]:
+    return column.values.to_numpy(), column.offsets.to_numpy()
