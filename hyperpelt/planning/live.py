@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -11,28 +10,16 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-STEP = 1.02  # growth between two looks for garbage
-
 
 class Live(TorchDispatchMode):
     """Counts bytes of tensors made within it. `now` are alive, `peak` were alive at once; `known` count for nothing."""
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self.now = self.peak = self._clean = 0
+        self.now = self.peak = 0
         self._seen: set[int] = set()
         self._kept = [tensor.untyped_storage() for tensor in known]  # held, so that no other takes their place
         self._seen |= {storage._cdata for storage in self._kept}
-
-    def __enter__(self) -> Live:
-        gc.collect()
-        gc.freeze()  # what is there already need not be looked through again
-        super().__enter__()
-        return self
-
-    def __exit__(self, exc_type: Any, exc_val: Any, exc_tb: Any) -> None:
-        super().__exit__(exc_type, exc_val, exc_tb)
-        gc.unfreeze()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -48,10 +35,6 @@ class Live(TorchDispatchMode):
         self._seen.add(place)
         self.now += size
         weakref.finalize(storage, self._gone, place, size)
-        if self.now > self.peak and self.now > STEP * self._clean:
-            # Recomputation ends by an exception, whose frames hold tensors in circles until somebody looks for them.
-            gc.collect()
-            self._clean = self.now
         self.peak = max(self.peak, self.now)
 
     def _gone(self, place: int, size: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from hyperpelt.planning.stand_in import Played
 
@@ -33,21 +33,6 @@ class Work:
         )
 
 
-class _Traffic(TorchDispatchMode):
-    """Bytes that operations read and write; views move nothing."""
-
-    bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        made = {id(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
-        storages = {leaf.untyped_storage()._cdata for leaf in read.values()}
-        if func._schema.is_mutable or not all(x.untyped_storage()._cdata in storages for x in made.values()):
-            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in (read | made).values())
-        return out
-
-
 def _on_cpu(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
@@ -56,10 +41,37 @@ def _on_cpu_backward(_: torch.Size, query: torch.Size, key: torch.Size, value: t
     return 5 * sdpa_flop_count(query, key, value) // 2  # five products, one of which makes the scores anew
 
 
-CPU_ATTENTION = {
-    aten._scaled_dot_product_flash_attention_for_cpu: _on_cpu,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _on_cpu_backward,
+FORMULAS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_on_cpu),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_on_cpu_backward),
 }
+
+
+class _Counter(TorchDispatchMode):
+    """FLOPs by PyTorch's own formulas, and bytes that operations read and write; views move nothing.
+
+    Not `FlopCounterMode`, whose module hooks hold every recomputed graph alive, and with it what that keeps.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.attention = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        operation = func._overloadpacket
+        if operation in FORMULAS:
+            flops = FORMULAS[operation](*args, **kwargs, out_val=out)
+            self.flops += flops
+            self.attention += flops if "bmm" in str(operation) or "attention" in str(operation) else 0
+        read = {id(leaf): leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        made = {id(leaf): leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
+        storages = {leaf.untyped_storage()._cdata for leaf in read.values()}
+        if func._schema.is_mutable or not all(x.untyped_storage()._cdata in storages for x in made.values()):
+            self.bytes += sum(leaf.numel() * leaf.element_size() for leaf in (read | made).values())
+        return out
 
 
 @contextmanager
@@ -68,15 +80,11 @@ def counted(played: Played) -> Iterator[Callable[[], Work]]:
 
     Batched products are taken for attention's. **played**: the attention that is played, and counts by itself
     """
-    traffic, counter = _Traffic(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    before = played.flops
+    counter, before = _Counter(), played.flops
 
     def told() -> Work:
-        by_operation = counter.get_flop_counts().get("Global", {})
-        names = ("bmm", "attention")
-        own = sum(count for operation, count in by_operation.items() if any(name in str(operation) for name in names))
         alone = played.flops - before
-        return Work(counter.get_total_flops() + alone, own + alone, traffic.bytes)
+        return Work(counter.flops + alone, counter.attention + alone, counter.bytes)
 
-    with traffic, counter:
+    with counter:
         yield told
