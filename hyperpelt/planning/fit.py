@@ -35,13 +35,15 @@ class Spread:
         return int(others * (2 * costs.gradients + gathered))
 
 
-def largest_batch(held: Callable[[int], int], memory: int, *, start: int) -> int:
+def largest_batch(held: Callable[[int], int], memory: int, *, start: int, other: int | None = None) -> int:
     """Rows of the largest batch a process holds in `memory` bytes; 0 if not even one row fits.
 
     - **held**: bytes that a process holds with so many rows; **start**: rows from which on a batch mixes all it can
+    - **other**: rows of the second batch that is measured, more than `start`; None: twice as many
     """
-    few, more = held(start), held(2 * start)
-    a_row = max(1, (more - few) // start)
+    more = other or 2 * start
+    few = held(start)
+    a_row = max(1, (held(more) - few) // (more - start))
     if few > memory:  # fewer rows may also mix fewer tasks
         return next((rows for rows in range(start - 1, 0, -1) if held(rows) <= memory), 0)
     return min(MOST, start + (memory - few) // a_row)

@@ -132,10 +132,14 @@ def plan_run(
 
         @lru_cache
         def held(rows: int) -> int:
+            if rows == shape.rows:
+                return spread.held(replace(costs, scoring=0, writing=0))
             given = replace(shape, rows=rows)
             return spread.held(costs_of(measured, given, optimizer=config.optimizer, parts=False))
 
-        fits = {size: largest_batch(held, limit, start=max(1, min(number, 8))) for size, limit in sizes.items()}
+        start = max(1, min(number, 8))
+        points = {"start": start, "other": shape.rows if shape.rows > start else None}
+        fits = {size: largest_batch(held, limit, **points) for size, limit in sizes.items()}
     return Plan(
         config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known, notes=_notes(config)
     )
@@ -164,8 +168,6 @@ def _notes(config: RunConfig) -> tuple[str, ...]:
     notes = []
     if config.loss != "lm":
         notes.append(f"Counted for loss: lm; {config.loss} runs the decoder over a row's choices too.")
-    if config.gradient_checkpointing:
-        notes.append("Activations are recomputed: the peak is told from above, by some layers' activations too high.")
     if config.batching == "one_task":
         notes.append("Counted for mixed batches; one_task makes one task's tensors a step, which is less.")
     return tuple(notes)

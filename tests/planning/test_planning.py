@@ -88,7 +88,7 @@ def test_what_is_kept_is_told_to_the_byte_and_the_peak_nearly(folders, family, m
 
 
 @pytest.mark.parametrize("method", ["hyperpelt", "lora"])
-def test_where_activations_are_recomputed_the_peak_is_told_from_above(folders, method):
+def test_where_activations_are_recomputed_the_peak_is_told_nearly(folders, method):
     spec = {"name": method, **SMALL[method]}
     shape = Shape(rows=16, source=64, target=8, num_tasks=3)
     costs = measure(str(folders / "t5"), methods.get(spec), shape, on_cpu=True, checkpointing=True)
@@ -96,7 +96,7 @@ def test_where_activations_are_recomputed_the_peak_is_told_from_above(folders, m
     model.gradient_checkpointing_enable()
     kept, peak = really(model, shape)
     assert costs.kept == kept
-    assert peak <= costs.step < 2.5 * peak
+    assert costs.step == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_the_largest_batch_is_the_last_that_fits():
     def held(rows: int) -> int:
         return 1000 + 70 * rows
 
-    assert largest_batch(held, 8000, start=8) == 100
+    assert largest_batch(held, 8000, start=8) == largest_batch(held, 8000, start=8, other=32) == 100
     assert largest_batch(held, 1200, start=8) == 2
     assert largest_batch(held, 1000, start=8) == 0
 
