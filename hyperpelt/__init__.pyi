@@ -39,6 +39,7 @@ from .tasks import (
     Mixture,
     Saved,
     Splits,
+    Stream,
     Streamed,
     Task,
     check_task,

@@ -19,6 +19,7 @@ from hyperpelt.data.choices import Choices
 from hyperpelt.data.mixing import RateTree, mixing_rates, rate_trees, rates_table, task_names
 from hyperpelt.data.rows import Collator, MixedRows
 from hyperpelt.data.sampler import MixtureSampler, RowBatch, slice_batch
+from hyperpelt.data.streamed import StreamedSet
 from hyperpelt.data.templated import TemplatedSet, tokens_of
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow, encode_inputs
 
@@ -35,6 +36,7 @@ __all__ = [
     "Ranking",
     "RateTree",
     "RowBatch",
+    "StreamedSet",
     "TemplatedSet",
     "TokenRow",
     "TokenizedSet",

@@ -98,7 +98,7 @@ def pad(
 
 def lengths_of(sets: Mapping[str, TokenizedSet]) -> dict[str, Int[np.ndarray, " N"]]:
     """Tokens of each row, source and target: what the sampler sorts by."""
-    return {name: tokens.source_lengths + tokens.target_lengths for name, tokens in sets.items()}
+    return {name: tokens.lengths for name, tokens in sets.items()}
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hyperpelt.data.streamed import StreamedSet
 from hyperpelt.data.tokenized import TokenizedSet, cut_targets
 
 if TYPE_CHECKING:
@@ -40,23 +41,25 @@ class Choices:
 
     def of(self, tokens: TokenizedSet, row: int) -> list[tuple[str, list[int]]]:
         """Text and target ids (with EOS) of each choice; empty for an open answer."""
-        number = int(tokens.numbers[row])
+        number = tokens.number_of(row)
         key = (tokens.task, number)
         if key in self._found:
             return self._found[key]
         task = self.tasks[tokens.task]
-        texts = (task.choices if task.choices is not None else self._own(task, tokens.split, number)) or ()
+        texts = (task.choices if task.choices is not None else self._own(task, tokens, row)) or ()
         found = list(zip(texts, self._encoded(texts), strict=True))
         if len(self._found) < KEPT:
             self._found[key] = found
         return found
 
-    def _own(self, task: Task, split: str, number: int) -> Sequence[str] | None:
+    def _own(self, task: Task, tokens: TokenizedSet, row: int) -> Sequence[str] | None:
         if task.kind == "generation":
             return None
+        if isinstance(tokens, StreamedSet):
+            return tokens.choices_of(row)
         if task.name not in self._examples:
-            self._examples[task.name] = task.examples(split, data_root=self.data_root)
-        return self._examples[task.name][number].choices
+            self._examples[task.name] = task.examples(tokens.split, data_root=self.data_root)
+        return self._examples[task.name][tokens.number_of(row)].choices
 
     def _encoded(self, texts: Iterable[str]) -> list[list[int]]:
         from hyperpelt.backbones import encode_targets

@@ -23,22 +23,30 @@ FURTHER = ("images", "target_ids", "target_lengths", "target_scores")  # columns
 
 
 class Part:
-    """One file. `places` are ascending: where in the split its rows stand; `cut` has bit 0 where a source was cut, bit
+    """Some rows. `places` are ascending: where in the split its rows stand; `cut` has bit 0 where a source was cut, bit
     1 where a target was."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, columns: Mapping[str, Any], about: dict[str, Any]) -> None:
+        self.columns, self.about = columns, about
+        self.ragged = {name: _ragged(columns[name]) for name in ("input_ids", "labels")}
+        self.ragged |= {name: _ragged(columns[name]) for name in FURTHER if name in columns}
+        self.places, self.numbers, self.weights, self.cut = (
+            columns[name].to_numpy() for name in ("place", "number", "weight", "cut")
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Part:
+        """A file's. Its arrays are views of the mapped file: nothing is read before it is asked for."""
         import pyarrow as pa
 
-        self.path = path
-        # The arrays below are views of the mapped file: nothing is read before it is asked for.
         table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-        self.columns = {name: table.column(name) for name in table.schema.names}
-        self.ragged = {name: _ragged(table.column(name)) for name in ("input_ids", "labels")}
-        self.ragged |= {name: _ragged(table.column(name)) for name in FURTHER if name in self.columns}
-        self.places, self.numbers, self.weights, self.cut = (
-            table.column(name).to_numpy() for name in ("place", "number", "weight", "cut")
-        )
-        self.about: dict[str, Any] = json.loads(table.schema.metadata[b"hyperpelt"])
+        columns = {name: table.column(name) for name in table.schema.names}
+        return cls(columns, json.loads(table.schema.metadata[b"hyperpelt"]))
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether rows have several targets."""
+        return "target_scores" in self.ragged
 
     def of(self, column: str, index: int) -> np.ndarray:
         """A row's values; none where the part has no such column."""
@@ -54,7 +62,7 @@ class Part:
 def open_whole(path: Path) -> Part | None:
     """The part, or None if it is not as it was written (then its rows are made again)."""
     try:
-        found = Part(path)
+        found = Part.open(path)
         if found.about.get("xxh3") == _checksum(found.columns, found.about):
             return found
         reason = "its checksum differs"
@@ -68,9 +76,7 @@ def write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> N
     """Write a part. columns: lists of rows, or arrays."""
     import pyarrow as pa
 
-    arrays = {
-        name: _as_ragged(values) if isinstance(values, list) else pa.array(values) for name, values in columns.items()
-    }
+    arrays = as_arrays(columns)
     about = {**about, "xxh3": _checksum(arrays, about)}
     schema = pa.schema([pa.field(name, array.type) for name, array in arrays.items()])
     schema = schema.with_metadata({"hyperpelt": json.dumps(about)})
@@ -80,6 +86,15 @@ def write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> N
         pa.ipc.new_file(sink, schema) as writer,
     ):
         writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
+
+
+def as_arrays(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of Arrow from lists of rows, or arrays."""
+    import pyarrow as pa
+
+    return {
+        name: _as_ragged(values) if isinstance(values, list) else pa.array(values) for name, values in columns.items()
+    }
 
 
 def _checksum(columns: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -71,6 +71,9 @@ class MixedRows(Dataset[dict[str, Any]]):
             raise UserError(f"MixedRows takes a list of tasks, got the single string {tasks!r}: put it in a list.")
         chosen = [registry.get(task) if isinstance(task, str) else task for task in tasks]
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
+        for task in chosen:
+            if task.streamed(split):
+                raise UserError(f"{task.name} is streamed, and MixedRows reads whole splits: use hyperpelt.train.")
         reading = {"data_root": data_root, "limit": limit}
         how = {"tokenizer": tokenizer, "split": split, "eye": eye, **reading, **lengths}
         # How many rows are left of those with images is known when they have been seen.

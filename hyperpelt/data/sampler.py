@@ -53,6 +53,12 @@ class Draws(Protocol):
     def batch(self, step: int) -> RowBatch: ...
 
 
+class Held(Protocol):
+    """A stream of rows, some of which are there."""
+
+    def hold(self, start: int, stop: int) -> None: ...
+
+
 @dataclass
 class MixtureSampler:
     """Global batches of (task, row), drawn by rate; deterministic in the seed.
@@ -65,7 +71,8 @@ class MixtureSampler:
 
     rates: task -> probability. lengths: task -> tokens of each row (of those that `rows` names; before they are known,
     any array of as many). batching: 'mixed', or 'one_task' a batch.
-    total: steps of the run, None if it has no end.
+    total: steps of the run, None if it has no end. streams: of tasks whose rows come in an order of their own, what has
+    to be told which draws are needed next; a row is then the number of its draw.
     """
 
     rates: Mapping[str, float]
@@ -76,6 +83,7 @@ class MixtureSampler:
     window: int = 32
     total: int | None = None
     step: int = 0
+    streams: Mapping[str, Held] = field(default_factory=dict)
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
     _window: tuple[int, list[RowBatch]] = field(default_factory=lambda: (-1, list[RowBatch]()), repr=False)
     _counted: tuple[int, Any] = field(default=(0, 0), repr=False)
@@ -109,8 +117,8 @@ class MixtureSampler:
         """Of each task the rows that a run of `total` steps draws, ascending; they do not depend on lengths."""
         assert self.total is not None, "a run without an end draws every row"
         _, drawn = self._counts((self.total - 1) // self._span)
-        orders = (self._order(task, 0)[:count] for task, count in enumerate(drawn))
-        return {name: np.sort(order) for name, order in zip(self.names, orders, strict=True)}
+        tasks = [(task, name) for task, name in enumerate(self.names) if name not in self.streams]
+        return {name: np.sort(self._order(task, 0)[: drawn[task]]) for task, name in tasks}
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what makes the order: a resumed sampler with other settings would draw other rows."""
@@ -134,6 +142,9 @@ class MixtureSampler:
     def _make_window(self, index: int) -> list[RowBatch]:
         generator = np.random.default_rng([self.seed, 2, index])
         before, after = self._counts(index)
+        for task, name in enumerate(self.names):
+            if name in self.streams:
+                self.streams[name].hold(int(before[task]), int(after[task]))
         pools = [self._rows(task, before[task], after[task]) for task in range(len(self.names))]
         if self.batching == "one_task":
             batches = [batch for pool in pools for batch in self._cut(pool, generator)]
@@ -173,6 +184,8 @@ class MixtureSampler:
 
     def _rows(self, task: int, start: int, stop: int) -> RowBatch:
         """Draws `start` to `stop` of a task: its rows without replacement, epoch after epoch."""
+        if self.names[task] in self.streams:
+            return RowBatch(np.full(stop - start, task, np.int64), np.arange(start, stop))
         size = len(self.lengths[self.names[task]])
         rows, position = [np.zeros(0, np.int64)], start
         while position < stop:

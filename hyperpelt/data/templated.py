@@ -34,8 +34,8 @@ class TemplatedSet(TokenizedSet):
         self.path, self.numbers, self.weights = first.path, first.numbers, first.weights
         self.task, self.split = first.task, first.split
         self.fingerprint = digest(*(part.fingerprint for part in parts))
-        self.num_cut_sources = sum(part.num_cut_sources for part in parts)
-        self.num_cut_targets = sum(part.num_cut_targets for part in parts)
+        self.num_cut_sources = sum(part.num_cut_sources or 0 for part in parts)
+        self.num_cut_targets = sum(part.num_cut_targets or 0 for part in parts)
         self.num_bad_images = first.num_bad_images
         assert all(np.array_equal(part.numbers, self.numbers) for part in parts), "renderings of other rows"
 

@@ -78,20 +78,21 @@ class TokenizedSet:
     ) -> None:
         self.task, self.split, self.fingerprint = task, split, fingerprint
         self._made_of = (task, split, fingerprint, tuple(paths), size, rows, compact)
-        self._parts = [Part(path) for path in paths]
+        self._parts = [Part.open(path) for path in paths]
         self._part, self._index = np.full(size, -1, np.int32), np.zeros(size, np.int32)
         for number, part in enumerate(self._parts):
             self._part[part.places], self._index[part.places] = number, np.arange(len(part.places))
         if compact:
             kept = np.flatnonzero(self._part >= 0)
             self._part, self._index = self._part[kept], self._index[kept]
-        self.path = paths[0] if paths else None
+        self.path: Path | None = paths[0] if paths else None
         self.weights: Float[np.ndarray, " N"] = self._column([part.weights for part in self._parts])
         self.numbers: Int[np.ndarray, " N"] = self._column([part.numbers for part in self._parts], -1)
         cut = self._column([part.cut for part in self._parts])
         cut = cut if rows is None else cut[rows]
         # Of the rows that were asked for.
-        self.num_cut_sources, self.num_cut_targets = (int(np.count_nonzero(cut & bit)) for bit in (1, 2))
+        self.num_cut_sources: int | None = int(np.count_nonzero(cut & 1))
+        self.num_cut_targets: int | None = int(np.count_nonzero(cut & 2))
         self.num_bad_images: int = sum(part.about["num_bad_images"] for part in self._parts)
 
     def __len__(self) -> int:
@@ -133,7 +134,16 @@ class TokenizedSet:
     @property
     def has_targets(self) -> bool:
         """Whether rows have several targets, of which one is drawn."""
-        return any("target_scores" in part.ragged for part in self._parts)
+        return any(part.has_targets for part in self._parts)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " N"]:
+        """Tokens of each row, source and target."""
+        return self.source_lengths + self.target_lengths
+
+    def number_of(self, index: int) -> int:
+        """The row's number in the task's split."""
+        return int(self.numbers[index])
 
     def drawn(self, index: int, *, seed: int, step: int) -> TokenRow:
         """The row with one of its targets, drawn by score, the score times its weight being its weight.
@@ -249,15 +259,16 @@ def _complete(
     stem: str, asked: Int[np.ndarray, " R"], make: Callable[..., Made], about: Mapping[str, Any]
 ) -> list[Path]:
     """The paths of all parts, among which are those of the asked rows: made, where they are not there yet."""
-    parts: list[Part] = []
+    parts: dict[Path, Part] = {}
     for path in sorted(Path(stem).parent.glob(f"{glob.escape(Path(stem).name)}.*.arrow")):
         part = open_whole(path)
         if part is None:
             path.unlink()
         else:
-            parts.append(part)
-    paths = [part.path for part in parts]
-    known = [np.zeros(0, np.int64), *(part.places for part in parts), *(part.about["left_out"] for part in parts)]
+            parts[path] = part
+    paths = list(parts)
+    held = [(part.places, part.about["left_out"]) for part in parts.values()]
+    known = [np.zeros(0, np.int64), *(places for both in held for places in both)]
     missing = np.setdiff1d(asked, np.concatenate(known).astype(np.int64))
     taken = {path.name for path in paths}
     free = (path for path in (Path(f"{stem}.{number}.arrow") for number in count()) if path.name not in taken)

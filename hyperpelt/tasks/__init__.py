@@ -31,6 +31,7 @@ from hyperpelt.tasks.shots import sample_shots
 from hyperpelt.tasks.skeleton import new_plugin
 from hyperpelt.tasks.sources import Generator, Hub, Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Part, Splits
+from hyperpelt.tasks.streams import Stream
 from hyperpelt.tasks.types import Examples, Mixture, Rate, Task
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Saved",
     "Source",
     "Splits",
+    "Stream",
     "Streamed",
     "Task",
     "broken_plugins",

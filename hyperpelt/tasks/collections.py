@@ -152,9 +152,9 @@ class Streamed(Hub):
         import datasets
 
         if data_root is None:
-            stream = self._ask_hub("load_dataset", split=split, revision=self.revision, streaming=True)
+            stream = self.stream(split)
         else:
-            files = [str(file) for file in self._files(split, data_root)]
+            files = [str(file) for file in self.files(split, data_root)]
             stream = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=True)
         stream = undecoded(stream) if stream.features else stream
         try:

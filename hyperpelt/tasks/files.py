@@ -50,10 +50,10 @@ class Files:
         return tuple(split for split, _ in self.paths)
 
     def state(self, split: str, data_root: Path | None) -> Hashable:
-        return stats(self._files(split, data_root))
+        return stats(self.files(split, data_root))
 
     def read(self, split: str, data_root: Path | None) -> Rows:
-        files = self._files(split, data_root)
+        files = self.files(split, data_root)
         kinds = {format_of(file) for file in files}
         if len(kinds) > 1 or None in kinds:
             raise UserError(
@@ -69,7 +69,8 @@ class Files:
         ours = {format_of(Path(path)) for _, paths in self.paths for path in paths}
         return dict(self.options) if format in ours else {}
 
-    def _files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
+    def files(self, split: str, data_root: Path | None) -> tuple[Path, ...]:
+        """The files of a split, in order. Raises UserError for one that is not named, or a file that is not there."""
         paths = dict(self.paths)
         if split not in paths:
             raise unknown("source split", split, paths)

@@ -102,7 +102,7 @@ class Naming:
     A split without a row's number: its rows are being read; otherwise one is being rendered.
     """
 
-    def __init__(self, task: str, split: str | None = None, number: int | None = None) -> None:
+    def __init__(self, task: str, split: str | None = None, number: int | str | None = None) -> None:
         self.reading = split is not None and number is None
         self.where = (
             f"Task {task}" + (f", split {split}" if split else "") + ("" if number is None else f", row {number}")

@@ -90,12 +90,13 @@ def _without_dropped(rows: Rows, splits: Splits) -> list[int] | None:
         return None
     narrow = _narrow(rows, list(dropped))
     names = class_names(narrow)
-    kept = [
-        i
-        for i, row in enumerate(with_names(row, names) for row in iterate(narrow))
-        if not any(_is_dropped(reach(row, column), bad) for column, bad in dropped.items())
-    ]
+    kept = [i for i, row in enumerate(iterate(narrow)) if not leaves_out(splits, with_names(row, names))]
     return None if len(kept) == len(rows) else kept
+
+
+def leaves_out(splits: Splits, row: Row) -> bool:
+    """Whether `drop` leaves a row out."""
+    return any(_is_dropped(reach(row, column), bad) for column, bad in splits.drop)
 
 
 def _is_dropped(value: Any, bad: Any) -> bool:

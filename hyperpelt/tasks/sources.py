@@ -95,14 +95,19 @@ class Hub:
         return tuple(sorted(self._mirror(data_root)))
 
     def state(self, split: str, data_root: Path | None) -> Hashable:
-        return None if data_root is None else stats(self._files(split, data_root))
+        return None if data_root is None else stats(self.files(split, data_root))
 
     def read(self, split: str, data_root: Path | None) -> Rows:
         if data_root is None:
             return undecoded(self._ask_hub("load_dataset", split=split, revision=self.revision))
-        return load_rows("parquet", self._files(split, data_root))
+        return load_rows("parquet", self.files(split, data_root))
 
-    def _files(self, split: str, data_root: Path) -> tuple[Path, ...]:
+    def stream(self, split: str) -> Any:
+        """A split as `datasets` streams it from the hub."""
+        return self._ask_hub("load_dataset", split=split, revision=self.revision, streaming=True)
+
+    def files(self, split: str, data_root: Path) -> tuple[Path, ...]:
+        """The files of a split below a data root. Raises UserError for one that is not there."""
         found = self._mirror(data_root)
         if split not in found:
             raise UserError(

@@ -24,6 +24,7 @@ from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
 from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, picked, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut
+from hyperpelt.tasks.streams import Shard, Stream
 from hyperpelt.tasks.values import is_number
 
 Kind = Literal["classification", "regression", "generation"]
@@ -91,6 +92,17 @@ class Task:
             yield f"expected templates with a name each, every name once, got {names!r}"
         if self.choices is not None:
             yield from self._problems_of_choices(self.choices, self.kind)
+        if isinstance(self.source, Stream) and isinstance(self.splits, Splits):
+            yield from self._problems_of_streams(self.source)
+
+    def _problems_of_streams(self, source: Stream) -> Iterator[str]:
+        for split in dict(source.rows):
+            parts = [part for part in map(self.splits.part, self.splits.names()) if part.split == split]
+            if len(parts) > 1 or not all(part.whole for part in parts):
+                told = ", ".join(map(str, parts))
+                yield f"the source split {split!r} is streamed, so nothing can be cut out of it ({told}): name others"
+        if self.modalities != ("text",) or self.templates:
+            yield "a streamed task has text alone and one rendering"
 
     @staticmethod
     def _problems_of_choices(choices: tuple[str, ...], kind: Kind) -> Iterator[str]:
@@ -151,8 +163,18 @@ class Task:
         sample = cut(keys_of(rows, self.splits.by), [limit], seed=self.splits.seed)[0]
         return sorted(sample[:limit])
 
+    def streamed(self, split: str) -> int | None:
+        """How many rows a streamed split is said to have; None for one that is read whole."""
+        return dict(self.source.rows).get(self.splits.part(split).split) if isinstance(self.source, Stream) else None
+
+    def shards(self, split: str, *, data_root: str | Path | None = None) -> list[Shard]:
+        """What a streamed split is read from, unrendered and with what `splits.drop` leaves out."""
+        assert isinstance(self.source, Stream), "asked of streamed splits alone"
+        with Naming(self.name, split):
+            return self.source.shards(self.splits.part(split).split, resolve_root(data_root))
+
     def example(
-        self, row: Row, *, answered: bool = True, split: str | None = None, number: int | None = None
+        self, row: Row, *, answered: bool = True, split: str | None = None, number: int | str | None = None
     ) -> Example:
         """Render one row and complete it.
 
@@ -199,8 +221,19 @@ class Examples(Sequence[Example]):
         if isinstance(index, slice):
             return Examples(self.task, self.split, self._rows, self.numbers[index])
         number = self.numbers[index]
-        row = with_names(self._rows[number], self._names)
-        return self.task.example(row, split=self.split, number=number)
+        return self.rendered(self._rows[number], number)
+
+    def rendered(self, row: Row, number: int | str) -> Example:
+        """A row of the same source, rendered. number: its own, for messages."""
+        return self.task.example(self.named(row), split=self.split, number=number)
+
+    def named(self, row: Row) -> Row:
+        """A row of the same source, whose classes know their names."""
+        return with_names(row, self._names)
+
+    def first(self) -> Row:
+        """The first row, before rendering."""
+        return self._rows[self.numbers[0]]
 
     def select(self, places: Sequence[int]) -> Examples:
         """Those at some places, in that order."""

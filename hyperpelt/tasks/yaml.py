@@ -26,6 +26,7 @@ from hyperpelt.tasks.jinja import PARTED, JinjaTemplate, read_promptsource
 from hyperpelt.tasks.label_names import label_names
 from hyperpelt.tasks.sources import Hub, Source
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
+from hyperpelt.tasks.streams import Stream
 from hyperpelt.tasks.template import PLACE, Template
 from hyperpelt.tasks.types import Mixture, Task
 
@@ -179,7 +180,12 @@ def _source(content: Any, path: Path) -> Source:
         return Saved(_text(content, "saved"), path.parent)
     if "images" in content:
         return ImageFolder(_text(content, "images"), path.parent)
+    if isinstance(content.get("stream"), Mapping):
+        stated = {name: _number(rows, f"source.stream.{name}") for name, rows in content["stream"].items()}
+        return Stream(_source({key: value for key, value in content.items() if key != "stream"}, path), rows=stated)
     if "stream" in content:
+        if "files" in content:
+            raise UserError("source.stream: files are streamed with their number of rows, such as {train: 10000000}")
         rows, revision = _number(content["stream"], "source.stream"), _text(content, "revision", None)
         return Streamed(_text(content, "hub"), _text(content, "config", None), revision=revision, rows=int(rows))
     if "hub" in content:

@@ -21,6 +21,7 @@ from hyperpelt.data import (
     MicroBatches,
     MixtureSampler,
     Ranking,
+    StreamedSet,
     TokenizedSet,
     batches,
     lengths_of,
@@ -106,7 +107,8 @@ class Setup:
             multiple=multiple,
             buckets=self.buckets,
         )
-        workers = self.config.dataloader_num_workers
+        # Processes tell each other what they read of a stream: in order, so not from workers.
+        workers = 0 if self.sampler.streams else self.config.dataloader_num_workers
         return batches(rows, start=start, stop=self.total, num_workers=workers, pin_memory=device == "cuda")
 
     def _choices(self) -> Choices:
@@ -278,13 +280,33 @@ def _tokenise(
     )
     # How many rows are left of those with images is known when they have been seen.
     sets = {task.name: make(task) for task in tasks if eye is not None and "image" in task.modalities}
+    streams = {task.name: _stream(config, processes, task, model) for task in tasks if task.streamed("train")}
+    sets |= streams
     sizes = {task.name: len(sets.get(task.name, task.examples("train", **reading))) for task in tasks}
     sampler = _make_sampler(config, processes, trees, sizes)
     sampler.total = num_steps(config, sampler)
+    sampler.streams = streams
     rows = sampler.rows()
-    sets = {task.name: sets.get(task.name) or make(task, rows=rows[task.name]) for task in tasks}
+    sets = {task.name: sets[task.name] if task.name in sets else make(task, rows=rows[task.name]) for task in tasks}
     sampler.lengths = lengths_of(sets)
     return sets, sampler
+
+
+def _stream(config: RunConfig, processes: Processes, task: Task, model: TunedModel) -> StreamedSet:
+    if config.train_limit is not None:
+        raise UserError(f"train_limit samples splits that are read whole, and {task.name} is streamed: leave it out.")
+    return StreamedSet(
+        task,
+        "train",
+        model.need_tokenizer(),
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_target_length,
+        seed=config.seed,
+        data_root=config.data_root,
+        rank=processes.rank,
+        world=processes.world,
+        gather=processes.gather,
+    )
 
 
 def _make_sampler(
@@ -294,7 +316,7 @@ def _make_sampler(
     rates = mixing_rates(sizes, mixing.strategy, temperature=mixing.temperature, cap=mixing.cap, trees=trees)
     return MixtureSampler(
         rates,
-        {name: np.zeros(size, np.int32) for name, size in sizes.items()},  # until they are known
+        {name: np.broadcast_to(np.int32(0), size) for name, size in sizes.items()},  # until they are known
         # Rows of a global batch: of all processes and accumulation steps together.
         batch_size=config.per_device_train_batch_size * config.gradient_accumulation_steps * processes.world,
         seed=config.seed,

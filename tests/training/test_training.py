@@ -187,7 +187,7 @@ def _copied(plugin: Path) -> Path:
 def test_only_rows_that_a_run_draws_are_tokenised_and_nothing_else_depends_on_it(start, tmp_path):
     def ended(name: str, *overrides: str) -> tuple[dict[str, torch.Tensor], int]:
         start("max_steps=2", f"output_dir={tmp_path / name}", *overrides)
-        parts = map(Part, (tmp_path / "cache" / "tokenized").glob("*.arrow"))
+        parts = map(Part.open, (tmp_path / "cache" / "tokenized").glob("*.arrow"))
         return load_file(tmp_path / name / "model.safetensors"), sum(len(part.places) for part in parts)
 
     some, drawn = ended("some")
