@@ -6,9 +6,9 @@
     rows = MicroBatches(sampler, sets, task_ids={"glue/rte": 0}, pad_token_id=0)
     for micro_batches in batches(rows, start=0, stop=1000): ...
 
-The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk), making (how they come
-about), fingerprints (what they are made of), choices and candidates (for losses that compare), batches, rows (the same
-for anybody's loop).
+The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk) and its parts, streamed
+(rows as they are read), making (how tokens come about), fingerprints (what they are made of), choices and candidates
+(for losses that compare), batches, rows (the same for anybody's loop).
 """
 
 from __future__ import annotations

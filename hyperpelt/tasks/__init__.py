@@ -9,8 +9,8 @@
 
     hyperpelt.tasks.get("my/claims").examples("train")[0]
 
-The walls: types (Task, Example, Mixture), sources (Hub, Files, Generator), collections (of datasets), splits, rows,
-rendering, registry, plugins, yaml, check, shots, skeleton. See docs/tasks.md. Importing this needs no PyTorch, no
+The walls: types (Task, Example, Mixture), sources (Hub, Files, Generator), collections (of datasets), streams, splits,
+rows, rendering, registry, plugins, yaml, check, shots, skeleton. See docs/tasks.md. Importing this needs no PyTorch, no
 transformers and no datasets.
 """
 
