@@ -256,14 +256,12 @@ def settings(tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def run(name: str, *more: str) -> dict[str, Any]:
         settings = [*common, "max_steps=6", "save_steps=2", "length_window=2", f"output_dir={tmp_path / name}", *more]
-        try:
-            train(load_run(None, settings), progress=False)
-        finally:
-            forget_tasks()
-            registry.remove("my/stream")
+        train(load_run(None, settings), progress=False)
         return load_file(tmp_path / name / "model.safetensors")
 
-    return run
+    yield run
+    forget_tasks()
+    registry.remove("my/stream")
 
 
 def test_a_run_on_a_stream_resumes_exactly(small: None, settings: Callable[..., dict], tmp_path: Path) -> None:
