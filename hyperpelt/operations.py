@@ -98,6 +98,8 @@ class Family:
     embedding_norm: str | None = None
     final_norm: str | None = None
     heads: Mapping[str, str] = field(default_factory=dict)
+    widths: tuple[str, ...] = ()  # keys of the configuration that are widths of hidden states, heads, networks
+    depths: Mapping[str, str] = field(default_factory=dict)  # its keys of the numbers of layers, by stack
 
 
 _T5 = Family(
@@ -124,6 +126,8 @@ _T5 = Family(
     },
     final_norm="final_layer_norm",
     heads={"num_heads": "n_heads", "d_head": "key_value_proj_dim"},
+    widths=("d_model", "d_ff", "d_kv"),
+    depths={"encoder": "num_layers", "decoder": "num_decoder_layers"},
 )
 
 
@@ -147,6 +151,8 @@ def _bart_like(model_types: tuple[str, ...], *, pre_norm: bool) -> Family:
         embedding_norm="layernorm_embedding",
         final_norm="layer_norm",
         heads={"num_heads": "num_heads", "d_head": "head_dim"},
+        widths=("d_model", "encoder_ffn_dim", "decoder_ffn_dim"),
+        depths={"encoder": "encoder_layers", "decoder": "decoder_layers"},
     )
 
 

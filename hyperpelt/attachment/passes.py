@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hyperpelt.attachment.beside import Beside
 from hyperpelt.attachment.instances import Instances, expanded
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
@@ -58,7 +59,7 @@ class Pass:
     - **images**: of the rows, None if no row has any
     - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
-    - **positions**: what tuners need of positions that a call does not show
+    - **positions**: what tuners need of those that a call does not show; **beside**: what a side network has seen
     - **instances**: what is made of single rows
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
@@ -78,6 +79,7 @@ class Pass:
     joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
     positions: Positions | None = None
     instances: Instances | None = None
+    beside: Beside | None = None
     reached: Counter[tuple[str, str]] | None = None
 
     def has(self, operation: Operation) -> bool:

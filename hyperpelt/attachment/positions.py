@@ -73,11 +73,13 @@ class Positions:
 
 
 class RememberingCache(EncoderDecoderCache):
-    """A dynamic cache of keys and values that also holds what tuners look back at, in the order of the beams."""
+    """A dynamic cache of keys and values that also holds what tuners look back at and a side network's own keys and
+    values, in the order of the beams."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(DynamicCache(config=config), DynamicCache(config=config))
         self.before: Before = {}
+        self.beside: EncoderDecoderCache | None = None  # of a side network, see `hyperpelt.attachment.beside`
 
     def _each(self, change: Any) -> None:
         for label, values in self.before.items():
@@ -85,12 +87,18 @@ class RememberingCache(EncoderDecoderCache):
 
     def reorder_cache(self, beam_idx: Any) -> None:
         super().reorder_cache(beam_idx)
+        if self.beside is not None:
+            self.beside.reorder_cache(beam_idx)
         self._each(lambda values: values.index_select(0, beam_idx.to(values.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
+        if self.beside is not None:
+            self.beside.batch_repeat_interleave(repeats)
         self._each(lambda values: values.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
+        if self.beside is not None:
+            self.beside.batch_select_indices(indices)
         self._each(lambda values: values[indices])

@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from hyperpelt.attachment.beside import install_beside
 from hyperpelt.attachment.joined_attention import ATTENTION_NAME, SLOT
 from hyperpelt.attachment.passes import NOTHING, Pass
 from hyperpelt.attachment.recomputation import Marks, start_recomputing, stop_recomputing
@@ -45,6 +46,8 @@ class Switch:
         self.models = 0
         self.lookers = 0
         self.looker: Any = None
+        self.besides = 0
+        self.beside_handles: list[Any] = []
         self.recomputing: Marks | None = None
         self.required_grad: dict[str, bool] = {}
 
@@ -58,12 +61,23 @@ class Switch:
         """Context in which `running` is the pass of this backbone."""
         return _Running(self, running)
 
-    def attach(self, operations: Sequence[Operation], trained: Collection[str] = (), *, looking: bool = False) -> None:
+    def attach(
+        self,
+        operations: Sequence[Operation],
+        trained: Collection[str] = (),
+        *,
+        looking: bool = False,
+        beside: Sequence[Operation] = (),
+    ) -> None:
         """Freeze the backbone but for `trained`, and install what these operations need, once for all tuned models.
 
         - **looking**: the pass shall see the encoder's states before the decoder reads them
+        - **beside**: the blocks of the backbone, where a side network shall run beside them
         """
         self.models += 1
+        self.besides += bool(beside)
+        if beside and not self.beside_handles:
+            self.beside_handles = install_beside(self, beside)
         self.lookers += looking
         if looking and self.looker is None:
             decoder = self.backbone.get_decoder()
@@ -82,8 +96,11 @@ class Switch:
             self.previous_attention = current
             self.backbone.set_attn_implementation(ATTENTION_NAME)
 
-    def detach(self, operations: Sequence[Operation], *, looking: bool = False) -> None:
+    def detach(self, operations: Sequence[Operation], *, looking: bool = False, beside: bool = False) -> None:
         """Undo `attach`; after the last user the backbone is exactly what it was."""
+        self.besides -= beside
+        while self.beside_handles and not self.besides:
+            self.beside_handles.pop().remove()
         self.lookers -= looking
         if self.looker is not None and not self.lookers:
             self.looker.remove()

@@ -36,6 +36,7 @@ def where(chosen: Method) -> str:
         types = "+".join(dict.fromkeys(chosen.source(name).type for name in part.sources))
         places.setdefault(types, []).extend(pattern for pattern in part.at)
     found = [f"{', '.join(dict.fromkeys(at))}: {types}" for types, at in places.items()]
+    found += [] if chosen.side is None else ["beside every layer with a rung: a side network"]
     return "; ".join([*found, *(f"{pattern}: trained in a copy" for pattern in chosen.unfreeze)])
 
 

@@ -29,6 +29,7 @@ from hyperpelt.methods.base import Part, Source
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import Operation
 from hyperpelt.tuners import LoRA, Prompt, Scale
+from hyperpelt.weights.side import SIDE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,6 +93,8 @@ def static(
     made.languages = dict(model.languages)
     for name in seeing:  # what differs from row to row stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
+    if model.sources.side_network is not None:
+        made.sources[SIDE] = copy.deepcopy(model.sources.side_network)
     with model.evaluating():  # nothing of a baked task is drawn
         values = model.weights_of(index)
     for source in made.sources.of_tasks():

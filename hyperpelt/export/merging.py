@@ -86,6 +86,11 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
         UserError: the method has a part that such weights cannot hold; the folder holds something else than an export.
     """
     merged = merge(model, task, plain=True)
+    if merged.method.side is not None:
+        raise UserError(
+            f"Plain weights cannot hold the side network of method {model.method.name!r}: use `--to baked`, which "
+            "keeps every method."
+        )
     if merged.method.parts:
         left = ", ".join(f"{part.name!r} ({part.tuner.type_name})" for part in merged.method.parts)
         raise UserError(
@@ -132,6 +137,8 @@ def how_mergeable(method: Method, operations: Sequence[Operation]) -> str:
     """`yes`: plain weights of the backbone's shapes hold a task; `in memory`: `merge` leaves no tuner over; `in part`;
     `no`."""
     assembly, every = assemble(method, operations), {part.name for part in method.parts}
+    if method.side is not None:
+        return "no"
     if mergeable(method, assembly, plain=True) == every:
         return "yes"
     found = mergeable(method, assembly)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hyperpelt.attachment.passes import Placed, Plan
 from hyperpelt.errors import UserError
@@ -30,6 +31,7 @@ from hyperpelt.weights import (
     ProjectorConfig,
     Reparametrised,
     Shared,
+    SideNetwork,
     Sources,
     State,
     VisualHyperConfig,
@@ -37,6 +39,7 @@ from hyperpelt.weights import (
     VisualProjector,
 )
 from hyperpelt.weights.base import Samples
+from hyperpelt.weights.side import SIDE
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,12 @@ def build_sources(
     samples: Samples | None = None,
     generator: torch.Generator | None = None,
     seed: int = 0,
+    backbone: PreTrainedModel | None = None,
 ) -> Sources:
-    """All weight sources of a method, by the name its parts use, and those of what is not trained. **seed**: of what
-    is frozen."""
+    """All weight sources of a method, by the name its parts use, those of what is not trained, and its side network.
+
+    - **seed**: of what is frozen, and of a side network; **backbone**: whose architecture that takes
+    """
     made = Sources()
     for name, groups in assembly.groups.items():
         if name == "frozen":
@@ -165,6 +171,9 @@ def build_sources(
             made[name] = State(groups, num_tasks, shared=alike)
         else:
             made[name] = build_source(method.source(name), groups, num_tasks, samples, generator, width=assembly.width)
+    if method.side is not None:
+        assert backbone is not None, "a side network is made like a backbone"
+        made[SIDE] = SideNetwork(backbone, method.side, seed=seed)
     return made
 
 
@@ -201,9 +210,9 @@ def replaced(method: Method, operations: Sequence[Operation]) -> dict[str, Tuner
     return found
 
 
-def count_trainable(method: Method, backbone: nn.Module, operations: Sequence[Operation], num_tasks: int) -> int:
+def count_trainable(method: Method, backbone: PreTrainedModel, operations: Sequence[Operation], num_tasks: int) -> int:
     """Number of trained values, without making them."""
     with torch.device("meta"):
-        sources = build_sources(method, assemble(method, operations), num_tasks)
+        sources = build_sources(method, assemble(method, operations), num_tasks, backbone=backbone)
     sizes = dict(backbone.named_parameters())
     return sum(p.numel() for p in sources.parameters()) + sum(sizes[n].numel() for n in unfrozen(method, backbone))

@@ -18,6 +18,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.course import Course
 from hyperpelt.tuners.base import Tuner
 from hyperpelt.weights.hyper_config import HyperNetworkConfig, InstanceConfig
+from hyperpelt.weights.side import SIDE, SideConfig
 from hyperpelt.weights.visual_config import VISUAL_SOURCES, VisualConfig
 
 NETWORKS = ("hypernetwork", "instance_hypernetwork")  # whose settings are a hypernetwork's
@@ -145,6 +146,7 @@ class Method:
 
     - **unfreeze**: glob patterns of backbone parameters trained in a copy of their own
     - **courses**: what happens beside gradient steps; see `hyperpelt.methods.course`
+    - **side**: of a side network that runs beside the backbone, instead of parts; see `hyperpelt.weights.side`
     """
 
     name: str
@@ -152,9 +154,15 @@ class Method:
     sources: Mapping[str, Source] = field(default_factory=dict)
     unfreeze: tuple[str, ...] = ()
     courses: tuple[Course, ...] = ()
+    side: SideConfig | None = None
     paper: str = ""
 
     def __post_init__(self) -> None:
+        if self.side is not None and (self.parts or self.unfreeze):
+            raise UserError(
+                f"Method {self.name!r} has a side network, for which no gradient flows through the backbone, and parts "
+                "or trained parameters there, for which one does: choose."
+            )
         names = [part.name for part in self.parts]
         for name in names:
             if names.count(name) > 1:
@@ -189,6 +197,7 @@ class Method:
             "sources": {name: self.source(name).to_dict() for name in used},
             "unfreeze": list(self.unfreeze),
             "courses": [course.to_dict() for course in self.courses],
+            **({} if self.side is None else {"side": self.side.to_dict()}),
             "paper": self.paper,
         }
 
@@ -203,7 +212,7 @@ class Method:
 
 def _check_source_name(name: Any) -> None:
     """A source is a module's child, and starts the names of its saved tensors."""
-    taken = name in UNTRAINED or hasattr(nn.ModuleDict(), str(name))
+    taken = name in (*UNTRAINED, SIDE) or hasattr(nn.ModuleDict(), str(name))
     if not isinstance(name, str) or not name or "." in name or taken:
         raise UserError(
             "A weight source's name is one word without dots that neither PyTorch nor this library uses itself, got "

@@ -38,7 +38,8 @@ class Moment:
     - **step**: optimiser steps taken; **total**: of the run
     - **state**: what the course remembers, by name; saved in checkpoints
     - **gradients**: of the loss of each of the first k global batches, for named parameters of the backbone or the
-      sources: `gradients(parameters, k)` yields k mappings; before the first step only
+      sources: `gradients(parameters, k)` yields k mappings; `alone=True`: of the frozen model without the method;
+      before the first step only
     """
 
     sources: nn.ModuleDict
@@ -48,7 +49,7 @@ class Moment:
     total: int
     seed: int
     state: dict[str, Tensor] = field(default_factory=dict)
-    gradients: Callable[[Mapping[str, nn.Parameter], int], Iterator[dict[str, Tensor]]] | None = None
+    gradients: Callable[..., Iterator[dict[str, Tensor]]] | None = None
 
     def generator(self) -> torch.Generator:
         """A CPU generator for the draws of this step: the same in every process, and after a resumption."""

@@ -24,6 +24,7 @@ from hyperpelt.methods.base import Method, Part, Source
 from hyperpelt.methods.checks import check_all_used, is_idle
 from hyperpelt.methods.course import Course, course_from_dict
 from hyperpelt.tuners.base import Tuner, tuner_from_dict
+from hyperpelt.weights import SideConfig
 from hyperpelt.weights.hyper_config import HyperNetworkConfig
 
 FAMILIES = (  # in the order of lists
@@ -184,10 +185,12 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
     courses = data.get("courses", ())
     if not isinstance(courses, Sequence) or isinstance(courses, str):
         raise UserError(f"`courses` of a method is a list of courses, each with a `type`, got {courses!r}.")
-    rest = {key: value for key, value in data.items() if key not in ("parts", "sources", "courses")}
+    rest = {key: value for key, value in data.items() if key not in ("parts", "sources", "courses", "side")}
+    side = data.get("side")
     settings: dict[str, Any] = {"name": "composition", **check_settings("a method's composition", rest, Method)}
     return Method(
         **settings,
+        side=side if side is None or isinstance(side, SideConfig) else SideConfig.from_dict(side),
         parts=tuple(_part(index, entry) for index, entry in enumerate(parts)),
         sources={name: Source.from_dict(value) for name, value in sources.items()},
         courses=tuple(course if isinstance(course, Course) else course_from_dict(course) for course in courses),

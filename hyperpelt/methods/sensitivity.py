@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hyperpelt.backbones.quantised import require_weights
 from hyperpelt.config.setting_types import check_at_least
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method, Part
@@ -58,6 +59,7 @@ class Sensitive(Course):
             raise UserError(f"The course {self.type_name!r} places 'entries', which part {self.part!r} does not have.")
 
     def compose(self, now: Moment, method: Method) -> Method:
+        require_weights(now.backbone, f"Method {method.name!r}, which measures how sensitive they are,")
         part = self._part(method)
         there = select(list_operations(now.backbone), part.at)
         budget = sum(part.tuner.count(op) for op in there) if isinstance(part.tuner, Entries) else 0

@@ -76,7 +76,13 @@ class Attached(nn.Module):
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
         self.seed = seed  # of what was drawn; it gives frozen tensors back
         self.sources = build_sources(
-            method, self.assembly, len(tasks), samples=samples or None, generator=generator, seed=seed
+            method,
+            self.assembly,
+            len(tasks),
+            samples=samples or None,
+            generator=generator,
+            seed=seed,
+            backbone=self.backbone,
         )
         self.sources.to(self.backbone.device)
         self.sight = Sight(method.name, self.sources, visual)
@@ -107,13 +113,19 @@ class Attached(nn.Module):
     def attach(self) -> None:
         """Put this model's hooks on the backbone. `build` does it; needed only after `detach`."""
         if not self.attached:
-            self.switch.attach(self.assembly.operations, trained=self.unfrozen, looking=bool(self.sources.of_rows()))
+            side = self.sources.side_network
+            blocks = [operation for operation in self.operations if operation.kind == "block"] if side else []
+            options = {"looking": bool(self.sources.of_rows()), "beside": blocks}
+            self.switch.attach(self.assembly.operations, trained=self.unfrozen, **options)
+            if side is not None:
+                side.attend_as(self.backbone.config._attn_implementation)
             self.attached = True
 
     def detach(self) -> None:
         """Take this model off its backbone, which is then exactly what it was (if no other model is attached)."""
         if self.attached:
-            self.switch.detach(self.assembly.operations, looking=bool(self.sources.of_rows()))
+            beside = self.sources.side_network is not None
+            self.switch.detach(self.assembly.operations, looking=bool(self.sources.of_rows()), beside=beside)
             self.attached = False
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
+from hyperpelt.attachment.beside import Beside
 from hyperpelt.attachment.encoder_input import joined_input
 from hyperpelt.attachment.instances import Instances
 from hyperpelt.attachment.passes import Pass
@@ -177,6 +178,7 @@ class Running(Attached):
             training=self.training,
             penalties=penalties,
             instances=self._instances(),
+            beside=None if self.sources.side_network is None else Beside(self.sources.side_network),
         )
         return self.switch.run(running)
 
@@ -207,7 +209,9 @@ class Running(Attached):
 
     @property
     def looks_back(self) -> bool:
-        """Whether a tuner in the decoder looks at earlier positions."""
+        """Whether a tuner in the decoder, or a side network, looks at earlier positions."""
+        if self.sources.side_network is not None:
+            return True
         there = (self.assembly.plan[op.name] for op in self.assembly.operations if op.stack == "decoder")
         return any(placed.tuner.looks_back for each in there for placed in each)
 

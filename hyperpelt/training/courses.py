@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperpelt.data import Batch
 from hyperpelt.errors import UserError
-from hyperpelt.methods import Method, method_from_dict
+from hyperpelt.methods import Method, get, method_from_dict
 from hyperpelt.methods.course import Course, Moment
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training.objective import total_loss
@@ -104,17 +105,19 @@ class Courses:
             yield course, Moment(**where, step=step, total=self.total, seed=seed)
 
     @torch.enable_grad()
-    def _gradients(self, parameters: Mapping[str, nn.Parameter], num_batches: int) -> Iterator[dict[str, Tensor]]:
+    def _gradients(
+        self, parameters: Mapping[str, nn.Parameter], num_batches: int, *, alone: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
         """See `Moment.gradients`: without dropout, and alike however a batch is divided."""
         needed = {name: p.requires_grad for name, p in parameters.items()}
         each = list(parameters.values())
-        with self.model.evaluating():
+        with self._measured(alone) as model:
             for batches in self.first(num_batches):
                 sums = [torch.zeros_like(p) for p in each]
                 for parameter in each:
                     parameter.requires_grad_(True)
                 for batch in batches:
-                    loss = total_loss(self.model(**inputs_of(batch, self.model.device)), batch)
+                    loss = total_loss(model(**inputs_of(batch, model.device)), batch)
                     for total, found in zip(sums, torch.autograd.grad(loss, each, allow_unused=True), strict=True):
                         if found is not None:
                             total += found
@@ -122,6 +125,21 @@ class Courses:
                     parameter.requires_grad_(needed[name])
                 self.add_up(sums)
                 yield dict(zip(parameters, sums, strict=True))
+
+    @contextmanager
+    def _measured(self, alone: bool) -> Iterator[TunedModel]:
+        """The model in evaluation mode, or its backbone without it."""
+        if not alone:
+            with self.model.evaluating():
+                yield self.model
+            return
+        mode = self.model.training
+        bare = type(self.model)(self.model.backbone, get("frozen"), self.model.tasks, calibrate=False)
+        try:
+            yield bare.eval()
+        finally:
+            bare.detach()
+            self.model.train(mode)  # they share the backbone
 
 
 def composed(setup: Setup, saved: Mapping[str, Any] | None) -> Setup:

@@ -184,7 +184,9 @@ def _build_model(
             "after every step, losing small updates; set precision=fp32."
         )
     if config.dropout is not None:
-        set_dropout(model.backbone, config.dropout)
+        side = model.sources.side_network
+        for one in (model.backbone, *(side.stacks() if side is not None else ())):
+            set_dropout(one, config.dropout)
     if config.torch_compile:
         check_compilable(model.method, sharded=processes.sharded)
     if config.gradient_checkpointing:

@@ -7,6 +7,7 @@ from hyperpelt.weights.hyper_config import Head, HyperNetworkConfig, InstanceCon
 from hyperpelt.weights.hypernetwork import HyperNetwork
 from hyperpelt.weights.instance import InstanceHyperNetwork
 from hyperpelt.weights.per_task import PerTask, Reparametrised, Shared
+from hyperpelt.weights.side import SideConfig, SideNetwork
 from hyperpelt.weights.sources import AnySource, Sources
 from hyperpelt.weights.untrained import Frozen, State
 from hyperpelt.weights.visual import VisualHyperNetwork, VisualProjector, VisualSource
@@ -25,6 +26,8 @@ __all__ = [
     "ProjectorConfig",
     "Reparametrised",
     "Shared",
+    "SideConfig",
+    "SideNetwork",
     "Sources",
     "State",
     "VisualConfig",

@@ -9,9 +9,10 @@ from torch import nn
 
 from hyperpelt.weights.base import WeightSource
 from hyperpelt.weights.instance import InstanceHyperNetwork
+from hyperpelt.weights.side import SideNetwork
 from hyperpelt.weights.visual import VisualSource
 
-AnySource = WeightSource | VisualSource | InstanceHyperNetwork
+AnySource = WeightSource | VisualSource | InstanceHyperNetwork | SideNetwork
 
 
 class Sources(nn.ModuleDict):
@@ -42,3 +43,8 @@ class Sources(nn.ModuleDict):
 
     def _of_instances(self) -> list[InstanceHyperNetwork]:
         return [source for source in self.values() if isinstance(source, InstanceHyperNetwork)]
+
+    @property
+    def side_network(self) -> SideNetwork | None:
+        """The side network, if the method has one."""
+        return next((source for source in self.values() if isinstance(source, SideNetwork)), None)

@@ -31,7 +31,7 @@ from hyperpelt.tuners import base as tuners_base
 NAMED = [
     "adalora", "alphatuning", "apt", "bitfit", "compacter", "compacter++", "conv-adapter", "dynamic-subset",
     "frozen", "full", "houlsby", "hyperblock", "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt",
-    "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora", "mam", "memvp", "mixphm",
+    "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora", "lst", "mam", "memvp", "mixphm",
     "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "self-pt",
     "spt", "taps", "text-to-lora", "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip

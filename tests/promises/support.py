@@ -109,6 +109,7 @@ SMALL = {
     "hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 8},
     "hyperprefix": {"prefix_length": 5, "prefix_hidden": 8},
     "hyperprompt": {"length": 4, "bottleneck": 4},
+    "lst": {"reduction": 4},
     "mam": {"prefix_length": 4, "prefix_hidden": 8, "bottleneck": 8},
     "memvp": {"hidden": 8, **VISUAL},
     "mixphm": {"bottleneck": 8, "rank": 2},

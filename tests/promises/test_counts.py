@@ -70,6 +70,7 @@ T5_BASE = {
     "taps: all projections and their scores": ("taps", 198_180_864 + 192),
     "dynamic-subset: what moves, projections and norms": ("dynamic-subset", 198_180_864 + 47_616),
     "spt: at most": ("spt", 144 * 1179 + 48 * 4718 + 62),
+    "lst, reduction 8, 9 and 9 side layers": ("lst", 3_878_706),
     "full": ("full", 222_903_552),
     "frozen": ("frozen", 0),
 }

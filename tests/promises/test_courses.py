@@ -27,6 +27,7 @@ METHODS = {
     "dynamic-subset": "{name: dynamic-subset, share: 0.02}",
     "alphatuning": "{name: alphatuning, bits: 2, rounds: 1}",
     "text-to-lora": "{name: text-to-lora, rank: 2, embedding_dim: 8, hidden_dim: 16, hyper_dim: 8}",
+    "lst": "{name: lst, reduction: 4, batches: 2}",
     "mixphm": "{name: mixphm, bottleneck: 8, rank: 2, experts: 3, dropout: 0}",
     "spt": "{name: spt, share: 0.01, rank: 1, batches: 2}",
     "taps": "{name: taps, sparsity: 0.1}",
