@@ -64,16 +64,17 @@ def _print_list(rows: list[dict[str, Any]]) -> None:
     """A line a method where there is room for it, as in a pipe; else what it touches stands below its numbers."""
     from hyperpelt.commands.method_rows import in_families, short_paper
 
-    out, size = common.console(), max((len(row["name"]) for row in rows), default=0) + 1
+    out, papers = common.console(), {row["name"]: short_paper(row["paper"]) for row in rows}
+    size, room = (max(map(len, texts), default=0) + 1 for texts in (papers, papers.values()))
     numbers = {
         row["name"]: f"{row['name']:<{size}}{row['trainable']:>12,}{row['percent']:>9.3f}  {row['mergeable']:<11}"
-        f"{short_paper(row['paper']):<16}"
+        f"{papers[row['name']]:<{room}}"
         for row in rows
     }
     wide = all(len(numbers[row["name"]] + row["where"]) <= out.width for row in rows)
     for family, members in in_families(rows).items():
-        title = f"{family.upper():<{size}}{'trained':>12}{'%':>9}  {'merges':<11}{'paper':<16}"
-        out.print(data(title + ("where" if wide else "").rstrip()), style="bold", soft_wrap=True)
+        title = f"{family.upper():<{size}}{'trained':>12}{'%':>9}  {'merges':<11}{'paper':<{room}}"
+        out.print(data((title + ("where" if wide else "")).rstrip()), style="bold", soft_wrap=True)
         for row in members:
             out.print(data((numbers[row["name"]] + (row["where"] if wide else "")).rstrip()), soft_wrap=True)
             below = "" if wide else textwrap.fill(row["where"], out.width - 5)
