@@ -46,6 +46,7 @@ class DescriptionMap(nn.Module):
         generator: torch.Generator | None,
         *,
         alone: bool = False,
+        std: float = 1.0,
     ) -> None:
         super().__init__()
         self._told, self.alone = False, alone  # alone: the instruction is all that is read
@@ -53,12 +54,12 @@ class DescriptionMap(nn.Module):
         self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
         self.register_buffer("centre", torch.zeros(read))
         self.register_buffer("scale", torch.ones(()))
-        # Both halves of z_words start with half of a unit variance, as embeddings have.
-        self.rows = nn.Parameter(draw((rows, t), Init("normal", 0.5**0.5), generator))
+        # Both halves of z_words start with half of the variance that embeddings have.
+        self.rows = nn.Parameter(draw((rows, t), Init("normal", std * 0.5**0.5), generator))
         self.inner = nn.Parameter(draw((read, hidden), Init("uniform", (3 / read) ** 0.5), generator))
         self.inner_bias = nn.Parameter(draw((hidden,), Init("zeros"), generator))
         # tanh of a unit normal keeps about 0.63 of the deviation.
-        bound = 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
+        bound = std * 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
         self.outer = nn.Parameter(draw((hidden, t), Init("uniform", bound), generator))
 
     @property

@@ -40,6 +40,8 @@ class HyperNetworkConfig:
 
     - **embedding_dim** t, **hidden_dim** h, **hyper_dim** e (64, 128, 64 in HyperFormer's code)
     - **reads**: which of `task`, `layer`, `block` the trunk reads
+    - **embedding_std**: deviation that the tasks' embeddings are drawn with. Small ones are soon outgrown by what is
+      learnt, so that tasks that need alike tensors come to lie near each other; training is slower at first
     - **expand_rows**: give each embedding N rows and make a prefix row by row (HyperPELT); else one row makes it whole
     - **trunk**: h_I shared by `all` operations or one a `stack` (then layer and block embeddings are per stack too)
     - **normalise**: layer norm on I (HyperFormer)
@@ -56,6 +58,7 @@ class HyperNetworkConfig:
     hidden_dim: int = 128
     hyper_dim: int = 64
     reads: tuple[str, ...] = READS
+    embedding_std: float = 1.0
     expand_rows: bool = True
     trunk: str = "all"
     normalise: bool = True
@@ -77,6 +80,10 @@ class HyperNetworkConfig:
             raise UserError(f"A hypernetwork must read at least one of {', '.join(READS)}, got reads=[].")
         widths = {name: getattr(self, name) for name in ("embedding_dim", "hidden_dim", "hyper_dim")}
         check_at_least(1, "a hypernetwork", **widths)
+        if not self.embedding_std > 0:
+            raise UserError(
+                f"Setting 'embedding_std' of a hypernetwork is a deviation above 0, got {self.embedding_std}."
+            )
         if not 0 <= self.description_dropout <= 1:
             raise UserError(
                 f"Setting 'description_dropout' of a hypernetwork is a probability, got {self.description_dropout}."

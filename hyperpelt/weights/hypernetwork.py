@@ -142,7 +142,7 @@ class HyperNetwork(WeightSource):
         if config.described:
             self.description = self._reader(num_tasks, width, generator, alone=True)
         else:
-            drawn = draw((num_tasks, self.num_rows, t), Init("normal", 1.0), generator)
+            drawn = draw((num_tasks, self.num_rows, t), Init("normal", config.embedding_std), generator)
             self.task_embeddings = nn.Parameter(drawn)
         self.dropped = config.description_dropout
         operations = list({op.name: op for group in groups for op in group.operations}.values())
@@ -188,8 +188,8 @@ class HyperNetwork(WeightSource):
         self, num_tasks: int, width: int | None, generator: torch.Generator | None, *, alone: bool = False
     ) -> DescriptionMap:
         assert width is not None, "the width of the backbone's states decides the size of the map"
-        t = self.config.embedding_dim
-        return DescriptionMap(num_tasks, self.num_rows, t, width, hidden=t, generator=generator, alone=alone)
+        t, std = self.config.embedding_dim, self.config.embedding_std
+        return DescriptionMap(num_tasks, self.num_rows, t, width, t, generator, alone=alone, std=std)
 
     @staticmethod
     def _rows(groups: Sequence[Group], config: HyperNetworkConfig) -> int:

@@ -188,6 +188,15 @@ def test_seed_decides_every_initial_value():
     assert not all(torch.equal(states[0][name], states[2][name]) for name in states[0])
 
 
+def test_task_embeddings_are_drawn_with_the_deviation_that_is_asked_for():
+    plain, small = (
+        next(iter(TunedModel.build(make_t5(), method=method(PARTS, **config), tasks=["a", "b"]).sources.values()))
+        for config in ({}, {"embedding_std": 0.1})
+    )
+    assert torch.allclose(small.task_embeddings, 0.1 * plain.task_embeddings)
+    assert small.config.to_dict()["embedding_std"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -204,6 +213,7 @@ def test_seed_decides_every_initial_value():
         ({"hidden_dim": "wide"}, r"hidden_dim.*int.*'wide'"),
         ({"normalise": "yes"}, r"normalise.*bool.*'yes'"),
         ({"reads": []}, r"at least one of"),
+        ({"embedding_std": 0.0}, r"'embedding_std' of a hypernetwork is a deviation above 0, got 0\.0"),
     ],
 )
 def test_a_bad_setting_is_named_with_what_would_be_right(config, words):
