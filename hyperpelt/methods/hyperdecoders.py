@@ -22,7 +22,6 @@ from hyperpelt.weights.hyper_config import HyperNetworkConfig
     "hyperdecoders",
     paper="Hyperdecoders, arXiv 2203.08304",
     family="hypernetworks",
-    equations="section 3",
     reference="transcription",
 )
 def hyperdecoders(

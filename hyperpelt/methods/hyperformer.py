@@ -28,7 +28,7 @@ SITES = ("self_attention", "feed_forward")
 
 
 @method(
-    "hyperformer++", paper=PAPER, family="hypernetworks", equations="sections 2.1 to 2.3", reference="transcription"
+    "hyperformer++", paper=PAPER, family="hypernetworks", equations="sections 2.1 to 2.4", reference="transcription"
 )
 def hyperformer_plus(
     *,
@@ -59,7 +59,7 @@ def hyperformer_plus(
     "hyperformer",
     paper=PAPER,
     family="hypernetworks",
-    equations="sections 2.1 to 2.3",
+    equations="sections 2.1 to 2.4",
     reference="transcription",
     extends=hyperformer_plus,
 )

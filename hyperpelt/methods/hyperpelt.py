@@ -28,7 +28,6 @@ from hyperpelt.weights import Head, HyperNetworkConfig
     "hyperprefix",
     paper="HyperPELT, arXiv 2203.03878",
     family="hypernetworks",
-    equations="section 3",
     reference="transcription",
 )
 def hyperprefix(
@@ -59,7 +58,6 @@ def hyperprefix(
     "hyperpelt",
     paper="HyperPELT, arXiv 2203.03878",
     family="hypernetworks",
-    equations="section 3",
     reference="transcription",
     extends=hyperprefix,
 )

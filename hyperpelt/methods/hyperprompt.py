@@ -25,7 +25,6 @@ FORMS = {"global": "bottlenecks", "share": "shared", "separate": "per_task"}
     "hyperprompt",
     paper="HyperPrompt, arXiv 2203.00759",
     family="hypernetworks",
-    equations="section 3",
     reference="transcription",
 )
 def hyperprompt(

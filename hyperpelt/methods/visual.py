@@ -41,7 +41,6 @@ SHARED_TENSORS = {
     "vl-hyperpelt",
     paper="HyperPELT, arXiv 2203.03878",
     family="images",
-    equations="section 3",
     reference="transcription",
     extends=hyperpelt,
 )
