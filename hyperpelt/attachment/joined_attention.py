@@ -113,15 +113,18 @@ class _DroppingAttention(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, kept = ctx.saved_tensors
-        grad, kept = grad * ctx.factor, kept.to(weights.dtype)
+        *read, weights, kept = ctx.saved_tensors
+        # Under autocast products are narrower than the softmax; elsewhere all of them are of one dtype.
+        query, key, value, grad, kept = (t.to(weights.dtype) for t in (*read, grad, kept))
+        grad = grad * ctx.factor
         of_value = (kept * weights).transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
         of_weights = kept.mul_(grad @ value.transpose(2, 3))
         of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
         of_scores = of_scores if ctx.scaling == 1.0 else of_scores * ctx.scaling
         of_query = of_scores @ key if ctx.needs_input_grad[0] else None
         of_key = of_scores.transpose(2, 3) @ query if ctx.needs_input_grad[1] else None
-        return of_query, of_key, of_value, None, None, None
+        made = zip((of_query, of_key, of_value), read, strict=True)
+        return *(None if t is None else t.to(like.dtype) for t, like in made), None, None, None
 
 
 def attention_with_prefix(

@@ -180,11 +180,12 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, values, positions = ctx.saved_tensors
+        read, values, positions = ctx.saved_tensors
+        x, grad = read.to(values.dtype), grad.to(values.dtype)  # under autocast they are narrower than what is trained
         of_x = of_values = None
         if ctx.needs_input_grad[0]:
             weight, _ = _parted(_dense(values, positions, num_weights(ctx.operation)), ctx.operation)
-            of_x = row_linear(grad, weight.transpose(1, 2))
+            of_x = row_linear(grad, weight.transpose(1, 2)).to(read.dtype)
         if ctx.needs_input_grad[1]:
             one = values.shape[0] == positions.shape[0] == 1
             left, right = (t.flatten(0, 1).unsqueeze(0) if one else t for t in (x, grad))

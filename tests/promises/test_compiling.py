@@ -26,8 +26,7 @@ TRACED = """
 import importlib.util, sys, torch
 sys.path[:0] = [{tests!r}, {promises!r}]
 from small_models import make_bart, make_t5
-from support import batch, spec_of, tuned
-from hyperpelt import methods
+from support import batch, spec_of, describe, tuned
 from hyperpelt.backbones.quantised import quantise
 
 one = dict(encoder_layers=1, decoder_layers=1) if {family!r} == "bart" else dict(num_layers=1, num_decoder_layers=1)
@@ -36,7 +35,7 @@ packings = ["int8", "nf4"][: 1 + (importlib.util.find_spec("bitsandbytes") is no
 for name, packing in [*((name, None) for name in {names!r}), *(("lora", packing) for packing in packings)]:
     torch._dynamo.reset()
     backbone = make(**one)
-    model = tuned(backbone if packing is None else quantise(backbone, packing), spec_of(name)).train()
+    model = describe(tuned(backbone if packing is None else quantise(backbone, packing), spec_of(name))).train()
     rows = batch()
     if model.visual is not None:
         rows |= {{"visual": torch.randn(4, model.visual.cells, model.visual.dim)}}

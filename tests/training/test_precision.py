@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from small_models import make_bart, make_t5
 from small_runs import forget_tasks, write_run
-from support import batch, spec_of, tuned
+from support import batch, describe, spec_of, tuned
 
 from hyperpelt import methods
 from hyperpelt.config import load_run
@@ -42,7 +42,7 @@ def seen(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [name for name in methods.names() if name != "frozen"])
 def test_autocast_and_bf16_agree_with_fp32_and_train_in_float32(family, name):
-    model = tuned(FAMILIES[family](), spec_of(name)).train()
+    model = describe(tuned(FAMILIES[family](), spec_of(name))).train()
     rows = batch() | seen(model)
     exact = model(**rows).loss.item()
     with torch.autocast("cpu", torch.bfloat16):
@@ -56,6 +56,20 @@ def test_autocast_and_bf16_agree_with_fp32_and_train_in_float32(family, name):
         rounded = model(**rows).loss
         assert {p.dtype for _, p in model.trainable_parameters()} == {torch.float32}
         assert rounded.item() == pytest.approx(exact, rel=BOUND)
+
+
+def test_dropout_in_attention_takes_autocast():
+    """The CPU's own attention with dropout keeps a softmax that autocast leaves in float32."""
+    model = tuned(make_bart(attention_dropout=0.1), spec_of("hyperpelt")).train()
+    made = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = model(**batch()).loss
+        loss.backward()
+        made.append(torch.cat([p.grad.flatten() for _, p in model.trainable_parameters()]))
+        model.zero_grad()
+    assert torch.cosine_similarity(*made, dim=0) > 0.99
 
 
 def test_the_launchers_mixed_precision_is_honoured_and_saved(settings, tmp_path, monkeypatch):
