@@ -34,8 +34,9 @@ def _add_rows(state: blake2b, rows: Sequence[Mapping[str, Any]]) -> None:
                 writer.write_table(table.replace_schema_metadata(None).combine_chunks())
             state.update(memoryview(sink.getvalue()))
     else:
+        encode = json.JSONEncoder(sort_keys=True, default=_described).encode
         for row in rows:
-            state.update(json.dumps(dict(row), sort_keys=True, default=_described).encode() + b"\n")
+            state.update(encode(dict(row)).encode() + b"\n")
 
 
 def _batch_size(rows: Any) -> int:

@@ -12,7 +12,7 @@ import json
 import lzma
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ from hyperpelt.tasks.sources import Row
 BOM = b"\xef\xbb\xbf"  # a byte order mark, as Windows writes it, is no text
 PACKED = (".gz", ".xz", ".bz2", ".zst")
 OPEN = 64  # files at once: a set may have thousands
+PIECE = 256  # lines read at once, where all are
 Stamp = tuple[int, int]  # size, time of the last change
 
 
@@ -69,7 +70,7 @@ class JsonRows(Sequence[Row]):
                         raise UserError(f"line {number}: {problem}") from None
                     self._starts.append(start)
                     self._ends.append(start + len(text))
-        self.column_names = list(columns)
+        self.column_names, self._whole = list(columns), True
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -81,7 +82,18 @@ class JsonRows(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        return dict.fromkeys(self.column_names) | json.loads(self._line(index))
+        return dict.fromkeys(self.column_names) | json.loads(self._bytes(self._starts[index], self._ends[index]))
+
+    def __iter__(self) -> Iterator[Row]:
+        if not self._whole:
+            yield from (self[number] for number in range(len(self)))
+            return
+        for start in range(0, len(self), PIECE):
+            stop = min(start + PIECE, len(self))
+            first, lines = self._starts[start], self._bytes(self._starts[start], self._ends[stop - 1])
+            for place in range(start, stop):
+                line = lines[self._starts[place] - first : self._ends[place] - first]
+                yield dict.fromkeys(self.column_names) | json.loads(line)
 
     def select(self, numbers: Sequence[int]) -> JsonRows:
         """The rows of these numbers, in this order."""
@@ -89,19 +101,18 @@ class JsonRows(Sequence[Row]):
         chosen._file, chosen._stamp, chosen._content = self._file, self._stamp, self._content
         chosen._starts = array("q", (self._starts[number] for number in numbers))
         chosen._ends = array("q", (self._ends[number] for number in numbers))
-        chosen.column_names = self.column_names
+        chosen.column_names, chosen._whole = self.column_names, False
         return chosen
 
-    def _line(self, index: int) -> bytes:
-        start, end = self._starts[index], self._ends[index]
+    def _bytes(self, start: int, end: int) -> bytes:
         if self._content is not None:
             return self._content[start:end]
         stream = _opened(self._file, self._stamp)
         # Not by seeking: processes that were forked share the place in a file.
-        line = os.pread(stream.fileno(), end - start, start)
+        content = os.pread(stream.fileno(), end - start, start)
         if _stamp(os.fstat(stream.fileno())) != self._stamp:
             raise UserError(f"{self._file} changed while it was being read: start again")
-        return line
+        return content
 
 
 @lru_cache(OPEN)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,6 +250,14 @@ def test_what_a_stream_lacks_is_said(tmp_path: Path, tiny_tokenizer: Any) -> Non
         load_yaml(folder / "my.yaml")
 
 
+def torchrun(processes: int, settings: list[str]) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "hyperpelt.cli", "train", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.fixture
 def settings(tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict]]:
     monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
@@ -254,9 +265,12 @@ def settings(tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (write_shards(tmp_path / "shards") / "my.yaml").write_text(YAML, encoding="utf8")
     common += ["tasks=my/stream,toy/mood", f"plugins={tmp_path / 'toy_plugin.py'},{tmp_path / 'shards' / 'my.yaml'}"]
 
-    def run(name: str, *more: str) -> dict[str, Any]:
+    def run(name: str, *more: str, processes: int = 1) -> dict[str, Any]:
         settings = [*common, "max_steps=6", "save_steps=2", "length_window=2", f"output_dir={tmp_path / name}", *more]
-        train(load_run(None, settings), progress=False)
+        if processes == 1:
+            train(load_run(None, settings), progress=False)
+        else:
+            torchrun(processes, settings)
         return load_file(tmp_path / name / "model.safetensors")
 
     yield run
@@ -274,3 +288,15 @@ def test_a_run_on_a_stream_resumes_exactly(small: None, settings: Callable[..., 
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     with pytest.raises(UserError, match="train_limit samples splits that are read whole"):
         settings("limited", "train_limit=5")
+
+
+def test_two_processes_go_on_with_a_stream_where_one_stopped(settings: Callable[..., dict], tmp_path: Path) -> None:
+    still = ["max_grad_norm=null", "adam_epsilon=1e-3", "learning_rate=1e-4", "save_total_limit=9"]
+    settings("whole", *still)
+    resumed = [*still, f"resume={tmp_path / 'whole' / 'checkpoints' / 'step-2'}", "per_device_train_batch_size=4"]
+    settings("shared", *resumed, processes=2)
+    one, two = (
+        load_file(tmp_path / name / "checkpoints" / "step-6" / "optimizer.safetensors") for name in ("whole", "shared")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
