@@ -128,6 +128,8 @@ def plan_run(
             rows=config.per_device_train_batch_size, source=config.max_source_length,
             target=config.max_target_length, num_tasks=number,
         )  # fmt: skip
+        if not measured.model.num_trainable():
+            raise UserError(f"Method {chosen.name!r} trains nothing, so it has no step to plan.")
         costs = costs_of(measured, shape, optimizer=config.optimizer)
 
         @lru_cache

@@ -220,6 +220,7 @@ def test_the_command_compares_methods(folders, capsys):
         (["--card", "h10"], "h100"),
         (["--memory", "much"], "--memory"),
         (["--methods", "loraa"], "lora"),
+        (["--methods", "frozen"], "'frozen' trains nothing, so it has no step to plan"),
     ],
 )
 def test_what_is_misspelt_is_named(folders, capsys, words, told):
