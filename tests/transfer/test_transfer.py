@@ -29,6 +29,7 @@ from hyperpelt.transfer.fit import _Fit
 from hyperpelt.transfer.identity import Identities
 from hyperpelt.transfer.run import transfer, work
 from hyperpelt.transfer.settings import build
+from hyperpelt.transfer.shots import Shots
 
 QUICK = {"steps": 3, "use_cpu": True, "progress": False, "batch_size": 4}
 
@@ -115,7 +116,8 @@ def test_the_best_on_the_held_out_shots_is_kept(run):
     assert len(record["held_out"]) == 4
     assert not set(record["held_out"]) & set(record["rows"])
     assert record["fit"]["kept_step"] % 2 == 0
-    data = bench._data_of(registry.get("toy/word")).in_order(bench.model, record["held_out"], 4)
+    held_out = bench._data_of(registry.get("toy/word"), Shots((), tuple(record["held_out"])))
+    data = held_out.in_order(bench.model, record["held_out"], 4)
     from hyperpelt.model.starts import losses
 
     assert losses(bench.model, ["toy/word"], data)["toy/word"] == pytest.approx(
@@ -385,7 +387,7 @@ def test_words_decide_what_a_task_that_was_never_trained_answers(run, tmp_path, 
     settings = {"tasks": "toy/says-good,toy/says-true", "max_steps": 60, "learning_rate": 0.02}
     other = make_run(tmp_path, tiny_tokenizer, method=method, plugins="[]", **settings)
     bench = bench_of(other)
-    data = bench._data_of(registry.get("toy/word")).in_order  # answers good or bad
+    data = bench._data_of(registry.get("toy/word"), Shots(tuple(range(8)))).in_order  # answers good or bad
     found = {}
     for name in ("good", "true"):
         new = replace(registry.get("toy/word"), name=f"toy/new-{name}", description=f"Is it {name}?")
