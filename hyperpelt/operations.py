@@ -10,7 +10,7 @@ Every parameter-efficient method is an operation of the frozen model plus a tune
         (decoder only) decoder.l.cross_attention and the same five of it
         encoder.l.feed_forward, .feed_forward.wi (or .wi_0, .wi_1), .feed_forward.hidden, .feed_forward.wo,
         encoder.l.feed_forward.norm
-    encoder.final_norm if there is one; then the decoder likewise.
+    encoder.final_norm if there is one; then the decoder likewise, and decoder.head, the map to the vocabulary.
 
 `hidden` is the identity on what enters `wo`, i.e. the activated hidden layer of the feed-forward network.
 
@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import nn
 
+from hyperpelt.backbones.tying import is_tied
 from hyperpelt.errors import UserError, unknown
 
 ATTENTIONS = ("self_attention", "cross_attention")
@@ -41,8 +42,8 @@ class Operation:
     """One operation OP of the frozen model.
 
     - **name**: unique, e.g. `decoder.3.cross_attention.v`
-    - **kind**: `self_attention`, `cross_attention`, `feed_forward`, `hidden`, `block`, `embedding`, a projection
-      (`q`, `k`, `v`, `o`, `wi`, `wi_0`, `wi_1`, `wo`) or a norm (`norm`, `embedding_norm`, `final_norm`)
+    - **kind**: `self_attention`, `cross_attention`, `feed_forward`, `hidden`, `block`, `embedding`, `head`, a
+      projection (`q`, `k`, `v`, `o`, `wi`, `wi_0`, `wi_1`, `wo`) or a norm (`norm`, `embedding_norm`, `final_norm`)
     - **site**: the sub-layer it belongs to (`self_attention`, `cross_attention`, `feed_forward`), else its kind
     - **layer**: 0-based in its stack; -1 for what stands outside the layers
     - **d_in**, **d_out**: width of what it reads and writes
@@ -52,7 +53,9 @@ class Operation:
     - **residual_path**: the norm whose *input* is the residual h of its sub-layer (pre-norm models); None where the
       operation itself reads h (post-norm models)
     - **activation**: of a feed-forward network with one inner projection, as the configuration names it; else empty
-    - **scale**: of an embedding, what its stack multiplies the module's output by before anything else reads it
+    - **scale**: of an embedding, what its stack multiplies the module's output by before anything else reads it;
+      **inner_scale**: what the module itself multiplies its rows by
+    - **tied**: of a head, whether its weight is the embedding's
     """
 
     name: str
@@ -73,6 +76,8 @@ class Operation:
     norm_centred: bool = False
     activation: str = ""
     scale: float = 1.0
+    inner_scale: float = 1.0
+    tied: bool = False
 
     @property
     def reads_encoder(self) -> bool:
@@ -262,13 +267,20 @@ class _Lister:
             yield from self.norm(f"{index}.{site}.norm", index, "norm", norm)
 
     def all(self) -> Iterator[Operation]:
-        yield self.make("embedding", -1, "embedding", "embedding", self.at("embed_tokens"), scale=self.embed_scale)
+        inner = getattr(self.backbone.get_submodule(self.at("embed_tokens")), "embed_scale", None)
+        scales = {"scale": self.embed_scale, "inner_scale": float(inner or 1.0)}
+        yield self.make("embedding", -1, "embedding", "embedding", self.at("embed_tokens"), **scales)
         if self.family.embedding_norm:
             yield from self.norm("embedding_norm", -1, "embedding_norm", self.at(self.family.embedding_norm))
         for index in range(len(self.backbone.get_submodule(self.at(self.family.layers)))):
             yield from self.layer(index)
         if self.family.final_norm:
             yield from self.norm("final_norm", -1, "final_norm", self.at(self.family.final_norm))
+        head = self.backbone.get_output_embeddings() if self.stack == "decoder" else None
+        if head is not None:
+            path = next(name for name, module in self.backbone.named_modules() if module is head)
+            sizes = {"d_out": head.weight.shape[0], "tied": is_tied(self.backbone)}
+            yield self.make("head", -1, "head", "head", path, **sizes)
 
 
 def list_operations(backbone: nn.Module) -> tuple[Operation, ...]:

@@ -45,7 +45,7 @@ def names_in_order(family: str) -> list[str]:
             found += [f"{stack}.{layer}.feed_forward"]
             found += [f"{stack}.{layer}.feed_forward.{end}" for end in (*inner, "hidden", "wo", "norm")]
         found += [f"{stack}.final_norm"] * (family in FINAL_NORM)
-    return found
+    return [*found, "decoder.head"]
 
 
 def meta(family: str) -> torch.nn.Module:
@@ -104,10 +104,11 @@ def test_counts_by_kind_at_the_published_sizes():
         "hidden": 24,
         "block": 24,
         "embedding": 2,
+        "head": 1,
     }
     expected |= {"q": 36, "k": 36, "v": 36, "o": 36, "wi": 24, "wo": 24, "norm": 60, "final_norm": 2}
     assert Counter(op.kind for op in list_operations(t5)) == expected
-    half = {kind: count // 2 for kind, count in expected.items()} | {"embedding": 2, "embedding_norm": 2}
+    half = {kind: count // 2 for kind, count in expected.items()} | {"embedding": 2, "embedding_norm": 2, "head": 1}
     del half["final_norm"]
     assert Counter(op.kind for op in list_operations(bart)) == half
     assert sum(len(list(t5.get_submodule(op.path).parameters())) for op in select(list_operations(t5), "norms")) == 62

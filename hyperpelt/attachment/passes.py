@@ -61,6 +61,7 @@ class Pass:
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
     - **positions**: what tuners need of those that a call does not show; **beside**: what a side network has seen
     - **instances**: what is made of single rows
+    - **owners** [n]: the row of each position at which the head is asked, where that is not everywhere
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 
@@ -80,6 +81,7 @@ class Pass:
     positions: Positions | None = None
     instances: Instances | None = None
     beside: Beside | None = None
+    owners: Int[Tensor, " n"] | None = None
     reached: Counter[tuple[str, str]] | None = None
 
     def has(self, operation: Operation) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -184,11 +184,14 @@ class _Slot:
 
 def _install(switch: Switch, operation: Operation) -> list[Any]:
     """Put hooks for one operation on its modules; the handles that remove them."""
-    if operation.kind == "embedding":
-        return []  # rows before the embedded input are put there by the model, which also widens the mask
     module = switch.backbone.get_submodule(operation.path)
     last = switch.backbone.get_submodule(operation.exit_path)
     handles: list[Any] = []
+    if operation.kind == "embedding":
+        # Rows before the embedded input are put there by the model, which also widens the mask.
+        return _install_embedding(switch, operation, module)
+    if operation.kind == "head":
+        return [module.register_forward_hook(_tune_head(switch, operation))]
     if operation.residual_path is not None:
         norm = switch.backbone.get_submodule(operation.residual_path)
         handles.append(norm.register_forward_pre_hook(_keep_residual(switch, operation)))
@@ -266,5 +269,49 @@ def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
         frozen = dict(module.named_buffers(recurse=False)) if is_projection else frozen
         tuned = running.tuned_output(operation, read, first, frozen)
         return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
+
+    return hook
+
+
+def _install_embedding(switch: Switch, operation: Operation, module: nn.Module) -> list[Any]:
+    """A hook on an embedding; where both stacks have one module, it acts in its own stack's calls alone."""
+    decoder = switch.backbone.get_decoder()
+    alone = decoder.embed_tokens is not switch.backbone.get_encoder().embed_tokens
+    running = [operation.stack == "decoder"] if alone else [False]
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if switch.running is None or not switch.running.has(operation) or running[0] != (operation.stack == "decoder"):
+            return None
+        return switch.running.tuned_output(operation, output, output, {"ids": args[0]})
+
+    def entering(now: bool) -> Callable[..., None]:
+        def enter(*_: Any) -> None:
+            running[0] = now
+
+        return enter
+
+    handles = [module.register_forward_hook(hook)]
+    if not alone:
+        handles.append(decoder.register_forward_pre_hook(entering(True)))
+        handles.append(decoder.register_forward_hook(entering(False), always_call=True))
+    return handles
+
+
+def _tune_head(switch: Switch, operation: Operation) -> Callable[..., Any]:
+    """A hook on the map to the vocabulary, which may be asked at some positions of the batch alone."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        running = switch.running
+        if running is None or not running.has(operation):
+            return None
+        if args[0].dim() > 2:
+            return running.tuned_output(operation, args[0], output)
+        rows = running.rows
+        if rows is not None and running.owners is not None:  # each position stands as a row of its own
+            running.rows = rows.index_select(0, running.owners)
+        try:
+            return running.tuned_output(operation, args[0].unsqueeze(1), output.unsqueeze(1)).squeeze(1)
+        finally:
+            running.rows = rows
 
     return hook

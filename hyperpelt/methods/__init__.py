@@ -30,6 +30,7 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     taps,
     text_to_lora,
     u_tuning,
+    unfreeze_with_care,
     unipelt,
     vera,
     visual,

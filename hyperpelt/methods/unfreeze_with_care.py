@@ -3,9 +3,9 @@
     unfreeze-with-care = prefix @ attention, token rows @ embedding, head x per task
 
 Prefix-tuning fails where answers are written in tokens that the backbone never learnt, such as those of a formal
-language, while their embeddings stay frozen. `tokens` names them; one that the tokenizer lacks is added to it (and a row
-to the table, in the model's own copy of the backbone), one that it has is trained from where it is. Rows are shifts of
-the table's, a task's own, and the same where tokens are read and, with tied embeddings, where they are written; with
+language, while their embeddings stay frozen. `tokens` names them; one that the tokenizer lacks is added to it (and a
+row to the table, in the model's own copy of the backbone), one that it has is trained from where it is. Rows are shifts
+of the table's, a task's own, and the same where tokens are read and, with tied embeddings, where they are written; with
 untied ones the head has rows of its own. Without tokens this is prefix-tuning.
 
 T5-base, one task, N = 10, m tokens: 552,960 + 768 m. Identity: N = 0, rows 0. Reference: peft's TrainableTokens.

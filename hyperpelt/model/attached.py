@@ -19,6 +19,7 @@ from hyperpelt.methods.assemble import assemble, build_sources, replaced, unfroz
 from hyperpelt.methods.base import Method
 from hyperpelt.model.copies import copy_of, with_replacements
 from hyperpelt.model.sight import Sight, for_features
+from hyperpelt.model.vocabulary import with_tokens
 from hyperpelt.operations import list_operations
 from hyperpelt.vision.spec import VisualSpec
 
@@ -53,6 +54,9 @@ class Attached(nn.Module):
         super().__init__()
         if len(set(tasks)) != len(tasks) or not tasks:
             raise UserError(f"A tuned model needs at least one task and each task once, got {list(tasks)}.")
+        given = backbone
+        method, backbone, tokenizer = with_tokens(method, backbone, tokenizer)
+        self.widened = backbone is not given
         self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
         method = self.method
         if tokenizer is not None:
@@ -67,8 +71,8 @@ class Attached(nn.Module):
         if trained or elsewhere:
             require_weights(backbone, f"Method {method.name!r}, which changes the backbone itself,")
         # What is trained or replaced of the backbone lives in a copy: the object that was given stays as it is.
-        self.backbone = copy_of(backbone) if trained else backbone
-        self.backbone = with_replacements(self.backbone, elsewhere, fitted=fitted, copied=bool(trained))
+        self.backbone = copy_of(backbone) if trained and not self.widened else backbone
+        self.backbone = with_replacements(self.backbone, elsewhere, fitted=fitted, copied=bool(trained) or self.widened)
         self.replaced = frozenset(
             f"{path}.{name}" for path in elsewhere for name, _ in self.backbone.get_submodule(path).named_buffers()
         )

@@ -63,7 +63,8 @@ def choice_losses(
     states, mask = states.index_select(0, rows), mask.index_select(0, rows)
     where = target_positions(wrong.labels, wrong.targets)
     head = model._head()
-    with model.running(task_ids[asked.to(task_ids.device)], None, mask, images), read_only_at(head, where):
+    run = model.running(task_ids[asked.to(task_ids.device)], None, mask, images)
+    with run as running, read_only_at(head, where, running):
         made = model.backbone(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.backbones.coded import CodedLinear
 from hyperpelt.backbones.moving import moved
+from hyperpelt.backbones.tying import is_tied
 from hyperpelt.errors import UserError
 from hyperpelt.tuners import Tuner
 
 
-def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The same model with tensors of its own and nothing attached."""
-    twin = type(backbone)(copy.deepcopy(backbone.config))
+def copy_of(backbone: PreTrainedModel, *, vocabulary: int | None = None) -> PreTrainedModel:
+    """The same model with tensors of its own and nothing attached.
+
+    - **vocabulary**: rows of its embedding table, if they shall be more: each new one holds, feature by feature, the
+      median of the table (which is exact on any device and in any dtype); tied embeddings stay tied
+    """
+    config, head = copy.deepcopy(backbone.config), backbone.get_output_embeddings()
+    for name in ("vocab_size", "decoder_vocab_size"):
+        if vocabulary is not None and hasattr(config, name):
+            setattr(config, name, vocabulary)
+    twin = type(backbone)(config)
+    _untie(twin, backbone)
     attention = switch_of(backbone).previous_attention
     if attention is not None:  # the configuration names ours while something is attached
         twin.set_attn_implementation(attention)
@@ -30,6 +41,7 @@ def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
         # Merging may have widened a network or given it biases, of which the configuration knows nothing.
         if (
             name not in packed
+            and module is not head
             and isinstance(module, nn.Linear)
             and _shapes(module) != _shapes(twin.get_submodule(name))
         ):
@@ -38,7 +50,9 @@ def copy_of(backbone: PreTrainedModel) -> PreTrainedModel:
     twin = moved(moved(twin, backbone.device), backbone.dtype)
     for name, module in packed.items():
         twin.set_submodule(name, _packed_again(module))
-    twin.load_state_dict(backbone.state_dict(), strict=not packed)  # how nf4 was packed has no place of its own
+    state = backbone.state_dict()
+    state = state if vocabulary is None else _with_rows(state, vocabulary)
+    twin.load_state_dict(state, strict=not packed)  # how nf4 was packed has no place of its own
     twin.generation_config = copy.deepcopy(backbone.generation_config)
     return twin
 
@@ -75,6 +89,27 @@ def _packed_again(module: nn.Module) -> nn.Module:
         if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
             hooks.clear()
     return twin
+
+
+def _untie(twin: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """Give the twin's head a weight of its own where the backbone's has one: what transformers ties when it makes a
+    model is not what it leaves apart when it loads one (T5 v1.1)."""
+    theirs, own = backbone.get_output_embeddings(), twin.get_output_embeddings()
+    tied: Any = twin.get_input_embeddings()
+    if theirs is not None and not is_tied(backbone) and own.weight is tied.weight:
+        own.weight = nn.Parameter(torch.empty_like(own.weight))
+
+
+def _with_rows(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
+    """Tensors of a backbone with so many rows of what belongs to words."""
+    longer = dict(state)
+    for name, values in state.items():
+        if name.endswith(("shared.weight", "embed_tokens.weight", "lm_head.weight")):
+            row = values.median(dim=0, keepdim=True).values
+            longer[name] = torch.cat([values, row.expand(vocabulary - len(values), -1)])
+        elif name == "final_logits_bias":
+            longer[name] = torch.nn.functional.pad(values, (0, vocabulary - values.shape[-1]))
+    return longer
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

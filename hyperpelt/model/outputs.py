@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.utils import ModelOutput
 
+from hyperpelt.attachment.passes import Pass
 from hyperpelt.data.host import Targets
 
 
@@ -77,8 +78,10 @@ def target_positions(labels: Int[Tensor, "B T"], known: Targets | None = None) -
 
 
 @contextmanager
-def read_only_at(head: nn.Module, where: Int[Tensor, " n"] | None) -> Iterator[None]:
+def read_only_at(head: nn.Module, where: Int[Tensor, " n"] | None, running: Pass | None = None) -> Iterator[None]:
     """Within, `head` [*, D] -> [*, V] reads only these positions of its flattened input and so gives [n, V].
+
+    - **running**: the pass in which it is asked, which may have tuners there
 
     In a batch of tasks most target positions are padding: where one task writes a sentence and the others a word, nine
     of ten. The product with the vocabulary is the dearest one of a small backbone, so padding is spared it.
@@ -88,6 +91,8 @@ def read_only_at(head: nn.Module, where: Int[Tensor, " n"] | None) -> Iterator[N
         return
 
     def select(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if running is not None:
+            running.owners = where // args[0].shape[1]
         return (args[0].flatten(0, -2).index_select(0, where), *args[1:])
 
     handle = head.register_forward_pre_hook(select)

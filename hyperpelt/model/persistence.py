@@ -21,6 +21,7 @@ from hyperpelt.methods.base import Method
 from hyperpelt.model import fingerprints, saving
 from hyperpelt.model.copies import copy_of, in_dtype
 from hyperpelt.model.running import Running
+from hyperpelt.model.vocabulary import with_tokens
 from hyperpelt.operations import Operation, list_operations
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.weights import Frozen
@@ -131,6 +132,7 @@ class Persistence(Running):
         else:
             name, tokenizer, backbone = "", tokenizer or _tokenizer_at_hand(name), in_dtype(backbone, dtype)
         method = methods.method_from_dict(config["method"])
+        method, backbone, tokenizer = with_tokens(method, backbone, tokenizer)
         own = frozenset(unfrozen(method, backbone)) | _weights(method, list_operations(backbone))
         fingerprints.check(backbone, tokenizer, config, own, folder=folder, name=name)
         model = cls(

@@ -77,7 +77,7 @@ def _candidate_scores(
         read = torch.zeros_like(candidates.decoder_input_ids, dtype=torch.bool).flatten()
         noted = noted.over(read.index_fill(0, places, True).view_as(candidates.decoder_input_ids), which)
     run = model.running(task_ids, None, mask, images, made=made, penalties=noted)
-    with run, read_only_at(head, only):
+    with run as running, read_only_at(head, only, running):
         logits = model.backbone(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,

@@ -244,7 +244,7 @@ class Running(Attached):
         """The encoder's input and its mask: the ids themselves, or embeddings with prompt rows before them and the
         tokens of images after them."""
         operation = self.operations[0]
-        if not running.has(operation):
+        if all(placed.tuner.point != "rows" for placed in running.plan.get(operation.name, ())):
             return {"input_ids": input_ids}, attention_mask
         embedded = self.backbone.get_submodule(operation.path)(input_ids)
         if operation.scale != 1.0:  # the stack itself does so for ids alone

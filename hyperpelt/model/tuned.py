@@ -150,7 +150,7 @@ class TunedModel(Inference, Persistence, Habits):
         noted = None if labels is None else self.noting_penalties(len(input_ids))
         penalties = None if noted is None or labels is None else noted.over(labels != -100)
         run = self.running(task_ids, input_ids, attention_mask, images, penalties=penalties)
-        with run as running, read_only_at(head, where):
+        with run as running, read_only_at(head, where, running):
             inputs, mask = self.embedded(running, input_ids, attention_mask)
             output = self.backbone(**inputs, attention_mask=mask, decoder_input_ids=decoder_input_ids, use_cache=False)
         if labels is None:

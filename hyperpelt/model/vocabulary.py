@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperpelt.errors import UserError
-from hyperpelt.methods.base import Method
+from hyperpelt.methods.base import Method, Part
 from hyperpelt.model.copies import copy_of
 
 
@@ -29,32 +29,42 @@ def with_tokens(
     named = [part for part in method.parts if part.tuner.named_tokens]
     if not named:
         return method, backbone, tokenizer
-    wanted = list(dict.fromkeys(token for part in named for token in part.tuner.named_tokens))
-    if tokenizer is None and any(parameter.is_meta for parameter in backbone.parameters()):
-        ids = dict(zip(wanted, range(len(wanted)), strict=True))  # shapes are all that is asked
+    if tokenizer is None:
+        parts = [_known(method, part, backbone) for part in method.parts]
     else:
-        tokenizer, ids = _looked_up(method, wanted, tokenizer)
-        rows = _rows(backbone)
-        if max(ids.values()) >= rows:
-            backbone = copy_of(backbone, vocabulary=max(ids.values()) + 1)
-    parts = []
-    for part in method.parts:
-        own = [ids[token] for token in part.tuner.named_tokens]
-        known = getattr(part.tuner, "ids", ())
-        if own and known and tuple(own) != tuple(known):
-            raise UserError(
-                f"The tokens {list(part.tuner.named_tokens)} of method {method.name!r} have the ids {list(known)} there, "
-                f"but {own} in this tokenizer: it is another one, or was given other tokens."
-            )
-        parts.append(replace(part, tuner=part.tuner.with_token_ids(own)) if own else part)
+        tokenizer, ids = _looked_up(named, tokenizer)
+        parts = [_told(method, part, [ids[token] for token in part.tuner.named_tokens]) for part in method.parts]
+    most = max(number for part in parts for number in getattr(part.tuner, "ids", ()))
+    if most >= _rows(backbone) and not any(parameter.is_meta for parameter in backbone.parameters()):
+        backbone = copy_of(backbone, vocabulary=most + 1)
     return replace(method, parts=tuple(parts)), backbone, tokenizer
 
 
+def _known(method: Method, part: Part, backbone: PreTrainedModel) -> Part:
+    """A part that knows its tokens' ids already, or of whose tensors shapes are all that is asked."""
+    tokens = part.tuner.named_tokens
+    if not tokens or getattr(part.tuner, "ids", ()):
+        return part
+    if any(parameter.is_meta for parameter in backbone.parameters()):
+        return replace(part, tuner=part.tuner.with_token_ids(range(len(tokens))))
+    raise UserError(f"Method {method.name!r} names tokens ({tokens[0]!r}, ...): give a tokenizer, or their `ids`.")
+
+
+def _told(method: Method, part: Part, ids: Sequence[int]) -> Part:
+    known = getattr(part.tuner, "ids", ())
+    if ids and known and tuple(ids) != tuple(known):
+        raise UserError(
+            f"The tokens {list(part.tuner.named_tokens)} of method {method.name!r} have the ids {list(known)} there, "
+            f"but {list(ids)} in this tokenizer: it is another one, or was given other tokens."
+        )
+    return replace(part, tuner=part.tuner.with_token_ids(ids)) if ids else part
+
+
 def _looked_up(
-    method: Method, wanted: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
+    parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[PreTrainedTokenizerBase, dict[str, int]]:
-    if tokenizer is None:
-        raise UserError(f"Method {method.name!r} names tokens ({wanted[0]!r}, ...): give a tokenizer, or their `ids`.")
+    """Ids of all tokens that the parts name; the tokenizer, or a copy of it that has them."""
+    wanted = list(dict.fromkeys(token for part in parts for token in part.tuner.named_tokens))
     known = tokenizer.get_vocab()
     new = [token for token in wanted if token not in known]
     if new:

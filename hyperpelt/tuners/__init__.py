@@ -15,7 +15,7 @@ from hyperpelt.tuners.prefix import Prefix, PrefixRows
 from hyperpelt.tuners.prefix_forms import AdaptivePrefix, BottleneckPrefix
 from hyperpelt.tuners.projection import Bias, LoRA, Norm, Scale
 from hyperpelt.tuners.self_prompt import SelfPrompt
-from hyperpelt.tuners.vectors import Prompt, SpecialTokens
+from hyperpelt.tuners.vectors import Prompt, SpecialTokens, TokenRows
 
 __all__ = [
     "SVD",
@@ -43,6 +43,7 @@ __all__ = [
     "Site",
     "SpecialTokens",
     "TensorSpec",
+    "TokenRows",
     "Tuner",
     "VeRA",
     "tuner_from_dict",

@@ -9,7 +9,7 @@ Every tensor that a tuner receives has a leading dimension of B (its row's own) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -80,7 +80,7 @@ class Site:
     - **mask** [B S]: True where a position is no padding (encoder only; None = all are real)
     - **special** [B S]: for each position the 1-based ordinal of its special token in the row, 0 for ordinary tokens
     - **frozen**: OP's own weight and bias where OP is a norm that no tuner has touched before this one; the buffers of
-      what stands in OP's place (see `Tuner.replacement`); else empty
+      what stands in OP's place (see `Tuner.replacement`); `ids` [B S], what an embedding reads; else empty
     - **training**: whether dropout and other draws are wanted
     - **first** [B 1 d]: what OP read at each row's first position (only for tuners with `needs_first`)
     - **before**: in a decoder, (name, x [B S d], p) -> the p positions before x, zeros where there are none (only for
@@ -138,6 +138,15 @@ class Tuner:
     def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
         """OP(x) and the delta in one formula, where that is cheaper than their sum; None: add the delta."""
         return None
+
+    @property
+    def named_tokens(self) -> tuple[str, ...]:
+        """Tokens whose ids it must be told before anything else, by `with_token_ids`."""
+        return ()
+
+    def with_token_ids(self, ids: Sequence[int]) -> Tuner:
+        """The same tuner that knows the ids of its `named_tokens`."""
+        return self
 
     def replacement(self, module: nn.Module, *, fitted: bool) -> nn.Module:
         """The frozen module that stands in OP's place in the model's own copy of the backbone: OP itself, or one whose

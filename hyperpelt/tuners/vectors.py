@@ -5,11 +5,16 @@
 - **PASTA** (Yang et al. 2022, 2210.04382): h_t <- h_t + e[l, i] before layer l, where t is the i-th special token of
   its row. T5-base encoder, m=2: 18,432 parameters. Starts at zero here, so that it starts as the backbone (the
   paper's code starts at N(0,1)). Reference: float64 transcription.
+- **Token rows** (Yang et al. 2022, "Unfreeze with care", 2203.02652): rows of the embedding table for named tokens, as
+  shifts of the table's own, where they are read and where they are written: with tied embeddings the same rows serve
+  both stacks and the map to the vocabulary; with untied ones that map has rows of its own. They start at zero.
+  m d values (tied). Reference: peft's TrainableTokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +23,7 @@ from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
-from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, tuner_type
+from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
 
 
 @tuner_type
@@ -73,3 +78,51 @@ class SpecialTokens(Tuner):
         ordinal = torch.where(site.special <= self.num_tokens, site.special, 0)
         table = table.expand(ordinal.shape[0], -1, -1)
         return table.gather(1, ordinal.unsqueeze(-1).expand(-1, -1, table.shape[-1]))
+
+
+@tuner_type
+@dataclass(frozen=True, kw_only=True)
+class TokenRows(Tuner):
+    """Rows of the embedding table. **tokens**: their names; one that the tokenizer lacks is added to it, and to the
+    table. **ids**: instead of names; else the names' own, found when a model is built.
+    """
+
+    type_name: ClassVar[str] = "token_rows"
+    tokens: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for what, given in (("token", self.tokens), ("id", self.ids)):
+            if len(set(given)) != len(given):
+                raise UserError(f"Rows of the embedding table are named once each, got one {what} twice: {given}.")
+        if self.tokens and self.ids and len(self.tokens) != len(self.ids):
+            raise UserError(f"Got {len(self.tokens)} tokens with {len(self.ids)} ids: leave the ids out.")
+
+    @property
+    def named_tokens(self) -> tuple[str, ...]:
+        return self.tokens
+
+    def with_token_ids(self, ids: Sequence[int]) -> TokenRows:
+        return replace(self, ids=tuple(ids))
+
+    def tensors(self, operation: Operation) -> dict[str, TensorSpec]:
+        if operation.kind not in ("embedding", "head"):
+            raise self.refuse(operation, "embeddings and the head ('embedding', 'head')")
+        own = operation.kind == "head" and not operation.tied
+        shape = (len(self.ids or self.tokens), operation.d_in)
+        return {"head_rows" if own else "rows": TensorSpec(shape, ZEROS, owner="part")} if shape[0] else {}
+
+    def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S d"]:
+        """What is added to the vectors of these tokens."""
+        rows, ids = tensors["rows"], site.frozen["ids"]
+        chosen = ids.unsqueeze(-1) == torch.tensor(self.ids, device=ids.device)
+        return row_linear(chosen.to(rows.dtype), rows) * site.operation.inner_scale
+
+    def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
+        """At the head: logits with what is added to those of these tokens."""
+        if site.operation.kind != "head":
+            return None
+        assert site.output is not None
+        rows = tensors["rows" if site.operation.tied else "head_rows"]
+        shifts = row_linear(site.input, rows.transpose(1, 2)).to(site.output.dtype)
+        return site.output.index_add(-1, torch.tensor(self.ids, device=shifts.device), shifts)

@@ -33,7 +33,8 @@ NAMED = [
     "frozen", "full", "houlsby", "hyperblock", "hyperdecoders", "hyperformer", "hyperformer++", "hyperpelt",
     "hyperprefix", "hyperprompt", "ia3", "krona", "layer-norm", "lora", "lst", "mam", "memvp", "mixphm",
     "parallel-adapter", "pasta", "pfeiffer", "prefix-tuning", "prefix-tuning-mlp", "prompt-tuning", "self-pt",
-    "spt", "taps", "text-to-lora", "u-tuning", "unipelt", "vera", "visual-tokens", "vl-adapter", "vl-hyperpelt",
+    "spt", "taps", "text-to-lora", "u-tuning", "unfreeze-with-care", "unipelt", "vera", "visual-tokens",
+    "vl-adapter", "vl-hyperpelt",
 ]  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def small(method: str) -> str | dict[str, object]:
         "hyperblock": {"bottleneck": 4},
         "mam": {"prefix_length": 4, "prefix_hidden": 16, "bottleneck": 8},
         "prompt-tuning": {"length": 6},
+        "unfreeze-with-care": {"prefix_length": 4, "ids": [5, 9, 2]},
         "unipelt": {"prefix_length": 4, "prefix_hidden": 16, "bottleneck": 8},
     }
     return {"name": method, **settings.get(method, {})}

@@ -57,6 +57,10 @@ T5_BASE = {
     "mixphm": ("mixphm", 874_048),
     "apt, N=10: its gates on top of a prefix": ("apt", 552_960 + 276_516),
     "conv-adapter, k=3, b=24": ("conv-adapter", 24 * (2 * 3 * 768 * 24 + 24 + 768)),
+    "unfreeze-with-care, N=10 and 7 tokens": (
+        {"name": "unfreeze-with-care", "tokens": [f"<{number}>" for number in range(7)]},
+        552_960 + 7 * 768,
+    ),
     "alphatuning, a plane": ("alphatuning", 202_752),
     "text-to-lora": (
         "text-to-lora",

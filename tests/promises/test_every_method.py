@@ -41,6 +41,7 @@ MAKERS = {"t5": make_t5, "t5-gated": lambda: make_t5(feed_forward_proj="gated-ge
 BACKBONE_WITH = {
     **{name: {"prefix_length": 0} for name in ("apt", "hyperpelt", "hyperprefix", "mam", "prefix-tuning", "unipelt")},
     "lst": {"last_gate": -20.0},
+    "unfreeze-with-care": {"prefix_length": 0},
     "prefix-tuning-mlp": {"prefix_length": 0},
     "prompt-tuning": {"length": 0},
     "self-pt": {"length": 0},

@@ -36,6 +36,7 @@ NO_OPS = {
     "scale": ({"type": "scale"}, ["k", "v", "hidden"]),
     "special_tokens": ({"type": "special_tokens"}, ["encoder.*.block"]),
     "svd": ({"type": "svd", "rank": 2}, ["projections"]),
+    "token_rows": ({"type": "token_rows", "ids": [7, 5]}, ["embedding", "head"]),
     "vera": ({"type": "vera", "rank": 3}, ["projections"]),
 }
 NEVER_NO_OPS = {"code_scale", "prefix", "prompt", "adaptive_prefix", "bottleneck_prefix", "phm_adapter", "self_prompt"}
