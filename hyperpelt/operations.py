@@ -54,8 +54,7 @@ class Operation:
       operation itself reads h (post-norm models)
     - **activation**: of a feed-forward network with one inner projection, as the configuration names it; else empty
     - **scale**: of an embedding, what its stack multiplies the module's output by before anything else reads it;
-      **inner_scale**: what the module itself multiplies its rows by
-    - **tied**: of a head, whether its weight is the embedding's
+      **inner_scale**: what the module itself multiplies its rows by; **tied**: of a head, whether it has those rows
     """
 
     name: str
@@ -279,8 +278,7 @@ class _Lister:
         head = self.backbone.get_output_embeddings() if self.stack == "decoder" else None
         if head is not None:
             path = next(name for name, module in self.backbone.named_modules() if module is head)
-            sizes = {"d_out": head.weight.shape[0], "tied": is_tied(self.backbone)}
-            yield self.make("head", -1, "head", "head", path, **sizes)
+            yield self.make("head", -1, "head", "head", path, d_out=head.weight.shape[0], tied=is_tied(self.backbone))
 
 
 def list_operations(backbone: nn.Module) -> tuple[Operation, ...]:

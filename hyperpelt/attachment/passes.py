@@ -60,8 +60,7 @@ class Pass:
     - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
     - **positions**: what tuners need of those that a call does not show; **beside**: what a side network has seen
-    - **instances**: what is made of single rows
-    - **owners** [n]: the row of each position at which the head is asked, where that is not everywhere
+    - **instances**: what is made of rows; **owners** [n]: the row of each position at which alone the head is asked
     - **reached**: how often each (operation, point) was tuned, for the check that none was passed over
     """
 

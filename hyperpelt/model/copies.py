@@ -94,9 +94,8 @@ def _packed_again(module: nn.Module) -> nn.Module:
 def _untie(twin: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """Give the twin's head a weight of its own where the backbone's has one: what transformers ties when it makes a
     model is not what it leaves apart when it loads one (T5 v1.1)."""
-    theirs, own = backbone.get_output_embeddings(), twin.get_output_embeddings()
-    tied: Any = twin.get_input_embeddings()
-    if theirs is not None and not is_tied(backbone) and own.weight is tied.weight:
+    own: Any = twin.get_output_embeddings()
+    if is_tied(twin) and not is_tied(backbone):
         own.weight = nn.Parameter(torch.empty_like(own.weight))
 
 

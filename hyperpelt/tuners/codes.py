@@ -46,10 +46,6 @@ class CodeScale(Tuner):
             if module.bits != self.bits:
                 raise UserError(f"A weight that is coded in {module.bits} bits already cannot be coded in {self.bits}.")
             return module
-        if hasattr(module, "packing"):
-            raise UserError(
-                "A backbone that was loaded in fewer bits has no weights to fit codes to: load it as it is."
-            )
         return CodedLinear.of(module, bits=self.bits, rounds=self.rounds, fitted=fitted)
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
