@@ -243,8 +243,7 @@ class Pass:
     ) -> PrefixRows | None:
         """All prefix rows of an attention, joined, those of a row's images last; None if it has none.
 
-        - **choice**: for these of the `num_rows` rows alone
-        - **project**: see `Site`
+        - **choice**: for these of the `num_rows` rows alone; **project**: see `Site`
         """
         found = self.placed_at(operation, "attention") if self.has(operation) else []
         if choice is not None:

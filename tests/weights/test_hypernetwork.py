@@ -26,6 +26,8 @@ NO_OPS = {
     "adapter with scale": ({"type": "adapter", "learned_scale": True, "reads": "input"}, ["feed_forward"]),
     "bias": ({"type": "bias"}, ["projections"]),
     "convolution": ({"type": "convolution", "bottleneck": 4}, ["feed_forward"]),
+    "delta": ({"type": "delta"}, ["projections"]),
+    "entries": ({"type": "entries", "share": 0.05}, ["projections", "norms"]),
     "gate": ({"type": "gate", "tuner": {"type": "lora", "rank": 2}}, ["q", "v"]),
     "kronecker": ({"type": "kronecker"}, ["projections", "feed_forward"]),
     "lora": ({"type": "lora", "rank": 2}, ["projections"]),
