@@ -5,6 +5,7 @@ A stranger's tuner with a penalty and method with a course are those of docs/ext
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from small_models import make_t5
 from small_runs import forget_tasks, write_run
 from support import TASKS, batch, disturb, spec_of
+from test_accumulation_and_processes import launch
 from test_resume import same_end
 
 from hyperpelt import methods
@@ -66,6 +68,17 @@ def test_a_penalty_and_a_course_do_not_depend_on_how_a_batch_is_divided(settings
         found.append(load_file(tmp_path / name / "checkpoints" / "step-2" / "model.safetensors"))
         found[-1] |= load_file(tmp_path / name / "checkpoints" / "step-2" / "optimizer.safetensors")
     torch.testing.assert_close(*found, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("settings", ["lst", "spt"], indirect=True)
+def test_two_processes_find_on_the_first_batches_what_one_does(settings, tmp_path):
+    """What a course measures before the first step is that of the whole global batch, and so is the step after it."""
+    short = [*settings, "max_steps=1", "warmup_steps=0", "adam_epsilon=1e-3", "learning_rate=1e-3"]
+    trained(short, tmp_path / "one", "per_device_train_batch_size=8")
+    launch("--multi_gpu", [*short, "per_device_train_batch_size=4", f"output_dir={tmp_path / 'two'}"])
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf8"))["training"]["processes"] == 2
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-6)
 
 
 def test_a_penalty_is_in_the_loss_of_training_alone_and_named():
