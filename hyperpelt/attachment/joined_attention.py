@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention, join
 from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.row_images import Choice
 from hyperpelt.operations import Operation
@@ -83,50 +84,6 @@ def _gated(
     return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
 
 
-class _DroppingAttention(torch.autograd.Function):
-    """dropout(softmax(scaling q k^T + mask)) v on a CPU, where SDPA has no kernel for it.
-
-    The same numbers as SDPA, from the same draws, without its passes for queries that see nothing (here every query
-    sees the prefix). Kept for backward are the softmax and one byte an element, instead of three times the former.
-    """
-
-    @staticmethod
-    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def forward(
-        ctx: Any,
-        query: Float[Tensor, "B H Q k"],
-        key: Float[Tensor, "B H K k"],
-        value: Float[Tensor, "B H K k"],
-        mask: Tensor | None,
-        dropout: float,
-        scaling: float,
-    ) -> Float[Tensor, "B H Q k"]:
-        scores = (query if scaling == 1.0 else query * scaling) @ key.transpose(2, 3)
-        if mask is not None:
-            scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-        weights = scores.softmax(dim=-1)
-        kept = torch.empty_like(weights).bernoulli_(1 - dropout)
-        ctx.save_for_backward(query, key, value, weights, kept.bool())
-        ctx.scaling, ctx.factor = scaling, 1 / (1 - dropout)
-        return (kept.mul_(weights) @ value).mul_(ctx.factor)
-
-    @staticmethod
-    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
-        *read, weights, kept = ctx.saved_tensors
-        # Under autocast products are narrower than the softmax; elsewhere all of them are of one dtype.
-        query, key, value, grad, kept = (t.to(weights.dtype) for t in (*read, grad, kept))
-        grad = grad * ctx.factor
-        of_value = (kept * weights).transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
-        of_weights = kept.mul_(grad @ value.transpose(2, 3))
-        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-        of_scores = of_scores if ctx.scaling == 1.0 else of_scores * ctx.scaling
-        of_query = of_scores @ key if ctx.needs_input_grad[0] else None
-        of_key = of_scores.transpose(2, 3) @ query if ctx.needs_input_grad[1] else None
-        made = zip((of_query, of_key, of_value), read, strict=True)
-        return *(None if t is None else t.to(like.dtype) for t, like in made), None, None, None
-
-
 def attention_with_prefix(
     module: nn.Module,
     query: Float[Tensor, "B H Q k"],
@@ -151,6 +108,10 @@ def attention_with_prefix(
         return joined(query, key, value, None), None
     outs = [joined(query, key, value, choice) for choice in images.by_count]
     return outs[0] if images.back is None else torch.cat(outs).index_select(0, images.back), None
+
+
+def _for_rows(own: Float[Tensor, "b H N k"], like: Float[Tensor, "B H K k"]) -> Float[Tensor, "B H N k"]:
+    return own if own.shape[0] == like.shape[0] else own.expand(like.shape[0], -1, -1, -1)
 
 
 @dataclass
@@ -178,27 +139,17 @@ class _Joined:
             # As it was called, so that a row without prefixes is what the backbone makes of it.
             return self._sdpa(query, key, value, mask, is_causal=self.is_causal, position_bias=bias)
         # Under autocast the backbone's keys are narrower than what it is made of, and so than the prefix.
-        both = ((rows.keys, key), (rows.values, value))
-        keys, values = (own.to(theirs.dtype).expand(query.shape[0], -1, -1, -1) for own, theirs in both)
+        keys, values = _for_rows(rows.keys.to(key.dtype), key), _for_rows(rows.values.to(value.dtype), value)
         causal = getattr(self.module, "is_causal", True) if self.is_causal is None else self.is_causal
         joined = self.running.mask_for(
             self.operation,
             (self.attention_mask, self.position_bias),
             (keys.shape[2], key.shape[2]),
-            lambda: joined_mask(self.module, query, key, mask, bias, causal, keys.shape[2]),
+            lambda: self._added(joined_mask(self.module, query, key, mask, bias, causal, keys.shape[2]), query),
             part=None if choice is None else choice.num_images,
         )
         if rows.gate is None:
-
-            def join() -> tuple[Tensor, Tensor]:
-                return torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-
-            # A part of the rows is another tensor each time, and would be kept for nothing.
-            key, value = join() if choice is not None else self.running.joined_rows(self.operation, key, join)
-            if self._drops_on_cpu(query, joined):
-                out = _DroppingAttention.apply(query, key, value, joined, self.kwargs["dropout"], self._scaling(query))
-                return out.transpose(1, 2).contiguous()
-            return self._sdpa(query, key, value, joined)
+            return self._ungated(query, key, value, keys, values, joined, choice)
         scaling = self._scaling(query)
         query, key, value, merge = _gated(query, key, value, rows, keys, values)
         return merge(self._sdpa(query, key, value, joined, scaling=scaling))
@@ -212,10 +163,37 @@ class _Joined:
         given = self.kwargs.get("scaling")
         return query.shape[-1] ** -0.5 if given is None else given
 
-    def _drops_on_cpu(self, query: Tensor, mask: Tensor | None) -> bool:
-        wanted = 0.0 < self.kwargs.get("dropout", 0.0) < 1.0 and query.device.type == "cpu"
+    def _ungated(
+        self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
+        choice: Choice | None,
+    ) -> Float[Tensor, "b Q H k"]:  # fmt: skip
+        dropout = self.kwargs.get("dropout", 0.0)
         # A mask with a gradient is T5's own bias in full fine-tuning.
-        return wanted and not torch.compiler.is_compiling() and (mask is None or not mask.requires_grad)
+        own = self._on_cpu(query) and (mask is None or not mask.requires_grad)
+        if own and dropout == 0.0 and torch.is_grad_enabled():
+            out = JoinedAttention.apply(query, key, value, keys, values, mask, self._scaling(query))
+            return out.transpose(1, 2).contiguous()
+
+        def joined() -> tuple[Tensor, Tensor]:
+            return join(keys, key), join(values, value)
+
+        # A part of the rows is another tensor each time, and would be kept for nothing.
+        key, value = joined() if choice is not None else self.running.joined_rows(self.operation, key, joined)
+        if own and 0.0 < dropout < 1.0:
+            key, value = key.contiguous(), value.contiguous()  # for its products; nothing keeps the others
+            out = DroppingAttention.apply(query, key, value, mask, dropout, self._scaling(query))
+            return out.transpose(1, 2).contiguous()
+        return self._sdpa(query, key, value, mask)
+
+    @staticmethod
+    def _on_cpu(query: Tensor) -> bool:
+        return query.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def _added(self, mask: Tensor | None, query: Tensor) -> Tensor | None:
+        """The mask as kernels of a CPU take it, what is to be added: made once for all layers."""
+        if mask is None or mask.dtype != torch.bool or not self._on_cpu(query):
+            return mask
+        return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
 
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
         options: dict[str, Any] = {"is_causal": False, **self.kwargs, **more}

@@ -26,7 +26,8 @@ from hyperpelt.attachment.row_images import Choice, RowImages, chosen
 from hyperpelt.errors import UserError
 from hyperpelt.operations import NORMS, Operation
 from hyperpelt.tuners.base import Site, Tensors, Tuner
-from hyperpelt.tuners.prefix import PrefixRows
+from hyperpelt.tuners.prefix import PrefixRows, together
+from hyperpelt.tuners.remade import picked
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Pass:
             return values
         if self.picked is not None and (key, index, num_rows) in self.picked:
             return self.picked[key, index, num_rows]
-        chosen = values.index_select(0, expanded(self.rows, num_rows))
+        chosen = picked(values, expanded(self.rows, num_rows))
         if self.picked is not None:
             self.picked[key, index, num_rows] = chosen
         return chosen
@@ -269,8 +270,7 @@ class Pass:
                 f"Two prefixes meet at {operation.name!r} and one is gated: in a decoder a gated prefix must be alone "
                 "at its attention. Change the `at` of one of the parts, or make them one prefix."
             )
-        keys, values = ([getattr(part, name) for part in parts] for name in ("keys", "values"))
-        return PrefixRows(keys=_join(keys), values=_join(values))
+        return together(parts)
 
     def mask_for(
         self,
@@ -313,8 +313,3 @@ class Pass:
         made = make()
         self.joined[operation.name] = (ref(key), made if again else None)
         return made
-
-
-def _join(parts: list[Tensor]) -> Tensor:
-    rows = max(part.shape[0] for part in parts)
-    return torch.cat([part.expand(rows, -1, -1, -1) for part in parts], dim=2)

@@ -28,6 +28,7 @@ from torch import Tensor
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
+from hyperpelt.tuners.remade import autocast, noted
 
 READS = ("input", "output", "residual", "output+residual")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,17 +105,31 @@ class Adapter(Tuner):
         return specs
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
-        hidden = ACTIVATIONS[self.activation](row_linear(read(site, self.reads), tensors["down"], tensors["down_bias"]))
-        bias = tensors["up_bias"]
-        if self.learned_scale and not self.norm:
-            # Scaled where it is narrow: s (h U + b_U) = (s h) U + s b_U, and backward keeps the narrow h.
-            hidden, bias = hidden * tensors["scale"].unsqueeze(1), bias * tensors["scale"]
-        delta = row_linear(hidden, tensors["up"], bias)
+        delta = self._onto(None, site, tensors)
         if self.norm:
             delta = _conditional_norm(delta, tensors["gamma"], tensors["beta"], self.norm_eps)
             if self.learned_scale:
                 delta = delta * tensors["scale"].unsqueeze(1)
         return delta if self.learned_scale or self.scale == 1.0 else delta * self.scale
+
+    def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
+        """The delta is added by the product that makes it, where nothing comes between.
+
+        Not under autocast, whose products are narrower than what they would be added to.
+        """
+        if self.norm or (self.scale != 1.0 and not self.learned_scale) or site.output is None:
+            return None
+        return None if autocast(site.input) else self._onto(site.output, site, tensors)
+
+    def _onto(self, output: Tensor | None, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
+        """phi(z D + b_D) U + b_U, with a made scale, but without a norm."""
+        hidden = ACTIVATIONS[self.activation](row_linear(read(site, self.reads), tensors["down"], tensors["down_bias"]))
+        bias = tensors["up_bias"]
+        if self.learned_scale and not self.norm:
+            # Scaled where it is narrow: s (h U + b_U) = (s h) U + s b_U, and backward keeps the narrow h.
+            scale = tensors["scale"].unsqueeze(1)
+            hidden, bias = noted(hidden * scale, torch.mul, hidden, scale), bias * tensors["scale"]
+        return row_linear(hidden, tensors["up"], bias, onto=output)
 
 
 def _conditional_norm(

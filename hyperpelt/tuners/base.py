@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hyperpelt.config.setting_types import check_settings
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
+from hyperpelt.tuners.remade import keep, kept, recipe
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,49 @@ def tuner_from_dict(data: Any) -> Tuner:
 
 
 def row_linear(
-    x: Float[Tensor, "B S d"], weight: Float[Tensor, "b d e"], bias: Float[Tensor, "b e"] | None = None
+    x: Float[Tensor, "B S d"],
+    weight: Float[Tensor, "b d e"],
+    bias: Float[Tensor, "b e"] | None = None,
+    *,
+    onto: Float[Tensor, "B S e"] | None = None,
 ) -> Float[Tensor, "B S e"]:
-    """x W + b with a matrix for each row (b = B) or one for all rows (b = 1)."""
+    """onto + x W + b with a matrix for each row (b = B) or one for all rows (b = 1)."""
+    if x.dim() == 3 and (recipe(x) is not None or recipe(weight) is not None):
+        return _RowLinear.apply(x, weight, bias, onto)
+    return _linear(x, weight, bias, onto)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    if bias is not None:
+        onto = bias.unsqueeze(1) if onto is None else onto + bias.unsqueeze(1)
+    if onto is not None and weight.shape[0] > 1:
+        return torch.baddbmm(onto, x, weight)
     y = x @ weight[0] if weight.shape[0] == 1 else torch.bmm(x, weight)
-    return y if bias is None else y + bias.unsqueeze(1)
+    return y if onto is None else onto + y
+
+
+class _RowLinear(torch.autograd.Function):
+    """`row_linear` of what is cheap to make again, which is not kept for backward."""
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+        keep(ctx, x, weight)
+        ctx.shared_bias = bias is not None and bias.shape[0] == 1
+        return _linear(x, weight, bias, onto)
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, ...]:
+        x, weight = kept(ctx)
+        wanted, shared = ctx.needs_input_grad, weight.shape[0] == 1
+        of_x = _linear(grad, weight.transpose(1, 2), None, None) if wanted[0] else None
+        of_weight = of_bias = None
+        if wanted[1]:
+            of_weight = (x.flatten(0, 1).T @ grad.flatten(0, 1))[None] if shared else x.transpose(1, 2) @ grad
+        if wanted[2]:
+            of_bias = grad.sum((0, 1))[None] if ctx.shared_bias else grad.sum(1)
+        return of_x, of_weight, of_bias, grad if wanted[3] else None
 
 
 def masked_mean(x: Float[Tensor, "B S d"], mask: Bool[Tensor, "B S"] | None) -> Float[Tensor, "B 1 d"]:

@@ -14,15 +14,19 @@ Reference: float64 transcription on T5, `adapters` on BART. T5-base, N=10: 552,9
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hyperpelt.errors import UserError
 from hyperpelt.operations import ATTENTIONS, Operation
 from hyperpelt.tuners.base import Init, Site, Tensors, TensorSpec, Tuner, tuner_type
+from hyperpelt.tuners.remade import noted
 
 INITS = ("activations", "quiet", "normal", "zeros")
 
@@ -36,8 +40,23 @@ class PrefixRows:
     gate: Float[Tensor, "B S"] | None = None
 
 
+def together(parts: Sequence[PrefixRows]) -> PrefixRows:
+    """The rows of several prefixes without gates, one after the other."""
+    most = max(part.keys.shape[0] for part in parts)
+
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(part, name).expand(most, -1, -1, -1) for part in parts], dim=2)
+
+    return PrefixRows(keys=joined("keys"), values=joined("values"))
+
+
 def split_heads(rows: Float[Tensor, "b N Hk"], operation: Operation) -> Float[Tensor, "b H N k"]:
-    return rows.unflatten(-1, (operation.num_heads, operation.d_head)).transpose(1, 2)
+    split = partial(_split, operation.num_heads)
+    return noted(split(rows), split, rows)
+
+
+def _split(num_heads: int, rows: Tensor) -> Tensor:
+    return rows.unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
 @tuner_type

@@ -15,6 +15,7 @@ References: peft for LoRA, (IA)^3 and layer-norm tuning; requires_grad on BART's
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 from hyperpelt.errors import UserError
 from hyperpelt.operations import NORMS, PROJECTIONS, Operation
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
+from hyperpelt.tuners.remade import noted
 
 
 @tuner_type
@@ -118,7 +120,12 @@ class Norm(Tuner):
                 return weight * normed(site.input, site.operation)
             return _RMSNorm.apply(site.input, weight, site.operation.norm_eps)
         bias = site.frozen["bias"] + tensors["bias"][0] if "bias" in tensors else site.frozen.get("bias")
-        return torch.nn.functional.layer_norm(site.input, weight.shape, weight, bias, site.operation.norm_eps)
+        compute = partial(_layer_norm, site.operation.norm_eps)
+        return noted(compute(site.input, weight, bias), compute, site.input, weight, bias)
+
+
+def _layer_norm(eps: float, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
 
 
 class _RMSNorm(torch.autograd.Function):

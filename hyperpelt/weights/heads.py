@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hyperpelt.tuners.base import Init
+from hyperpelt.tuners.remade import autocast
 from hyperpelt.weights.base import Group, draw
 from hyperpelt.weights.hyper_config import SHARING, Head
+from hyperpelt.weights.layers import TwoLayers, product, two_layers
 
 
 class HeadSet(nn.Module):
@@ -39,10 +41,7 @@ class HeadSet(nn.Module):
         labels = [SHARING[head.shared](op) for op, *_ in group.places]
         names = sorted(set(labels))
         self.members = [[i for i, label in enumerate(labels) if label == name] for name in names]
-        order = torch.tensor([i for members in self.members for i in members])
-        self.sorted = bool((order == torch.arange(len(labels))).all()) if not order.is_meta else True
-        self.register_buffer("order", order, persistent=False)
-        self.register_buffer("back", torch.argsort(order), persistent=False)
+        self.order = [i for members in self.members for i in members]
         self.row_wise, self.shape = row_wise, group.spec.shape
         out = prod(self.shape[1:]) if row_wise else prod(self.shape)
         count = len(names)
@@ -61,42 +60,41 @@ class HeadSet(nn.Module):
         return {**hidden, "weight": self.weight.shape[-2]}
 
     def forward(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n *shape"]:
-        values = self._apply_heads(made if self.sorted else made.index_select(1, self.order))
-        if not self.sorted:
-            values = values.index_select(1, self.back)
+        """The group's tensors in its order; what they are made of comes in the heads' `order`."""
+        values = self._in_place(self._apply_heads(made))
         return values.unflatten(-1, self.shape[1:]) if self.row_wise else values.squeeze(2).unflatten(-1, self.shape)
 
     def at(self, made: Float[Tensor, "U 1 N e"], place: int) -> Float[Tensor, "U ..."]:
         """The tensors of place number `place` alone."""
         number = next(i for i, members in enumerate(self.members) if place in members)
-        values = self._layers(made, slice(number, number + 1)).squeeze(1)
+        values = _layers(made, *(parameter[number : number + 1] for parameter in self._parameters_used())).squeeze(1)
         return values.unflatten(-1, self.shape[1:]) if self.row_wise else values.squeeze(1).unflatten(-1, self.shape)
 
-    def _apply_heads(self, made: Float[Tensor, "U n N e"]) -> Float[Tensor, "U n N out"]:
-        if len(self.members) == made.shape[1]:
-            return self._layers(made, slice(None))
+    def _apply_heads(self, made: Float[Tensor, "U n N e"]) -> list[Float[Tensor, "U _ N out"]]:
+        parameters = self._parameters_used()
+        if len(self.members) in (1, made.shape[1]):
+            return [_layers(made, *parameters)]
         pieces = made.split([len(members) for members in self.members], dim=1)
-        done = [self._layers(piece, slice(i, i + 1)) for i, piece in enumerate(pieces)]
-        return done[0] if len(done) == 1 else torch.cat(done, dim=1)
+        # Split, not indexed: a gradient of each head is joined to the others', not added to zeros for all of them.
+        heads = zip(*(parameter.split(1) for parameter in parameters), strict=True)
+        return [_layers(piece, *own) for piece, own in zip(pieces, heads, strict=True)]
 
-    def _layers(self, x: Tensor, which: slice) -> Tensor:
-        if self.hidden is not None:
-            x = torch.tanh(_product(x, self.hidden[which], self.hidden_bias[which]))
-        return _product(x, self.weight[which], self.bias[which])
+    def _parameters_used(self) -> tuple[Tensor, ...]:
+        outer = self.weight, self.bias
+        return outer if self.hidden is None else (self.hidden, self.hidden_bias, *outer)
+
+    def _in_place(self, pieces: list[Float[Tensor, "U _ N out"]]) -> Float[Tensor, "U n N out"]:
+        """What the heads made, each where the group has it: the widest tensors of all, so they are copied but once."""
+        if self.order == sorted(self.order):
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+        made = dict(zip(self.order, (place for piece in pieces for place in piece.unbind(1)), strict=True))
+        return torch.stack([made[i] for i in range(len(made))], dim=1)
 
 
-def _product(
-    x: Float[Tensor, "U n N e"], weight: Float[Tensor, "g e out"], bias: Float[Tensor, "g 1 out"]
-) -> Float[Tensor, "U n N out"]:
-    """x W + b, one matrix for all n operations (g = 1) or one an operation (g = n).
-
-    Broadcasting would do, but its backward makes a gradient of W for each (task, operation) before it sums them:
-    gigabytes for the widest heads.
-    """
-    if weight.shape[0] == 1:
-        return torch.addmm(bias[0], x.flatten(0, 2), weight[0]).unflatten(0, x.shape[:3])
-    each = x.transpose(0, 1).flatten(1, 2)
-    return torch.baddbmm(bias, each, weight).unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+def _layers(x: Tensor, *parameters: Tensor) -> Tensor:
+    if len(parameters) == 2:
+        return product(x, *parameters)
+    return (two_layers if torch.compiler.is_compiling() or autocast(x) else TwoLayers.apply)(x, *parameters)
 
 
 def _start(

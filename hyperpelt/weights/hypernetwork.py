@@ -34,10 +34,12 @@ from torch import Tensor, nn
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Init
+from hyperpelt.tuners.remade import autocast
 from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
 from hyperpelt.weights.description import DescriptionMap
 from hyperpelt.weights.heads import HeadSet
 from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig
+from hyperpelt.weights.layers import Mixed, mixed
 
 EVERY = slice(None)
 
@@ -104,13 +106,14 @@ class Trunk(nn.Module):
 
     def forward(self, task: Float[Tensor, "U N t"], which: slice = EVERY) -> Float[Tensor, "U n N e"]:
         """I of all its operations, or of those in `which`."""
-        hidden = self.inner_bias
+        parts = [self.inner_bias]
         if "task" in self.inner:
-            hidden = hidden + (task @ self.inner["task"]).unsqueeze(1)
+            parts.append((task @ self.inner["task"]).unsqueeze(1))
         for name, index in (("layer", self.layers), ("block", self.blocks)):
             if name in self.inner:
-                hidden = hidden + (self.embeddings[name] @ self.inner[name]).index_select(0, index[which])
-        made = torch.relu(hidden) @ self.outer + self.outer_bias
+                parts.append((self.embeddings[name] @ self.inner[name]).index_select(0, index[which]))
+        compute = mixed if torch.compiler.is_compiling() or autocast(task) else Mixed.apply
+        made = compute(self.outer, self.outer_bias, *parts)
         for block in self.blocks_after:
             made = block(made)
         made = made.expand(task.shape[0], len(self.layers[which]), -1, -1)
@@ -161,10 +164,10 @@ class HyperNetwork(WeightSource):
             }
         )
         self.heads = nn.ModuleDict()
-        self.everything: set[str] = set()
+        self.order_of: dict[str, tuple[int, ...]] = {}  # group key -> which hyper-embeddings its heads read
         for group in groups:
             row_wise = group.spec.row_wise and config.expand_rows
-            self.heads[safe(group.key)] = HeadSet(
+            head = HeadSet(
                 group,
                 config.head(group.part),
                 row_wise,
@@ -173,9 +176,10 @@ class HyperNetwork(WeightSource):
                 generator,
                 spread=self._spread(row_wise, group.spec.owner == "part"),
             )
+            self.heads[safe(group.key)] = head
             index = [self.order[op.name] for op in group.operations]
-            if group.spec.owner == "operation" and index == list(range(len(operations))):
-                self.everything.add(group.key)
+            index = index if group.spec.owner == "part" else [index[place] for place in head.order]
+            self.order_of[group.key] = tuple(index)
             self.register_buffer(f"{safe(group.key)}__index", torch.tensor(index), persistent=False)
             real = standardise(group, samples)
             if real is not None:
@@ -265,17 +269,24 @@ class HyperNetwork(WeightSource):
         """The tensors made of given embeddings, of tasks or of what stands in their place."""
         rows = self._hyper_embeddings(task)
         mean = rows.mean(dim=2, keepdim=True) if self.num_rows > 1 else rows
+        everything = tuple(range(rows.shape[1]))
+        chosen = {(True, everything): rows, (False, everything): mean}
         result = {}
-        for key in self.groups:
+        for key, group in self.groups.items():
             head = self.heads[safe(key)]
-            made = rows if head.row_wise else mean
-            if key not in self.everything:
-                made = made.index_select(1, getattr(self, f"{safe(key)}__index"))
-            if self.groups[key].spec.owner == "part":  # what its operations have in common
+            assert isinstance(head, HeadSet)
+            label = head.row_wise, self.order_of[key]
+            if label not in chosen:
+                index = getattr(self, f"{safe(key)}__index")
+                chosen[label] = chosen[head.row_wise, everything].index_select(1, index)
+            made = chosen[label]
+            if group.spec.owner == "part":  # what its operations have in common
                 made = made.mean(dim=1, keepdim=True)
             values = head(made)
             centre = getattr(self, f"{safe(key)}__mean", None)
-            result[key] = values if centre is None else centre + getattr(self, f"{safe(key)}__std") * values
+            result[key] = (
+                values if centre is None else torch.addcmul(centre, getattr(self, f"{safe(key)}__std"), values)
+            )
         return result
 
     def tensors_at(self, name: str, task: Float[Tensor, "U N t"]) -> dict[str, Float[Tensor, "U ..."]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_models import make_bart, make_t5
 
-from hyperpelt.attachment import joined_attention
+from hyperpelt.attachment import cpu_attention, joined_attention
+from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tuners import adapter, prefix, projection, remade
 from hyperpelt.tuners.projection import Norm
+from hyperpelt.weights import heads, hypernetwork, layers
 
 BACKBONES = {
     "t5": lambda: make_t5(dropout_rate=0.2),
@@ -47,16 +52,79 @@ def check_same(model: TunedModel, change) -> None:
 
 
 @pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES)
-def test_attention_with_dropout_draws_and_computes_what_sdpa_does(make, monkeypatch):
+def test_attention_with_dropout_computes_what_the_formula_says_of_what_was_drawn(make, monkeypatch):
     model, calls = moved(make), []
-    own = joined_attention._DroppingAttention.apply
-    monkeypatch.setattr(joined_attention._DroppingAttention, "apply", lambda *a: calls.append(a) or own(*a))
+    own = DroppingAttention.apply
+    monkeypatch.setattr(DroppingAttention, "apply", lambda *a: calls.append(a) or own(*a))
+
+    def formula(query, key, value, mask, dropout, scaling):
+        weights = (query * scaling @ key.mT + (0 if mask is None else mask)).softmax(-1)
+        here, share = cpu_attention.drawn(weights, dropout)
+        return (weights * here / share) @ value
 
     def plain() -> None:
         assert len(calls) == 6
-        monkeypatch.setattr(joined_attention._Joined, "_drops_on_cpu", lambda *_: False)
+        monkeypatch.setattr(DroppingAttention, "apply", formula)
 
     check_same(model, plain)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.999999, 1e-9])
+def test_of_what_is_dropped_the_mean_stays(dropout):
+    torch.manual_seed(0)
+    here, share = cpu_attention.drawn(torch.empty(701, 703), dropout)
+    assert abs(share - (1 - dropout)) < 2**-15
+    assert abs(here.double().mean().item() - share) < 5 * (share * (1 - share) / here.numel()) ** 0.5 + 1e-12
+    if dropout == 0.1:  # nor is any place of a row, or any row, dropped more often than others
+        for means in (here.double().mean(0), here.double().mean(1)):
+            assert (means - share).abs().max() < 6 * (0.1 * 0.9 / 701) ** 0.5
+
+
+UNDROPPED = {"t5": lambda: make_t5(dropout_rate=0.0), "bart": lambda: make_bart(dropout=0.2)}
+
+
+@pytest.mark.parametrize("make", UNDROPPED.values(), ids=UNDROPPED)
+def test_attention_that_joins_again_in_backward_computes_what_sdpa_does(make, monkeypatch):
+    model, calls = moved(make), []
+    own = JoinedAttention.apply
+    monkeypatch.setattr(JoinedAttention, "apply", lambda *a: calls.append(a) or own(*a))
+
+    def plain() -> None:
+        assert len(calls) == 6
+        monkeypatch.setattr(joined_attention._Joined, "_on_cpu", lambda *_: False)
+
+    check_same(model, plain)
+
+
+@pytest.mark.parametrize("make", UNDROPPED.values(), ids=UNDROPPED)
+def test_what_is_cheap_to_make_again_is_not_kept_and_gives_the_same_gradients(make, monkeypatch):
+    model = moved(make)
+    before = kept(model)
+
+    def plain() -> None:
+        for room in (remade, prefix, adapter, projection):
+            monkeypatch.setattr(room, "noted", lambda made, *_: made)
+        monkeypatch.setattr(heads, "TwoLayers", SimpleNamespace(apply=layers.two_layers))
+        monkeypatch.setattr(hypernetwork, "Mixed", SimpleNamespace(apply=layers.mixed))
+        assert kept(model) > 1.1 * before
+
+    check_same(model, plain)
+
+
+def kept(model: TunedModel) -> int:
+    """Bytes of the tensors that a step keeps for backward and that are not the model's own."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    found = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        step(model)
+    return sum(found.values())
 
 
 @pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES)

@@ -1,0 +1,112 @@
+"""Attention over joined rows on a CPU: what SDPA computes, with less kept for backward, and dropout drawn cheaper.
+
+Legend: B rows, H heads, Q queries, K keys, N prefix rows, k width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hyperpelt.tuners.remade import keep, kept
+
+
+def join(rows: Float[Tensor, "B H N k"], own: Float[Tensor, "B H K k"]) -> Float[Tensor, "B H N+K k"]:
+    """Prefix rows before an attention's own, side by side as projections write them: [B, N + K, H, k] in memory."""
+    return torch.cat([rows.transpose(1, 2), own.transpose(1, 2)], dim=1).transpose(1, 2)
+
+
+class JoinedAttention(torch.autograd.Function):
+    """softmax(scaling q [P_k; k]^T + mask) [P_v; v] by SDPA's kernel for a CPU.
+
+    Joined keys and values are not kept but joined again: k and v are short of the prefix, and a row's prefix is picked
+    again from that of its task.
+    """
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "B H Q k"],
+        key: Float[Tensor, "B H K k"],
+        value: Float[Tensor, "B H K k"],
+        keys: Float[Tensor, "B H N k"],
+        values: Float[Tensor, "B H N k"],
+        mask: Tensor | None,
+        scaling: float,
+    ) -> Float[Tensor, "B H Q k"]:
+        out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, join(keys, key), join(values, value), attn_mask=mask, scale=scaling
+        )
+        keep(ctx, query, key, value, keys, values, mask, out, total)
+        ctx.scaling = scaling
+        return out
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        query, key, value, keys, values, mask, out, total = kept(ctx)
+        of_query, of_keys, of_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad, query, join(keys, key), join(values, value), out, total, 0.0, False, attn_mask=mask, scale=ctx.scaling
+        )
+        sizes = [keys.shape[2], key.shape[2]]
+        (of_prefix_keys, of_key), (of_prefix_values, of_value) = of_keys.split(sizes, 2), of_values.split(sizes, 2)
+        return of_query, of_key, of_value, of_prefix_keys, of_prefix_values, None, None
+
+
+def drawn(like: Tensor, dropout: float) -> tuple[Tensor, float]:
+    """Which entries are kept, and how many of one are in the mean: four entries a drawn number, 16 bits each.
+
+    PyTorch draws a number an entry, which takes longer than the attention's products with a mask of it.
+    """
+    dropped = min(round(dropout * 2**16), 2**16 - 1)
+    bits = torch.empty((like.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    numbers = bits.view(torch.int16)[: like.numel()].view(like.shape)
+    return numbers >= dropped - 2**15, 1 - dropped / 2**16
+
+
+class DroppingAttention(torch.autograd.Function):
+    """dropout(softmax(scaling q k^T + mask)) v, for which SDPA has no kernel on a CPU.
+
+    Without SDPA's passes for queries that see nothing (here every query sees the prefix). Kept for backward are the
+    softmax and one byte an element, instead of three times the former.
+    """
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def forward(
+        ctx: Any,
+        query: Float[Tensor, "B H Q k"],
+        key: Float[Tensor, "B H K k"],
+        value: Float[Tensor, "B H K k"],
+        mask: Tensor | None,
+        dropout: float,
+        scaling: float,
+    ) -> Float[Tensor, "B H Q k"]:
+        scores = (query if scaling == 1.0 else query * scaling) @ key.transpose(2, 3)
+        if mask is not None:
+            scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
+        weights = scores.softmax(dim=-1)
+        here, share = drawn(weights, dropout)
+        ctx.save_for_backward(query, key, value, weights, here)
+        ctx.scaling, ctx.factor = scaling, 1 / share
+        return ((weights * here) @ value).mul_(ctx.factor)
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        *read, weights, here = ctx.saved_tensors
+        # Under autocast products are narrower than the softmax; elsewhere all of them are of one dtype.
+        query, key, value, grad, here = (t.to(weights.dtype) for t in (*read, grad, here))
+        grad = grad * ctx.factor
+        of_value = (here * weights).transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
+        of_weights = here.mul_(grad @ value.transpose(2, 3))
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores = of_scores if ctx.scaling == 1.0 else of_scores * ctx.scaling
+        of_query = of_scores @ key if ctx.needs_input_grad[0] else None
+        of_key = of_scores.transpose(2, 3) @ query if ctx.needs_input_grad[1] else None
+        made = zip((of_query, of_key, of_value), read, strict=True)
+        return *(None if t is None else t.to(like.dtype) for t, like in made), None, None, None
