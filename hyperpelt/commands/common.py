@@ -192,6 +192,14 @@ def say_plugins(plugins: Iterable[str], run: str) -> None:
         note(f"Running the code of {plugin}, a plugin of {run}.")
 
 
+def say_plugins_of_settings(path: Path | None, plugins: Iterable[str]) -> None:
+    """The same where settings are those of a run folder; what the user wrote alone names the user's own plugins."""
+    from hyperpelt.config.runs import run_folder
+
+    if path is not None and run_folder(path) is not None and os.environ.get("RANK", "0") == "0":
+        say_plugins(plugins, str(path))
+
+
 def require_tasks(run: str, tasks: Iterable[str]) -> None:
     """UserError that says where a task of the run came from if nothing here brings it."""
     from hyperpelt.model.saving import local_folder

@@ -48,6 +48,7 @@ def plan(
         arguments = list(run or ())
         path = Path(arguments.pop(0)) if arguments and "=" not in arguments[0] else None
         config = load_run(path, [*([] if path else [("output_dir", ".")]), *arguments])
+        common.say_plugins_of_settings(path, config.plugins)
         named = common.named_tasks(method or ()) or [None]
         options = {"num_tasks": num_tasks, "processes": processes, "fsdp": fsdp, "on": on}
         plans = [plan_run(config, method=name, memory=memory or MEMORIES, **options) for name in named]

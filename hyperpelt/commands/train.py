@@ -66,6 +66,7 @@ def train(
         options = [*added, *arguments, *([("data_root", common.full_path(data_root))] if data_root else [])]
         config = load_run(path or base, options)
         common.say_plugins(config.plugins if source else (), str(source))
+        common.say_plugins_of_settings(path, config.plugins)
         if plugin:
             config = config.model_copy(update={"plugins": [*config.plugins, *common.full_plugins(plugin)]})
         results = start(config)

@@ -36,7 +36,7 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
     Raises UserError for a file that is absent or no YAML, an unknown key, a value of a wrong type.
     """
     values, lines = read_yaml(place(path)) if path is not None else ({}, {})
-    folder = _run_folder(place(path)) if path is not None else None
+    folder = run_folder(place(path)) if path is not None else None
     if folder is not None:
         values["output_dir"] = str(folder)
         plugins = split_paths(values.get("plugins"))
@@ -49,7 +49,7 @@ def load_run(path: str | Path | None, overrides: Sequence[Override] = ()) -> Run
     return build_run(values, where=str(path) if path is not None else "", lines=kept)
 
 
-def _run_folder(path: Path) -> Path | None:
+def run_folder(path: Path) -> Path | None:
     """The run folder that a path means: itself, or the one of the run.yaml that it is; None for settings alone."""
     if path.is_dir():
         return path

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.tables import data
+from hyperpelt.evaluation.written import checked
 from hyperpelt.files.reading import read_object
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def load_results(path: str | Path) -> Results:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        return Results.from_dict(read_object(path))
+        return Results.from_dict(checked(read_object(path)))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: the run has not finished, or this is no run folder.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as problem:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import make_bart, make_t5
 
-from hyperpelt import Example, Generator, Splits, Task, UserError
+from hyperpelt import Example, Generator, Splits, Task, UserError, cli
 from hyperpelt.backbones import encode_targets
 from hyperpelt.evaluation import answers
 from hyperpelt.evaluation import run as evaluation
@@ -263,4 +267,52 @@ def test_a_damaged_results_file_is_one_sentence(tmp_path):
         load_results(tmp_path)
     (tmp_path / "results.json").write_text('{"average": 3')
     with pytest.raises(UserError, match=r"not a hyperpelt results\.json"):
+        load_results(tmp_path)
+
+
+WRITTEN = {
+    "tasks": {
+        "a": {
+            "metrics": {"accuracy": 50.0, "f1": None}, "score": None, "kind": "classification", "rows": 2, "invalid": 0,
+            "majority": None, "frozen": None, "num_cut": 0, "seconds": 0.1, "notes": [],
+            "templates": {"x": {"accuracy": 50.0, "f1": 1.0}},
+            "confusion": {"choices": ["n", "y"], "counts": [[1, 0], [1, 0]]},
+            "worst": [{"row": 0, "input": "text", "gold": "n", "answer": "y", "loss": 1.0, "probability": None}],
+        }
+    },
+    "model": {"method": "lora", "trainable": 5}, "versions": {"python": "3"}, "split": "test",
+    "training": {
+        "seed": 0, "seconds": 1.0, "task_map": {"tasks": ["a", "b"], "cosines": [[1, 0], [0, 1]], "apart": [1, 2]},
+    },
+}  # fmt: skip
+KINDS = (None, 5, -1, 1e400, 10**400, "x", True, [], {}, [[1]], {"a": 5}, {"a": {"metrics": {"m": "x"}}})
+
+
+def places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in it with each of its keys."""
+    for key, value in list(content.items() if isinstance(content, dict) else enumerate(content)):
+        yield content, key
+        if isinstance(value, dict | list):
+            yield from places(value)
+
+
+def test_a_results_file_with_a_value_of_another_kind_is_reported_or_refused_by_its_key(tmp_path, monkeypatch, capsys):
+    """Everything at which a report may stumble, once of each kind, pictures aside."""
+    for name in ("bars", "heatmap", "curves"):
+        monkeypatch.setattr(f"hyperpelt.report.plots.{name}", lambda *_, **__: "<svg></svg>")
+    path, content, statuses = tmp_path / "results.json", copy.deepcopy(WRITTEN), Counter()
+    for inside, key in places(content):
+        kept = inside[key]
+        for value in KINDS:
+            inside[key] = value
+            path.write_text(json.dumps(content))
+            statuses[status := cli.run(["report", str(tmp_path)])] += 1
+            assert status in (0, 2), (key, value, capsys.readouterr().err)
+        inside[key] = kept
+    assert statuses[0] > 50 < statuses[2]
+    path.write_text(json.dumps(content))
+    assert math.isnan(load_results(tmp_path).tasks["a"].metrics["f1"])
+    content["tasks"]["a"]["rows"] = "x"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"results\.json .*tasks\.a\.rows: "):
         load_results(tmp_path)

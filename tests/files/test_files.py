@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -116,6 +117,33 @@ def test_what_living_processes_and_other_machines_write_is_left_alone(tmp_path):
     assert {leftover.path.name for leftover in leftovers(tmp_path, r"run\.yaml")} == {n for n in there if there[n]}
     folders.recover(tmp_path, r"run\.yaml")
     assert set(os.listdir(tmp_path)) == {name for name in there if not there[name]}
+
+
+WRITING = re.compile(
+    r"(?<!atomic)\.write_(text|bytes)\(|\bopen\([^)]*[\"'][wax]|json\.dump\(|os\.(replace|rename)\(|savefig\(|save_file\("
+)
+# Who writes without this room, or into what it moves into place, and why that may be.
+WRITERS = {
+    "evaluation/samples.py": "a log that grows row by row",
+    "export/placing.py": "moves what is flushed, the file that makes a folder loadable last",
+    "metrics/wordnet.py": "within folders.building",
+    "model/saving.py": "within atomic.replacing; and into a folder that goes to the hub and is gone then",
+    "planning/page.py": "within atomic.replacing",
+    "report/plots.py": "into the memory",
+    "tasks/asked.py": "a table from standard input, gone with the process",
+    "tasks/skeleton.py": "into a folder that was empty",
+    "training/checkpoints.py": "renames folders that are whole",
+    "training/replaced.py": "renames what is whole, and undoes it",
+    "transfer/processes.py": "logs of workers, gone with them",
+    "transfer/run.py": "what workers are asked, gone with them",
+}
+
+
+def test_what_is_kept_is_written_through_this_room():
+    library = Path(atomic.__file__).parents[1]
+    rooms = [path for path in library.rglob("*.py") if path.parent.name != "files"]
+    found = {str(path.relative_to(library)) for path in rooms if WRITING.search(path.read_text(encoding="utf8"))}
+    assert found == WRITERS.keys()
 
 
 # Locks

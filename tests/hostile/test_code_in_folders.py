@@ -153,4 +153,8 @@ def test_whose_code_a_local_run_brings_is_said(
     (local / "run.yaml").write_text((local_folder(on_the_hub[0]) / "run.yaml").read_text(), encoding="utf8")
     load_plugins_of(str(local))
     assert mark.exists()
-    assert re.search(r"Running the code of \S+evil.py, a plugin of \S+local\.", capsys.readouterr().err)
+    said = r"Running the code of \S+evil.py, a plugin of \S+local\."
+    assert re.search(said, capsys.readouterr().err)
+    for verb in ("plan", "train"):
+        assert cli.run([verb, str(local)]) == 2  # the plugin brings no task
+        assert re.search(said, capsys.readouterr().err)
