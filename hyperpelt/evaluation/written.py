@@ -22,6 +22,7 @@ def _or_nan(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_or_nan)]
 Numbers = dict[str, Number]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
@@ -56,7 +57,7 @@ class _Row(_Part):
     row: Whole
     input: str
     loss: Number
-    probability: float | None = None
+    probability: Finite | None = None
 
 
 class _Task(_Scores):
@@ -67,7 +68,7 @@ class _Task(_Scores):
     invalid: Whole
     num_cut: Whole
     num_bad_images: Whole = 0
-    seconds: float
+    seconds: Finite
     notes: list[str]
     intervals: dict[str, Numbers] | None = None
     templates: dict[str, Numbers] | None = None
@@ -103,7 +104,7 @@ class _Training(_Part):
     seed: Whole | None = None
     steps: Whole | None = None
     tokens: Whole | None = None
-    seconds: float | None = None
+    seconds: Finite | None = None
     task_map: _Map | None = None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -297,19 +296,19 @@ def places(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def test_a_results_file_with_a_value_of_another_kind_is_reported_or_refused_by_its_key(tmp_path, monkeypatch, capsys):
-    """Everything at which a report may stumble, once of each kind, pictures aside."""
+    """Everything at which a report may stumble, some kinds each, pictures aside."""
     for name in ("bars", "heatmap", "curves"):
         monkeypatch.setattr(f"hyperpelt.report.plots.{name}", lambda *_, **__: "<svg></svg>")
-    path, content, statuses = tmp_path / "results.json", copy.deepcopy(WRITTEN), Counter()
-    for inside, key in places(content):
+    path, content, statuses = tmp_path / "results.json", copy.deepcopy(WRITTEN), list[int]()
+    for number, (inside, key) in enumerate(places(content)):
         kept = inside[key]
-        for value in KINDS:
+        for value in KINDS[number % 4 :: 4]:
             inside[key] = value
             path.write_text(json.dumps(content))
-            statuses[status := cli.run(["report", str(tmp_path)])] += 1
-            assert status in (0, 2), (key, value, capsys.readouterr().err)
+            statuses.append(cli.run(["report", str(tmp_path)]))
+            assert statuses[-1] in (0, 2), (key, value, capsys.readouterr().err)
         inside[key] = kept
-    assert statuses[0] > 50 < statuses[2]
+    assert 20 < sum(status == 0 for status in statuses) < len(statuses) - 20
     path.write_text(json.dumps(content))
     assert math.isnan(load_results(tmp_path).tasks["a"].metrics["f1"])
     content["tasks"]["a"]["rows"] = "x"
