@@ -43,20 +43,19 @@ def _confusions(
     names: Sequence[str], train: Sequence[Numbered], others: Mapping[str, Sequence[Numbered]]
 ) -> dict[str, np.ndarray]:
     """C of each other split that is large enough."""
-    import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.metrics import confusion_matrix
     from sklearn.naive_bayes import MultinomialNB
 
     counter = CountVectorizer(binary=True, token_pattern=r"\S+")
     golds = [names.index(example.target) for _, example in train]
     model = MultinomialNB(fit_prior=False).fit(counter.fit_transform([row.input for _, row in train]), golds)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for split, rows in others.items():
         if len(rows) >= FEWEST:
             answers = model.predict(counter.transform([row.input for _, row in rows]))
-            counts = np.zeros((len(names), len(names)))
-            np.add.at(counts, (np.array([names.index(row.target) for _, row in rows]), answers), 1)
-            found[split] = counts
+            there = [names.index(row.target) for _, row in rows]
+            found[split] = confusion_matrix(there, answers, labels=range(len(names))).astype(float)
     return found
 
 
