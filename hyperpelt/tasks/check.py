@@ -162,7 +162,7 @@ def _render(
 ) -> Iterator[Numbered]:
     """The rows that render; what does not, or has a bad image, becomes a finding. Images are kept as digests only."""
     try:
-        report.sizes[split] = len(task.rows(split, data_root=data_root))
+        report.sizes[split] = task.streamed(split) or len(task.rows(split, data_root=data_root))
         examples = task.examples(split, data_root=data_root, limit=limit)
     except UserError as error:
         report.findings.append(Finding(level="error", about="rows", split=split, message=_bare(error, task, split)))

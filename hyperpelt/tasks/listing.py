@@ -50,7 +50,7 @@ def show_task(name: str, data_root: str | Path | None = None, n: int = 3) -> dic
     for split in task.splits.names():
         try:
             examples = task.examples(split, data_root=data_root)
-            shown["sizes"][split] = len(examples)
+            shown["sizes"][split] = task.streamed(split) or len(examples)
             shown["examples"][split] = [plain(example) for example in examples[:n]]
         except UserError as error:
             shown["problem"] = str(error)

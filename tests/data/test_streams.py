@@ -281,6 +281,7 @@ def settings(tiny_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_run_on_a_stream_resumes_exactly(small: None, settings: Callable[..., dict], tmp_path: Path) -> None:
     whole = settings("whole", "save_total_limit=9")
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert registry.show_task("my/stream")["sizes"] == {"train": 230, "test": 8}
     told = next(row for row in results["training"]["mixture"] if row["task"] == "my/stream")
     assert told["rows"] == 230
     assert told["num_cut_sources"] is None
