@@ -110,6 +110,6 @@ def picture(plans: Sequence[Plan], path: Path) -> None:
         left = [start + size for start, size in zip(left, sizes, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("GB of one process at the peak of a training step")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25 - 0.6 / len(plans)), ncols=3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=kind)
