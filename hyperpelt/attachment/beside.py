@@ -54,7 +54,7 @@ class Beside:
     def begin(self, stack: str, read: Float[Tensor, "B S d"]) -> None:
         """The backbone's first layer is about to read this."""
         self.started[stack] = read.detach()
-        self.written[stack] = list[Tensor]()
+        self.written[stack] = []  # by a display: compiling knows no list[Tensor]()
 
     def climb(self, operation: Operation, written: Float[Tensor, "B S d"]) -> None:
         """A layer wrote this."""

@@ -105,6 +105,7 @@ def show_method(
         chosen = methods.get(name)
         row = method_rows.row(chosen, load_backbone(backbone, from_config=True), num_tasks)
         row["parts"], row["unfreeze"] = list(methods.describe_parts(chosen)), list(chosen.unfreeze)
+        row["uncompilable"] = chosen.uncompilable
         row |= {"yaml": method_rows.as_yaml(chosen), "modules": methods.files(chosen)}
     if as_json:
         common.print_json(row)
@@ -121,6 +122,7 @@ def _print(row: dict[str, Any], backbone: str, num_tasks: int) -> None:
         *([f"compared with: {row['reference']}"] if row["reference"] else []),
         f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)",
         f"merges into the backbone's weights: {row['mergeable']}",
+        f"torch_compile makes {'one graph of a step' if not row['uncompilable'] else 'none: ' + row['uncompilable']}",
     ]
     settings = [f"  {key}: {common.as_json(value)}" for key, value in row["parameters"].items()]
     tail = [f"in short, method: {row['name']}; or {{name: {row['name']}, SETTING: value}} with", *settings]
