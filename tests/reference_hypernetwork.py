@@ -26,6 +26,11 @@ def _label(sharing: str, op: Operation) -> str:
     return {"all": "all", "stack": op.stack, "kind": kind, "operation": op.name.replace(".", "_")}[sharing]
 
 
+def _block(op: Operation) -> str:
+    """The operation's name without its layer."""
+    return ".".join(part for part in op.name.split(".") if not part.isdigit())
+
+
 def _norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     centred = x - x.mean()
     return centred / (centred.pow(2).mean() + 1e-6).sqrt() * weight + bias
@@ -76,7 +81,7 @@ def _hyper_embedding(config, values, everything, op, task, row) -> Tensor:
     trunk = f"trunks.{own}."
     mine = [other for other in everything if _label(config.trunk, other) == own]
     layers = sorted({other.layer for other in mine})
-    kinds = sorted({_label("kind", other) for other in mine})
+    kinds = sorted({_block(other) for other in mine})
     read = {
         "task": values["task_embeddings"][task, row],
         "layer": values.get(f"{trunk}embeddings.layer"),
@@ -85,7 +90,7 @@ def _hyper_embedding(config, values, everything, op, task, row) -> Tensor:
     if "layer" in config.reads:
         read["layer"] = read["layer"][layers.index(op.layer), row]
     if "block" in config.reads:
-        read["block"] = read["block"][kinds.index(_label("kind", op)), row]
+        read["block"] = read["block"][kinds.index(_block(op)), row]
     joined = torch.cat([read[name] for name in config.reads])
     inner = torch.cat([values[f"{trunk}inner.{name}"] for name in config.reads])
     hidden = joined @ inner + values[f"{trunk}inner_bias"]

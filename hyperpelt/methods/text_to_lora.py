@@ -7,7 +7,7 @@ task that nobody trained has weights as soon as it is described. A head for each
 starts at weight 0, with LoRA's own start as its bias. The authors read descriptions with another text encoder and make
 the three embeddings of unequal widths; ours are alike.
 
-T5-base, any number of tasks: 3,439,552. Identity: B = 0. Reference: float64 transcription.
+T5-base, any number of tasks: 3,439,744. Identity: B = 0. Reference: float64 transcription.
 """
 
 from __future__ import annotations

@@ -16,6 +16,13 @@ SHARING: dict[str, Callable[[Operation], str]] = {
     "kind": lambda op: f"{op.stack}_{op.site}",
     "operation": lambda op: op.name.replace(".", "_"),
 }
+
+
+def block_of(operation: Operation) -> str:
+    """What an operation is in any layer, `decoder.cross_attention.v`: each has an embedding of its own."""
+    return operation.name.replace(f".{operation.layer}.", ".", 1)
+
+
 READS = ("task", "layer", "block")
 INITS = ("plain", "fan_in", "normal")
 MADE_OF = ("encoder", "input")

@@ -38,7 +38,7 @@ from hyperpelt.tuners.remade import autocast
 from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
 from hyperpelt.weights.description import DescriptionMap
 from hyperpelt.weights.heads import HeadSet
-from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig
+from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig, block_of
 from hyperpelt.weights.layers import Mixed, mixed
 
 EVERY = slice(None)
@@ -76,10 +76,10 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         t, h, e = config.embedding_dim, config.hidden_dim, config.hyper_dim
-        kinds = sorted({f"{op.stack}_{op.site}" for op in operations})
+        kinds = sorted({block_of(op) for op in operations})
         layers = sorted({op.layer for op in operations})
         self.register_buffer("layers", torch.tensor([layers.index(op.layer) for op in operations]), persistent=False)
-        blocks = [kinds.index(f"{op.stack}_{op.site}") for op in operations]
+        blocks = [kinds.index(block_of(op)) for op in operations]
         self.register_buffer("blocks", torch.tensor(blocks), persistent=False)
         sizes = {"layer": len(layers), "block": len(kinds)}
         self.embeddings = nn.ParameterDict(

@@ -65,7 +65,7 @@ T5_BASE = {
     "text-to-lora": (
         "text-to-lora",
         (64 + 768 * 64 + 64 + 64 * 64)  # from a description to an embedding
-        + (15 * 64 + 3 * 64 * 256 + 256 + 256 * 128 + 3 * 128)  # 12 layers, 3 blocks, the trunk and its norm
+        + (18 * 64 + 3 * 64 * 256 + 256 + 256 * 128 + 3 * 128)  # 12 layers, 6 blocks, the trunk and its norm
         + 2 * (2 * 128 * 256 + 256 + 3 * 128)  # residual blocks
         + 4 * 129 * 768 * 8,  # heads of A and B, for q and v
     ),

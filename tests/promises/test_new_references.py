@@ -234,7 +234,8 @@ def test_text_to_lora_is_its_equations_from_description_to_logits(kind):
         centred = x - x.mean()
         return centred / (centred.square().mean() + 1e-6).sqrt() * t[f"{name}.weight"] + t[f"{name}.bias"]
 
-    blocks = ["decoder_cross_attention", "decoder_self_attention", "encoder_self_attention"]
+    sites = ["decoder.cross_attention", "decoder.self_attention", "encoder.self_attention"]
+    blocks = [f"{site}.{p}" for site in sites for p in "qv"]
     for task in (0, 1):
         away = read[:, 0] - read[:, 0].mean(0)
         x = away[task] / away.square().mean().sqrt()
@@ -242,7 +243,10 @@ def test_text_to_lora_is_its_equations_from_description_to_logits(kind):
         deltas = {}
         for number, name in ((i, n) for i, p in enumerate("qv") for n in PATHS[kind] if n.endswith(f"attention.{p}")):
             stack, layer, site, _ = name.split(".")
-            own = t["embeddings.layer"][int(layer), 0], t["embeddings.block"][blocks.index(f"{stack}_{site}"), 0]
+            own = (
+                t["embeddings.layer"][int(layer), 0],
+                t["embeddings.block"][blocks.index(f"{stack}.{site}.{'qv'[number]}"), 0],
+            )
             inner = torch.cat([t["inner.task"], t["inner.layer"], t["inner.block"]])
             made = torch.clamp(torch.cat([z, *own]) @ inner + t["inner_bias"], min=0) @ t["outer"] + t["outer_bias"]
             for i in (0, 1):

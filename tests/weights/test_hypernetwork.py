@@ -134,6 +134,15 @@ def test_embeddings_get_a_gradient_from_the_second_step_on(name):
         assert reached.all(), f"{label} embeddings without a gradient: {reached.tolist()}"
 
 
+@pytest.mark.parametrize("name", ["hyper-lora", "hyper-layer-norm", "hyper-ia3"])
+def test_no_two_operations_of_a_layer_get_the_same_tensors(name):
+    model = disturb(TunedModel.build(make_t5(), method=name, tasks=["a", "b"]))
+    for key, made in model.weights_of(torch.arange(2)).items():
+        each = made[0].flatten(1)
+        alike = torch.cdist(each, each).fill_diagonal_(1.0)
+        assert alike.min() > 1e-3, key
+
+
 def test_equal_embeddings_give_equal_tensors_and_different_ones_do_not():
     model = disturb(TunedModel.build(make_t5(), method=method(PARTS), tasks=["a", "b", "c"]))
     network = model.sources["hypernetwork"]
