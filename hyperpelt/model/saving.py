@@ -65,6 +65,7 @@ def write(folder: str | Path, config: Mapping[str, Any], tensors: Mapping[str, T
         UserError: the folder holds another library's model.
     """
     folder = place(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     _refuse_foreign(folder)
     _clean(folder)
     kept = _keep(folder / TENSORS)
