@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.utils import generic
 
 from hyperpelt.data.host import unwrapped
 from hyperpelt.errors import UserError
@@ -38,6 +39,8 @@ class CompiledForward(nn.Module):
         torch._dynamo.config.recompile_limit = max(most, torch._dynamo.config.recompile_limit)
         # What a pass notes (the inputs that hooks keep) is noted once, and not again where a layer is recomputed.
         torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
+        # transformers says once that BART's encoder, whose configuration names a cache, goes without while recomputing.
+        torch._dynamo.config.ignore_logger_methods.add(generic.logger.warning_once)
         self.run: Any = torch.compile(self._call, fullgraph=True, dynamic=False, backend=BACKEND)
 
     def _call(self, **inputs: Any) -> TunedOutput:

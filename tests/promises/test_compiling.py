@@ -46,6 +46,28 @@ for name, packing in [*((name, None) for name in {names!r}), *(("lora", packing)
         print("BROKEN", name, packing, type(problem).__name__, str(problem)[:1500].replace("\\n", " "))
 """
 
+RECOMPUTED = """
+import sys, torch
+sys.path[:0] = [{tests!r}, {promises!r}]
+from small_models import make_bart
+from support import batch, spec_of, tuned
+from hyperpelt.data.buckets import Buckets
+from hyperpelt.training import compiled
+
+def gradients(run):
+    run(**batch()).loss.backward()
+    made = [parameter.grad.clone() for _, parameter in model.trainable_parameters()]
+    model.zero_grad()
+    return made
+
+compiled.BACKEND = "aot_eager"
+model = tuned(make_bart(encoder_layers=1, decoder_layers=1), spec_of("hyperpelt")).train()
+plain = gradients(model)
+model.gradient_checkpointing_enable()
+for one, other in zip(plain, gradients(compiled.CompiledForward(model, Buckets.of(32, 8))), strict=True):
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+"""
+
 RUN = """
 import json, sys, torch
 from torch._dynamo.testing import CompileCounter
@@ -89,6 +111,10 @@ def test_a_step_of_every_method_is_one_graph(family):
     names = compilable() if family == "t5" else representative()
     code = TRACED.format(tests=str(HERE.parent), promises=str(HERE), family=family, names=names)
     assert "BROKEN" not in (said := finished(code)), said
+
+
+def test_a_compiled_step_that_recomputes_gives_the_same_gradients():
+    finished(RECOMPUTED.format(tests=str(HERE.parent), promises=str(HERE)))
 
 
 def test_a_run_over_real_lengths_compiles_no_more_graphs_than_it_has_length_buckets(tiny_tokenizer, tmp_path):
