@@ -8,7 +8,7 @@ autocast a backward would compute in other types than the forward did: there not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,11 @@ _NOTE = "_hyperpelt_recipe"
 class Recipe:
     """**make** of **sources**; `make` itself holds no tensors."""
 
-    make: Callable[..., Tensor]
+    make: Callable[..., Tensor | None]
     sources: tuple[Tensor | None, ...]
 
 
-def _itself(tensor: Tensor) -> Tensor:
+def _itself(tensor: Tensor | None) -> Tensor | None:
     return tensor
 
 
@@ -63,14 +63,16 @@ def _composed(make: Callable[..., Tensor], sources: tuple[Tensor | None, ...]) -
     parts = [recipe(source) or Recipe(_itself, (source,)) for source in sources]
     makers = [(part.make, len(part.sources)) for part in parts]
 
-    def made(*given: Tensor) -> Tensor:
+    def made(*given: Tensor | None) -> Tensor:
         return make(*_each(makers, given))
 
     return Recipe(made, tuple(source for part in parts for source in part.sources))
 
 
-def _each(makers: list[tuple[Callable[..., Tensor], int]], given: tuple[Tensor, ...]) -> list[Tensor]:
-    values: list[Tensor] = []
+def _each(
+    makers: Sequence[tuple[Callable[..., Tensor | None], int]], given: tuple[Tensor | None, ...]
+) -> list[Tensor | None]:
+    values: list[Tensor | None] = []
     for make, count in makers:
         values.append(make(*given[:count]))
         given = given[count:]

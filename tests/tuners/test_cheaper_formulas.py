@@ -111,6 +111,12 @@ def test_what_is_cheap_to_make_again_is_not_kept_and_gives_the_same_gradients(ma
     check_same(model, plain)
 
 
+def test_rows_without_padding_have_no_mask_to_keep():
+    model, ids = moved(UNDROPPED["bart"]), torch.arange(3, 19).view(2, 8)
+    model(ids, labels=ids[:, :3], task_ids=torch.tensor([0, 1])).loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in model.trainable_parameters())
+
+
 def kept(model: TunedModel) -> int:
     """Bytes of the tensors that a step keeps for backward and that are not the model's own."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
