@@ -59,6 +59,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list]:
     command = [study, "--runs", folder / "runs", "--output", folder / "out", "--parallel", 2, "max_steps=2"]
     done = compare(*command)
     assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("out", "runs"):  # as they were, whatever a test does to the others
+        shutil.copytree(folder / part, folder / "first" / part)
     return folder, command
 
 
@@ -262,13 +264,13 @@ def test_the_projects_own_studies_are_read_and_every_run_of_theirs_has_settings_
 
 def test_an_earlier_table_stays_where_nothing_was_run(compared: tuple[Path, list], tmp_path: Path) -> None:
     folder, command = compared
-    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
     for cell in found["cells"]:
         cell["average"] = 12.5
     before = tmp_path / "before.json"
     before.write_text(json.dumps(found), encoding="utf8")
     runs, out = tmp_path / "runs", tmp_path / "out"
-    shutil.copytree(folder / "runs" / "toys" / "small-0", runs / "toys" / "small-0")
+    shutil.copytree(folder / "first" / "runs" / "toys" / "small-0", runs / "toys" / "small-0")
     again = [command[0], "max_steps=2", "--runs", runs, "--output", out, "--table-only", "--keep", before]
     done = compare(*again)
     assert done.returncode == 0, done.stderr
@@ -285,12 +287,12 @@ def test_an_earlier_table_stays_where_nothing_was_run(compared: tuple[Path, list
 
 def test_what_a_method_asks_for_is_counted_and_drawn(compared: tuple[Path, list]) -> None:
     folder, _ = compared
-    found = json.loads((folder / "out" / "toys.json").read_text(encoding="utf8"))
+    found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
     costs = found["costs"]
     assert set(costs) == {"layer-norm", "small"}
     assert all(cost["kept"] > 0 and cost["flops"] > 0 for cost in costs.values())
     config = load_run(folder / "run.yaml", ['method={"name": "lora", "rank": 2}', "output_dir=-"])
     assert costs["small"]["kept"] == plan_run(config, memory=(), on="cpu").costs.kept
-    drawn = (folder / "out" / "toys-trade.svg").read_text(encoding="utf8")
+    drawn = (folder / "first" / "out" / "toys-trade.svg").read_text(encoding="utf8")
     assert "MB kept for backward" in drawn
-    assert "| kept MB | GFLOP |" in (folder / "out" / "toys.md").read_text(encoding="utf8")
+    assert "| kept MB | GFLOP |" in (folder / "first" / "out" / "toys.md").read_text(encoding="utf8")
