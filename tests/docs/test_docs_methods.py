@@ -60,8 +60,9 @@ def test_the_tuner_and_method_of_the_page_work_from_every_source(monkeypatch: py
             assert not merged.method.parts
             own = {**batch(), "task_ids": torch.ones(4, dtype=torch.long)}
             moved = merged(**{**own, "task_ids": torch.zeros(4, dtype=torch.long)}).logits
-            torch.testing.assert_close(moved, model(**own).logits, atol=5e-5, rtol=5e-5)
-            assert (moved - bare).abs().max() > 1e-3
+            # Sums are made in float32, and disturbed products of four matrices are up to thirty times the weights.
+            torch.testing.assert_close(moved, model(**own).logits, atol=1e-3, rtol=1e-3)
+            assert (moved - bare).abs().max() > 0.1
         model.detach()
     shown = re.findall(r"method=(\{.*?\}|[\w-]+)", EXTENDING)
     assert [methods.get(yaml.safe_load(text)).name for text in shown] == ["loha", "hyper-loha", "loha"]

@@ -125,7 +125,7 @@ def test_plain_weights_give_the_same_answers_in_transformers(tmp_path, family, m
         ids = model.shift_right(own["labels"])
         inputs = {"input_ids": own["input_ids"], "attention_mask": own["attention_mask"]}
         torch.testing.assert_close(
-            plain(**inputs, decoder_input_ids=ids).logits, model(**theirs).logits, atol=2e-5, rtol=2e-5
+            plain(**inputs, decoder_input_ids=ids).logits, model(**theirs).logits, atol=1e-4, rtol=1e-4
         )
 
 

@@ -176,7 +176,7 @@ def test_micro_batches_and_processes_add_up_to_the_gradient_of_one_batch(family,
     whole = gradients(1, 1)
     assert whole.abs().max() > 0
     for num_micro, world in ((4, 1), (2, 2)):
-        torch.testing.assert_close(gradients(num_micro, world), whole, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradients(num_micro, world), whole, rtol=1e-4, atol=5e-6)
 
 
 def test_scoring_reads_one_sequence_for_choices_that_begin_alike_whatever_their_lengths(tiny_tokenizer):

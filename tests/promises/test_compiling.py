@@ -40,7 +40,9 @@ for name, packing in [*((name, None) for name in {names!r}), *(("lora", packing)
     if model.visual is not None:
         rows |= {{"visual": torch.randn(4, model.visual.cells, model.visual.dim)}}
     try:
+        torch.manual_seed(0)  # of what a tuner drops out
         loss = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)(**rows).loss
+        torch.manual_seed(0)
         torch.testing.assert_close(loss, model(**rows).loss)
     except Exception as problem:
         print("BROKEN", name, packing, type(problem).__name__, str(problem)[:1500].replace("\\n", " "))

@@ -124,7 +124,7 @@ def test_a_mixed_batch_gives_each_row_what_it_gets_alone(name, kind):
     mixed = model(**rows)
     for number in range(4):
         alone = model(**one_row(rows, number))
-        torch.testing.assert_close(mixed.logits[number : number + 1], alone.logits, atol=5e-5, rtol=1e-4)
+        torch.testing.assert_close(mixed.logits[number : number + 1], alone.logits, atol=2e-4, rtol=1e-4)
     sources = {model.method.source(source).type for part in model.method.parts for source in part.sources}
     other = model(**{**rows, "task_ids": (rows["task_ids"] + 1) % 3})
     moved = (other.logits - mixed.logits).abs().amax(dim=(1, 2))

@@ -142,21 +142,21 @@ def test_no_kill_takes_away_a_model_that_is_saved_again(run, tmp_path):
 def test_one_process_at_a_time_saves_into_a_folder(run, monkeypatch):
     model, other = TunedModel.from_pretrained(run), TunedModel.from_pretrained(run)
     disturb(model)
-    write, statuses = saving.write_tensors, []
+    write, statuses = saving.write_packed, []
 
     def save_beside(*arguments):
         pid = os.fork()
         if pid == 0:
-            saving.write_tensors, locks.MOMENT = write, 0.0
+            saving.write_packed, locks.MOMENT = write, 0.0
             try:
                 other.save_pretrained(run)
             except UserError as error:
                 os._exit(2 if f"in use by process {os.getppid()}" in str(error) else 3)
             os._exit(0)
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        write(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(saving, "write_tensors", save_beside)
+    monkeypatch.setattr(saving, "write_packed", save_beside)
     model.save_pretrained(run)
     assert statuses == [2]
     assert sorted(os.listdir(run)) == ["config.json", "model.safetensors", "tokenizer"]
