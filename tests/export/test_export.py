@@ -26,7 +26,7 @@ def test_a_task_exported_to_peft_gives_the_same_logits_there(tmp_path, make, met
         ours = model(**rows).logits
         inputs = {"input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
         logits = theirs(**inputs, decoder_input_ids=model.shift_right(rows["labels"])).logits
-    torch.testing.assert_close(logits, ours, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, ours, atol=3e-4, rtol=3e-4)
 
 
 def test_what_peft_cannot_hold_is_refused_by_name(tmp_path):

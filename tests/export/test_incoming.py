@@ -56,7 +56,7 @@ def test_an_adapter_of_peft_computes_here_what_it_computes_there(tmp_path: Path,
     with torch.no_grad():
         wanted, bare = logits(theirs), make_t5()
         assert (wanted - logits(bare)).abs().max() > 1e-2
-        torch.testing.assert_close(logits(ours), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits(ours), wanted, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize("make", [make_t5, make_bart])

@@ -74,7 +74,7 @@ def test_a_merged_task_answers_as_the_whole_model_does(family, method):
         whole = model(**theirs).logits
         merged = merge(model, "b")
         # Sums in another order: how far they round apart depends on the kernels of the machine.
-        torch.testing.assert_close(merged(**own).logits, whole, atol=5e-5, rtol=5e-5)
+        torch.testing.assert_close(merged(**own).logits, whole, atol=2e-4, rtol=2e-4)
         assert torch.equal(model(**theirs).logits, whole), "merging left the model as it was"
     assert all(torch.equal(before[name], tensor) for name, tensor in backbone.state_dict().items())
     written = merged.generate(own["input_ids"], attention_mask=own["attention_mask"], max_new_tokens=6, num_beams=2)
