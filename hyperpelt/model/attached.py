@@ -80,14 +80,9 @@ class Attached(nn.Module):
         samples = collect_samples(self.backbone, self.assembly.sampled(), generator) if calibrate else None
         self.seed = seed  # of what was drawn; it gives frozen tensors back
         self.sources = build_sources(
-            method,
-            self.assembly,
-            len(tasks),
-            samples=samples or None,
-            generator=generator,
-            seed=seed,
-            backbone=self.backbone,
-        )
+            method, self.assembly, len(tasks),
+            samples=samples or None, generator=generator, seed=seed, backbone=self.backbone,
+        )  # fmt: skip
         self.sources.to(self.backbone.device)
         self.sight = Sight(method.name, self.sources, visual)
         self.unfrozen = frozenset(trained)

@@ -145,16 +145,20 @@ class Persistence(Running):
             seed=int(config.get("seed", 0)),
             fitted=False,
         )
-        if model._frozen_tensors() != config.get("frozen_tensors"):
-            raise UserError(
-                f"The frozen random tensors of the model in {folder} are drawn from seed {model.seed}, but this "
-                f"PyTorch ({torch.__version__}) draws others than {config['versions'].get('torch')} did: use that one."
-            )
+        model._check_frozen(config, folder)
         model.task_fingerprints = {task["name"]: task["fingerprint"] for task in config["tasks"]}
         model.languages = {name: config.get(name) for name in ("source_language", "target_language")}
         model.load_method_state(tensors)
         model.folder = folder
         return model.eval()
+
+    def _check_frozen(self, config: Mapping[str, Any], folder: Path) -> None:
+        """UserError if this PyTorch draws other frozen tensors from the seed than the one that saved the model."""
+        if self._frozen_tensors() != config.get("frozen_tensors"):
+            raise UserError(
+                f"The frozen random tensors of the model in {folder} are drawn from seed {self.seed}, but this "
+                f"PyTorch ({torch.__version__}) draws others than {config['versions'].get('torch')} did: use that one."
+            )
 
     def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:
         """A model with a backbone and sources of its own, attached if this one is."""
