@@ -12,9 +12,10 @@ from comparison import make_rough
 from small_models import make_bart, make_t5
 from tiny_families import CONFIGS, GATED, T5_LIKE, make_tiny
 
+from hyperpelt.backbones.families import FAMILIES
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.operations import FAMILIES, list_operations, select
+from hyperpelt.operations import list_operations, select
 
 # Families whose stacks end in a norm of their own, and those that norm the embedded input.
 FINAL_NORM = T5_LIKE | {"mbart", "pegasus", "blenderbot", "m2m_100"}
@@ -253,7 +254,7 @@ def test_a_family_that_ignores_the_attention_function_is_found_out_when_it_is_bu
     t5 = next(family for family in FAMILIES if "t5" in family.model_types)
     attention = {**t5.attention, "encoder": {"self_attention": "layer.0.LocalSelfAttention"}}
     listed = replace(t5, model_types=("longt5",), attention=attention)
-    monkeypatch.setattr("hyperpelt.operations.FAMILIES", (listed,))
+    monkeypatch.setattr("hyperpelt.backbones.families.FAMILIES", (listed,))
     with pytest.raises(UserError, match=r"LongT5ForConditionalGeneration did not reach \d+ of 6"):
         TunedModel.build(long_t5(), method={"parts": [{"tuner": {"type": "prefix"}, "at": "attention"}]}, tasks=["a"])
 

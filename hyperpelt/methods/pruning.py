@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from hyperpelt.backbones.families import Family
 from hyperpelt.backbones.quantised import require_weights
 from hyperpelt.config.setting_types import check_at_least
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method
 from hyperpelt.methods.course import Course, Moment, course_type
-from hyperpelt.operations import NORMS, PROJECTIONS, Family, Operation, list_operations
+from hyperpelt.operations import NORMS, PROJECTIONS, Operation, list_operations
 from hyperpelt.weights import SideNetwork
 from hyperpelt.weights.side import SIDE, STACKS
 

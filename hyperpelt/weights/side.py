@@ -24,9 +24,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
+from hyperpelt.backbones.families import Family, family_of
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError
-from hyperpelt.operations import Family, family_of
 from hyperpelt.weights.base import TensorSource
 
 STACKS = ("encoder", "decoder")

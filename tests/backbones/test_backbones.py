@@ -22,6 +22,7 @@ from transformers import (
     BartTokenizer,
     BertConfig,
     BertModel,
+    LongT5Config,
     PreTrainedModel,
     T5ForConditionalGeneration,
     T5Tokenizer,
@@ -29,15 +30,15 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hyperpelt.backbones import (
-    FAMILIES,
-    T5_FAMILIES,
     config_hash,
     embedded,
     encode_targets,
+    families,
     load_backbone,
     load_config,
     load_tokenizer,
     minilm,
+    model_types,
     resolve_dtype,
     set_dropout,
 )
@@ -175,7 +176,7 @@ def test_every_shipped_backbone_has_its_card_and_its_record() -> None:
 
 def tiny_config(family: str):
     """Two layers of width 32 of any promised family."""
-    if family in T5_FAMILIES:
+    if family in families.family_of("t5").model_types:
         sizes = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4}
     else:
         stack = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}
@@ -185,7 +186,7 @@ def tiny_config(family: str):
     return AutoConfig.for_model(family, **sizes)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", model_types())
 def test_every_family_loads_from_a_folder_and_reaches_every_attention(family: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = AutoModelForSeq2SeqLM.from_config(tiny_config(family)).eval()
@@ -206,6 +207,18 @@ def test_every_family_loads_from_a_folder_and_reaches_every_attention(family: st
     ids = torch.tensor([[5, 6, 2]])
     model(input_ids=ids, decoder_input_ids=ids)
     assert len(reached) == 6  # two in the encoder, twice two in the decoder
+
+
+def test_a_further_family_is_loaded_once_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one entry of the table: its start token is the one that the entry names."""
+    sizes = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 1, "num_heads": 4, "vocab_size": 64}
+    config = LongT5Config(**sizes, pad_token_id=3, decoder_start_token_id=None)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is of the family 'longt5'"):
+        load_config(tmp_path)
+    listed = replace(families.family_of("t5"), model_types=("longt5",))
+    monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, listed))
+    assert load_backbone(tmp_path, from_config=True).config.decoder_start_token_id == 3
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
