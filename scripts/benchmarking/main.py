@@ -16,7 +16,7 @@ DATA_COLUMNS = ["method", "seconds", "peak_mb", "ratio_to_limit"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 # Options that several parts share.
-Shape = Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large or bart-base")]
+Shape = Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large, bart-base or mini-bart")]
 Backbone = Annotated[str, typer.Option(help="embedded name, folder or hub id")]
 Rows = Annotated[int, typer.Option(min=1, help="rows of the batch")]
 Source = Annotated[int, typer.Option(min=1, help="source tokens a row")]

@@ -31,6 +31,20 @@ SHAPES: dict[str, tuple[type[T5Config | BartConfig], dict[str, Any]]] = {
             "decoder_attention_heads": 12,
         },
     ),
+    "mini-bart": (
+        BartConfig,
+        {
+            "vocab_size": 30522,
+            "dropout": 0.0,
+            "d_model": 384,
+            "encoder_layers": 6,
+            "decoder_layers": 2,
+            "encoder_ffn_dim": 1536,
+            "decoder_ffn_dim": 1536,
+            "encoder_attention_heads": 12,
+            "decoder_attention_heads": 12,
+        },
+    ),
 }
 
 
