@@ -495,6 +495,9 @@ def test_a_run_that_started_from_an_exported_backbone_tells_its_record(tmp_path:
     record = training_record(tmp_path / "run", loop.checkpoints(tmp_path / "run")[-1])
     assert record["earlier"]["step"] == 1600
     assert record["plan"]["init"] == "mini-bart"
+    (asset / "training.json").unlink()
+    with pytest.raises(UserError, match="started from .*mini-bart"):
+        training_record(tmp_path / "run", loop.checkpoints(tmp_path / "run")[-1])
 
 
 def test_results_become_a_table(tmp_path: Path) -> None:
