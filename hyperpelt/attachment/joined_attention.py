@@ -141,7 +141,7 @@ class _Joined:
         # Under autocast the backbone's keys are narrower than what it is made of, and so than the prefix.
         keys, values = _for_rows(rows.keys.to(key.dtype), key), _for_rows(rows.values.to(value.dtype), value)
         causal = getattr(self.module, "is_causal", True) if self.is_causal is None else self.is_causal
-        joined = self.running.mask_for(
+        joined = self.running.kept.mask(
             self.operation,
             (self.attention_mask, self.position_bias),
             (keys.shape[2], key.shape[2]),
@@ -178,7 +178,7 @@ class _Joined:
             return join(keys, key), join(values, value)
 
         # A part of the rows is another tensor each time, and would be kept for nothing.
-        key, value = joined() if choice is not None else self.running.joined_rows(self.operation, key, joined)
+        key, value = joined() if choice is not None else self.running.kept.rows(self.operation, key, joined)
         if own and 0.0 < dropout < 1.0:
             key, value = key.contiguous(), value.contiguous()  # for its products; nothing keeps the others
             out = DroppingAttention.apply(query, key, value, mask, dropout, self._scaling(query))

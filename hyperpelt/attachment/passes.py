@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from weakref import ref
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hyperpelt.attachment.beside import Beside
 from hyperpelt.attachment.instances import Instances, expanded
+from hyperpelt.attachment.kept import Kept
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
 from hyperpelt.attachment.row_images import Choice, RowImages, chosen
@@ -58,7 +57,7 @@ class Pass:
     - **rows** [B]: index into the U distinct tasks, or None if there is one
     - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
     - **images**: of the rows, None if no row has any
-    - **joined**: for a cross-attention the key that it asked with last, and what was joined to it
+    - **kept**: what its attentions ask for again
     - **training**: whether tuners may draw; **penalties**: where what they add to the loss is noted, if it counts
     - **positions**: what tuners need of those that a call does not show; **beside**: what a side network has seen
     - **instances**: what is made of rows; **owners** [n]: the row of each position at which alone the head is asked
@@ -75,9 +74,8 @@ class Pass:
     penalties: Penalties | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
     residuals: dict[str, Tensor] = field(default_factory=dict)
-    masks: dict[str, tuple[Any, Any, Any]] = field(default_factory=dict)
     picked: dict[Any, Tensor] | None = None
-    joined: dict[str, tuple[ref[Tensor], Any]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
     positions: Positions | None = None
     instances: Instances | None = None
     beside: Beside | None = None
@@ -271,45 +269,3 @@ class Pass:
                 "at its attention. Change the `at` of one of the parts, or make them one prefix."
             )
         return together(parts)
-
-    def mask_for(
-        self,
-        operation: Operation,
-        tensors: tuple[Any, ...],
-        sizes: tuple[int, ...],
-        make: Callable[[], Any],
-        *,
-        part: int | None = None,
-    ) -> Any:
-        """The joined mask of an attention: made once for all layers of a stack that ask with the same ingredients.
-
-        T5's layers share one position bias, so its sum with the mask need not be built (and saved) in every layer.
-        **part**: the rows' number of images, where the batch is parted by it.
-        """
-        label = f"{operation.stack}.{operation.kind}.{part}"
-        if label in self.masks:
-            known_tensors, known_sizes, mask = self.masks[label]
-            if known_sizes == sizes and all(a is b for a, b in zip(known_tensors, tensors, strict=True)):
-                return mask
-        mask = make()
-        if mask is None or not mask.requires_grad:
-            self.masks[label] = (tensors, sizes, mask)
-        return mask
-
-    def joined_rows(
-        self, operation: Operation, key: Tensor, make: Callable[[], tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values with their prefix; kept where an attention asks for the same ones again.
-
-        Cross-attention does, token by token, as long as its cache gives the same `key`. The first time nothing is
-        kept, so that a pass which asks once holds no second copy.
-        """
-        if operation.kind != "cross_attention" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return make()
-        known, kept = self.joined.get(operation.name, (None, None))
-        again = known is not None and known() is key
-        if again and kept is not None:
-            return kept
-        made = make()
-        self.joined[operation.name] = (ref(key), made if again else None)
-        return made

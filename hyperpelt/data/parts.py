@@ -6,20 +6,25 @@ whole or not at all; one that was damaged since is not opened.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from hyperpelt.files import checksums
+from hyperpelt.files import checksums, folders
 from hyperpelt.files.atomic import replacing
 
 _log = logging.getLogger(__name__)
+PART = 1 << 16  # rows of a part at most: what is held in memory while they are made
 FURTHER = ("images", "target_ids", "target_lengths", "target_scores")  # columns that only some parts have
+Made = tuple[dict[str, Any], dict[str, Any]]  # columns of rows, and what to tell of them
 
 
 class Part:
@@ -86,6 +91,38 @@ def write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> N
         pa.ipc.new_file(sink, schema) as writer,
     ):
         writer.write_batch(pa.record_batch(list(arrays.values()), schema=schema))
+
+
+def complete(
+    stem: str, asked: Int[np.ndarray, " R"], make: Callable[..., Made], about: Mapping[str, Any]
+) -> list[Path]:
+    """The paths of all parts, among which are those of the asked rows: made, where they are not there yet."""
+    parts: dict[Path, Part] = {}
+    for path in sorted(Path(stem).parent.glob(f"{glob.escape(Path(stem).name)}.*.arrow")):
+        part = open_whole(path)
+        if part is None:
+            path.unlink()
+        else:
+            parts[path] = part
+    paths = list(parts)
+    held = [(part.places, part.about["left_out"]) for part in parts.values()]
+    known = [np.zeros(0, np.int64), *(places for both in held for places in both)]
+    missing = np.setdiff1d(asked, np.concatenate(known).astype(np.int64))
+    taken = {path.name for path in paths}
+    free = (path for path in (Path(f"{stem}.{number}.arrow") for number in count()) if path.name not in taken)
+    for start in range(0, len(missing), PART):
+        made, found = make(missing[start : start + PART], done=start, total=len(missing))
+        paths.append(next(free))
+        write(paths[-1], made, {**found, **about})
+    return paths
+
+
+def clear_away(stem: str) -> None:
+    """What killed processes left of this set; who holds its lock is the only one at work on it."""
+    name = Path(stem).name
+    for earlier in Path(stem).parent.glob(f"{glob.escape(name)}.*.tmp"):  # as earlier versions wrote
+        earlier.unlink(missing_ok=True)
+    folders.recover(Path(stem).parent, rf"{re.escape(name)}\.\d+\.arrow", everyone=True)
 
 
 def as_arrays(columns: Mapping[str, Any]) -> dict[str, Any]:

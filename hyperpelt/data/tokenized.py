@@ -13,11 +13,9 @@ several processes may ask for the same set at once.
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
@@ -29,9 +27,8 @@ from hyperpelt.config.caching import user_cache, writable
 from hyperpelt.config.paths import place
 from hyperpelt.data.fingerprints import digest, fingerprint_rows, fingerprint_tokenizer
 from hyperpelt.data.making import Columns, Shown, cut_targets, encode_inputs, see_again, tokenise
-from hyperpelt.data.parts import Part, open_whole, write
+from hyperpelt.data.parts import Made, Part, clear_away, complete
 from hyperpelt.errors import UserError
-from hyperpelt.files import folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,8 +41,6 @@ __all__ = ["TokenRow", "TokenizedSet", "cut_targets", "encode_inputs"]
 VERSION = 3  # of how texts become tokens
 RENDERED = 63  # rows, and the last one, whose rendering is part of what a set is found by
 KEY_BYTES = 32  # of an image's key
-Made = tuple[dict[str, Any], dict[str, Any]]  # columns of rows, and what to tell of them
-PART = 1 << 16  # rows of a part at most: what is held in memory while they are made
 
 
 class TokenRow(NamedTuple):
@@ -220,10 +215,10 @@ class TokenizedSet:
         key = digest([*made_of, *_how_seen(task, eye, raw)], fingerprint_tokenizer(tokenizer))
         stem = f"{cache_folder(cache_dir)}/{re.sub('[^a-z0-9_.-]+', '-', task.name)}-{split}-{key}"
         with FileLock(f"{stem}.0.lock"):
-            _clear_away(stem)
+            clear_away(stem)
             asked = np.arange(len(examples)) if rows is None or eye is not None else rows
             make = partial(_make, examples, tokenizer, lengths, eye=eye, blind=blind, progress=progress)
-            paths = _complete(stem, asked, make, {"task": task.name, "split": split, "fingerprint": key, **lengths})
+            paths = complete(stem, asked, make, {"task": task.name, "split": split, "fingerprint": key, **lengths})
             some = asked if len(asked) < len(examples) else None
             found = cls(task.name, split, key, paths, len(examples), some, compact=eye is not None)
             if not len(found):
@@ -247,36 +242,9 @@ def _how_seen(task: Task, eye: Eye | None, rows: Any) -> list[str]:
     return ["blind" if eye is None else f"images, {eye.on_bad_image}", *folders]
 
 
-# -------------------------------------------------------------------------------------------------------------- disk
-
-
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
     """Where tokenised sets are kept: below the argument or the user's cache. Made if absent."""
     return writable((user_cache() if cache_dir is None else place(cache_dir)) / "tokenized")
-
-
-def _complete(
-    stem: str, asked: Int[np.ndarray, " R"], make: Callable[..., Made], about: Mapping[str, Any]
-) -> list[Path]:
-    """The paths of all parts, among which are those of the asked rows: made, where they are not there yet."""
-    parts: dict[Path, Part] = {}
-    for path in sorted(Path(stem).parent.glob(f"{glob.escape(Path(stem).name)}.*.arrow")):
-        part = open_whole(path)
-        if part is None:
-            path.unlink()
-        else:
-            parts[path] = part
-    paths = list(parts)
-    held = [(part.places, part.about["left_out"]) for part in parts.values()]
-    known = [np.zeros(0, np.int64), *(places for both in held for places in both)]
-    missing = np.setdiff1d(asked, np.concatenate(known).astype(np.int64))
-    taken = {path.name for path in paths}
-    free = (path for path in (Path(f"{stem}.{number}.arrow") for number in count()) if path.name not in taken)
-    for start in range(0, len(missing), PART):
-        made, found = make(missing[start : start + PART], done=start, total=len(missing))
-        paths.append(next(free))
-        write(paths[-1], made, {**found, **about})
-    return paths
 
 
 def _make(
@@ -297,11 +265,3 @@ def _make(
     made, found = tokenise(some, columns, eye=eye, blind=blind, progress=Shown(done, total) if progress else None)
     kept = np.isin(np.asarray(some.numbers), made["number"])
     return {**made, "place": places[kept]}, {**found, "left_out": places[~kept].tolist()}
-
-
-def _clear_away(stem: str) -> None:
-    """What killed processes left of this set; who holds its lock is the only one at work on it."""
-    name = Path(stem).name
-    for earlier in Path(stem).parent.glob(f"{glob.escape(name)}.*.tmp"):  # as earlier versions wrote
-        earlier.unlink(missing_ok=True)
-    folders.recover(Path(stem).parent, rf"{re.escape(name)}\.\d+\.arrow", everyone=True)

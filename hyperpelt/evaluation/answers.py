@@ -22,10 +22,9 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from hyperpelt.backbones import encode_targets
-from hyperpelt.data import IGNORED, MULTIPLE, encode_inputs
+from hyperpelt.data import IGNORED, MULTIPLE
 from hyperpelt.data.seeing import refuse
-from hyperpelt.errors import UserError
+from hyperpelt.evaluation.encoded import Input, cut, deal, encode, tokenizer_of
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
 from hyperpelt.tasks.spelling import decode
@@ -33,7 +32,6 @@ from hyperpelt.tasks.values import read_number
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedTokenizerBase
 
     from hyperpelt.data.seeing import Eye
     from hyperpelt.model.tuned import TunedModel
@@ -55,21 +53,6 @@ class Answers:
 
     answers: list[Answer]
     num_cut: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """One example as tokens; `candidates` are the choices for the decoder, None where it shall generate."""
-
-    ids: list[int]
-    choices: tuple[str, ...] | None
-    candidates: list[list[int]] | None
-    images: tuple[str, ...] = ()  # keys
-
-    @property
-    def width(self) -> int:
-        """Rows it takes in the decoder."""
-        return len(self.candidates or (1,))
 
 
 def answer(
@@ -99,72 +82,6 @@ def answer(
             answers = _answer_batch(model, [task] * len(batch), [inputs[index] for index in batch], settings, eye)
             found += zip(batch, answers, strict=True) if counts else []
     return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)
-
-
-def encode(model: TunedModel, task: Task, examples: Sequence[Example], settings: Settings) -> tuple[list[_Input], int]:
-    """Every example as tokens, each distinct candidate tokenised once; and how many inputs had to be cut.
-
-    Raises UserError for a candidate with more tokens than the backbone has positions.
-    """
-    examples, tokenizer = list(examples), tokenizer_of(model)
-    inputs, endings = [example.input for example in examples], [example.ending for example in examples]
-    ids, num_cut = encode_inputs(tokenizer, inputs, settings.max_source_length, endings)
-    texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
-    end = tokenizer.eos_token_id
-    candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
-    _check_candidates(model, texts, candidates)
-    tokens = dict(zip(texts, candidates, strict=True))
-    ranked = [None if row.choices is None else [tokens[text] for text in row.choices] for row in examples]
-    parts = zip(ids, examples, ranked, strict=True)
-    return [_Input(row, example.choices, rank, example.images) for row, example, rank in parts], num_cut
-
-
-def _check_candidates(model: TunedModel, texts: Sequence[str], candidates: Sequence[Sequence[int]]) -> None:
-    limit = getattr(model.backbone.config, "max_position_embeddings", None)
-    for text, tokens in zip(texts, candidates, strict=True):
-        if limit is not None and len(tokens) > limit:
-            raise UserError(
-                f"the choice {text[:40] + '...'!r} has {len(tokens)} tokens, and "
-                f"{model.backbone_name or 'this backbone'} has {limit} positions: shorten it"
-            )
-
-
-def tokenizer_of(model: TunedModel) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; UserError if it was built without one."""
-    if model.tokenizer is None:
-        raise UserError(
-            "This model has no tokenizer, which evaluation needs: give one to TunedModel.build(tokenizer=...)."
-        )
-    return model.tokenizer
-
-
-def cut(inputs: Sequence[_Input], batch_size: int, decoder_rows: int) -> list[list[int]]:
-    """Indices of `inputs`, longest first, in batches of at most `batch_size` rows and `decoder_rows` candidates.
-
-    Ranked and generated examples never share a batch. A row with more candidates than that has a batch to itself.
-    """
-    batches: list[list[int]] = []
-    width, ranked = 0, None
-    for index in sorted(range(len(inputs)), key=lambda index: -len(inputs[index].ids)):
-        row = inputs[index]
-        full = not batches or len(batches[-1]) >= batch_size or width + row.width > decoder_rows
-        if full or ranked != (row.candidates is not None):
-            batches.append([])
-            width, ranked = 0, row.candidates is not None
-        batches[-1].append(index)
-        width += row.width
-    return batches
-
-
-def deal(batches: Sequence[list[int]], rank: int, world: int) -> Iterator[tuple[list[int], bool]]:
-    """This process's batches, each with whether its answers count.
-
-    Every process gets equally many, since sharded models wait for each other in every forward pass: one that runs out
-    repeats the first batch, and its answers do not count.
-    """
-    for start in range(0, len(batches), world):
-        counts = start + rank < len(batches)
-        yield batches[start + rank if counts else 0], counts
 
 
 def _gathered(found: list[tuple[int, Answer]], world: int) -> list[tuple[int, Answer]]:
@@ -216,7 +133,7 @@ def answer_mixed(
 
 
 def _answer_batch(
-    model: TunedModel, tasks: Sequence[Task], batch: Sequence[_Input], settings: Settings, eye: Eye | None
+    model: TunedModel, tasks: Sequence[Task], batch: Sequence[Input], settings: Settings, eye: Eye | None
 ) -> list[Answer]:
     source = _padded([row.ids for row in batch], tokenizer_of(model).pad_token_id, multiple=MULTIPLE).to(model.device)
     lengths = torch.tensor([len(row.ids) for row in batch], device=model.device)
@@ -233,7 +150,7 @@ def _answer_batch(
     return [_chosen(task.kind, row.choices or (), found, settings) for task, row, found in each]
 
 
-def _seen(batch: Sequence[_Input], eye: Eye | None) -> dict[str, Tensor]:
+def _seen(batch: Sequence[Input], eye: Eye | None) -> dict[str, Tensor]:
     """`visual` and `visual_rows` of a batch, as the model takes them; nothing where no row has an image."""
     keys = [key for row in batch for key in row.images]
     if eye is None or not keys:
@@ -247,7 +164,7 @@ def _score(
     source: Int[Tensor, "B S"],
     mask: Int[Tensor, "B S"],
     task_ids: Int[Tensor, " B"],
-    batch: Sequence[_Input],
+    batch: Sequence[Input],
     settings: Settings,
     seen: dict[str, Tensor],
 ) -> list[list[float]]:

@@ -17,7 +17,8 @@ from hyperpelt import metrics
 from hyperpelt.backbones import encode_targets
 from hyperpelt.backbones.shipped import RUNS
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.answers import Answers, tokenizer_of
+from hyperpelt.evaluation.answers import Answers
+from hyperpelt.evaluation.encoded import tokenizer_of
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
 from hyperpelt.tasks.meanings import about_answers, about_metrics

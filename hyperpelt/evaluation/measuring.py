@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpelt.data import seeing
 from hyperpelt.evaluation import intervals
-from hyperpelt.evaluation.answers import Answer, answer, tokenizer_of
+from hyperpelt.evaluation.answers import Answer, answer
+from hyperpelt.evaluation.encoded import tokenizer_of
 from hyperpelt.evaluation.intervals import Draws
 from hyperpelt.evaluation.judging import Judge, notes, num_invalid
 from hyperpelt.evaluation.results import TaskResult, mean

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.answers import Settings, encode
+from hyperpelt.evaluation.encoded import encode
+from hyperpelt.evaluation.settings import Settings
 from hyperpelt.tasks.measured import measure_gold
 from hyperpelt.tasks.rendering import Naming
 

@@ -9,6 +9,7 @@ No PyTorch here: reports read results without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +131,17 @@ class Results:
     def average_over_tasks(self) -> float:
         """The mean over tasks of each task's mean metric."""
         return self._averages()["average_over_tasks"]
+
+    def value(self, name: str) -> float:
+        """`average`, the mean score of a task, or one metric of it; a nan (nothing to measure) is the worst value."""
+        if name == "average":
+            value = self.average
+        elif name in self.tasks:
+            value = self.tasks[name].score
+        else:
+            task, _, metric = name.rpartition("/")
+            value = self.tasks[task].metrics[metric]
+        return -math.inf if math.isnan(value) else value
 
     @property
     def num_columns(self) -> int:

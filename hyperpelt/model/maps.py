@@ -20,7 +20,7 @@ from hyperpelt.weights import HyperNetwork
 
 if TYPE_CHECKING:
     from hyperpelt.model.tuned import TunedModel
-    from hyperpelt.weights.hypernetwork import Trunk
+    from hyperpelt.weights.trunk import Trunk
 
 MOST_VALUES = 200_000_000  # T x D that a map at the end of training may take
 

@@ -8,7 +8,8 @@ from string import Formatter
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.tasks.rendering import Example, own_choices, reach
+from hyperpelt.tasks.completing import own_choices
+from hyperpelt.tasks.rendering import Example, reach
 from hyperpelt.tasks.values import is_missing, known_by, number_text, plain, whole_number
 
 PLACE = "place"  # instead of pairs in `labels`: the label is the place of a choice, counted from 0, whatever its text

@@ -17,10 +17,11 @@ from typing import Literal, overload
 
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.columns import class_names, with_names
+from hyperpelt.tasks.completing import complete
 from hyperpelt.tasks.fingerprint import fingerprint
 from hyperpelt.tasks.origin import caller
 from hyperpelt.tasks.readers import FileRow, typed
-from hyperpelt.tasks.rendering import Columns, Example, Naming, beside, complete
+from hyperpelt.tasks.rendering import Columns, Example, Naming, beside
 from hyperpelt.tasks.rows import iterate, keys_of, numbers_of, picked, rows_of
 from hyperpelt.tasks.sources import Row, Rows, Source, resolve_root
 from hyperpelt.tasks.splits import Splits, cut

@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.errors import UserError
 from hyperpelt.tasks.collections import ImageFolder, Saved, Streamed
 from hyperpelt.tasks.documents import Place, documents
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.jinja import PARTED, JinjaTemplate, read_promptsource
+from hyperpelt.tasks.keys import as_mapping, as_number, check_keys, text_at, texts_at
 from hyperpelt.tasks.label_names import label_names
 from hyperpelt.tasks.sources import Hub, Source
 from hyperpelt.tasks.splits import SPLITS, Part, Splits
@@ -73,7 +74,7 @@ def read_yaml(path: Path, *, data_root: str | Path | None = None) -> Iterator[tu
 
 
 def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | Path | None) -> Task:
-    _check_keys(content, TASK_KEYS, "key")
+    check_keys(content, TASK_KEYS, "key")
     for key in ("name", "source", "input"):
         if key not in content and not (key == "input" and "templates" in content):
             raise UserError(f"the key {key!r} is missing (a task has name, source, input, and choices or target)")
@@ -82,27 +83,27 @@ def _task(content: Mapping[str, Any], path: Path, origin: str, data_root: str | 
     source = _source(content["source"], path)
     splits = _splits(content.get("splits", {}))
     choices, own_choices = _choices(content.get("choices"), source, splits, data_root)
-    kind = _text(content, "kind", "generation" if choices is None and not own_choices else "classification")
-    label = _text(content, "label", None if "target" in content else "label")
+    kind = text_at(content, "kind", "generation" if choices is None and not own_choices else "classification")
+    label = text_at(content, "label", None if "target" in content else "label")
     return Task(
-        name=_text(content, "name"),
+        name=text_at(content, "name"),
         source=source,
         render=Template(
-            input=_text(content, "input"),
-            target=_text(content, "target", ""),
+            input=text_at(content, "input"),
+            target=text_at(content, "target", ""),
             label=label,
             labels=_labels(content.get("labels", {}), choices),
             choices=own_choices,
-            group=_text(content, "group", None),
-            images=_texts(content, "images", ()),
+            group=text_at(content, "group", None),
+            images=texts_at(content, "images", ()),
         ),
         kind=kind,
         choices=choices,
-        metrics=_texts(content, "metrics", _METRICS.get(kind, ())),
+        metrics=texts_at(content, "metrics", _METRICS.get(kind, ())),
         splits=splits,
-        description=_text(content, "description", ""),
+        description=text_at(content, "description", ""),
         modalities=("text", "image") if "images" in content else ("text",),
-        answer=_texts(content, "answer", (label,) if label else Template.names(_text(content, "target", ""))),
+        answer=texts_at(content, "answer", (label,) if label else Template.names(text_at(content, "target", ""))),
         origin=origin,
     )
 
@@ -112,7 +113,7 @@ def _templated(content: Mapping[str, Any], path: Path, origin: str) -> Task:
     for key in ("input", "target", "label", "labels", "choices", "group", "images"):
         if key in content:
             raise UserError(f"{key}: a task with `templates` says this in them")
-    answer, given = _texts(content, "answer", ("label",)), content["templates"]
+    answer, given = texts_at(content, "answer", ("label",)), content["templates"]
     if isinstance(given, str):
         made = list(read_promptsource((path.parent / given).resolve(), answer))
     else:
@@ -120,33 +121,33 @@ def _templated(content: Mapping[str, Any], path: Path, origin: str) -> Task:
     if not made:
         raise UserError("templates: expected a list with name and jinja of each, or the path of a promptsource file")
     asked = {template.answer_choices for template in made}
-    kind = _text(content, "kind", "classification" if any(asked) else "generation")
+    kind = text_at(content, "kind", "classification" if any(asked) else "generation")
     (only,) = asked if len(asked) == 1 else ("",)
     fixed = bool(only) and "{" not in only and kind == "classification"
     return Task(
-        name=_text(content, "name"),
+        name=text_at(content, "name"),
         source=_source(content["source"], path),
         render=made[0],
         templates=tuple((template.name, template) for template in made),
         kind=kind,
         choices=tuple(text.strip() for text in only.split(PARTED)) if fixed else None,
-        metrics=_texts(content, "metrics", _METRICS.get(kind, ())),
+        metrics=texts_at(content, "metrics", _METRICS.get(kind, ())),
         splits=_splits(content.get("splits", {})),
-        description=_text(content, "description", ""),
+        description=text_at(content, "description", ""),
         answer=answer,
         origin=origin,
     )
 
 
 def _template(content: Any, answer: tuple[str, ...]) -> JinjaTemplate:
-    content = _mapping(content, "templates")
-    _check_keys(content, ("name", "jinja", "answer_choices"), "key of a template")
+    content = as_mapping(content, "templates")
+    check_keys(content, ("name", "jinja", "answer_choices"), "key of a template")
     choices = content.get("answer_choices", "")
     choices = f" {PARTED} ".join(map(str, choices)) if isinstance(choices, list) else choices
     if not isinstance(choices, str):
         raise UserError(f"answer_choices: expected a text with {PARTED} or a list, got {choices!r}")
     return JinjaTemplate(
-        name=_text(content, "name"), jinja=_text(content, "jinja"), answer_choices=choices, answer=answer
+        name=text_at(content, "name"), jinja=text_at(content, "jinja"), answer_choices=choices, answer=answer
     )
 
 
@@ -158,61 +159,63 @@ _METRICS = {
 
 
 def _mixture(content: Mapping[str, Any], origin: str) -> Mixture:
-    _check_keys(content, ("mixture", "rates", "description"), "key")
+    check_keys(content, ("mixture", "rates", "description"), "key")
     rates = content.get("rates")
     if isinstance(rates, Mapping):
-        rates = {name: None if rate is None else _number(rate, f"rates.{name}") for name, rate in rates.items()}
+        rates = {name: None if rate is None else as_number(rate, f"rates.{name}") for name, rate in rates.items()}
     elif not isinstance(rates, list):
         raise UserError(f"rates: expected a list of task names or a mapping to numbers, got {rates!r}")
     return Mixture(
-        name=_text(content, "mixture"), rates=rates, description=_text(content, "description", ""), origin=origin
+        name=text_at(content, "mixture"), rates=rates, description=text_at(content, "description", ""), origin=origin
     )
 
 
 def _source(content: Any, path: Path) -> Source:
-    content = _mapping(content, "source")
-    _check_keys(content, SOURCE_KEYS, "key of source")
+    content = as_mapping(content, "source")
+    check_keys(content, SOURCE_KEYS, "key of source")
     if sum(kind in content for kind in KINDS_OF_SOURCE) != 1:
         raise UserError(
             "source: expected one of 'hub' (namespace/name), 'files' (split: path), 'saved' and 'images' (a folder)"
         )
     if "saved" in content:
-        return Saved(_text(content, "saved"), path.parent)
+        return Saved(text_at(content, "saved"), path.parent)
     if "images" in content:
-        return ImageFolder(_text(content, "images"), path.parent)
+        return ImageFolder(text_at(content, "images"), path.parent)
     if isinstance(content.get("stream"), Mapping):
-        stated = {name: _number(rows, f"source.stream.{name}") for name, rows in content["stream"].items()}
+        stated = {name: as_number(rows, f"source.stream.{name}") for name, rows in content["stream"].items()}
         return Stream(_source({key: value for key, value in content.items() if key != "stream"}, path), rows=stated)
     if "stream" in content:
         if "files" in content:
             raise UserError("source.stream: files are streamed with their number of rows, such as {train: 10000000}")
-        rows, revision = _number(content["stream"], "source.stream"), _text(content, "revision", None)
-        return Streamed(_text(content, "hub"), _text(content, "config", None), revision=revision, rows=int(rows))
+        rows, revision = as_number(content["stream"], "source.stream"), text_at(content, "revision", None)
+        return Streamed(text_at(content, "hub"), text_at(content, "config", None), revision=revision, rows=int(rows))
     if "hub" in content:
-        return Hub(_text(content, "hub"), _text(content, "config", None), revision=_text(content, "revision", None))
-    files = _mapping(content["files"], "source.files")
-    options, types = (_mapping(content.get(key, {}), f"source.{key}") for key in ("options", "types"))
+        return Hub(
+            text_at(content, "hub"), text_at(content, "config", None), revision=text_at(content, "revision", None)
+        )
+    files = as_mapping(content["files"], "source.files")
+    options, types = (as_mapping(content.get(key, {}), f"source.{key}") for key in ("options", "types"))
     return Files(files, base=path.parent, options=options, types=types)
 
 
 def _splits(content: Any) -> Splits:
-    content = {content: None} if isinstance(content, str) else dict(_mapping(content, "splits"))
-    _check_keys(content, SPLIT_KEYS, "key of splits")
+    content = {content: None} if isinstance(content, str) else dict(as_mapping(content, "splits"))
+    check_keys(content, SPLIT_KEYS, "key of splits")
     options: dict[str, Any] = {}
     if "by" in content:
-        options["by"] = _texts(content, "by", ())
+        options["by"] = texts_at(content, "by", ())
     if "drop" in content:
-        options["drop"] = _mapping(content["drop"], "splits.drop")
+        options["drop"] = as_mapping(content["drop"], "splits.drop")
     if "seed" in content:
-        options["seed"] = _number(content["seed"], "splits.seed")
+        options["seed"] = as_number(content["seed"], "splits.seed")
     parts = {name: _part(content[name], f"splits.{name}") for name in SPLITS if name in content}
     if "halved" in content:
         return Splits.halved(content["halved"] or "validation", **_names(parts, "train"), **options)
     if "held_out" in content:
-        rows = 1000 if content["held_out"] is None else _number(content["held_out"], "splits.held_out")
+        rows = 1000 if content["held_out"] is None else as_number(content["held_out"], "splits.held_out")
         return Splits.held_out(rows, **_names(parts, "train", "test"), **options)
     if "fractions" in content:
-        shares = {name: float(_number(content[name], f"splits.{name}")) for name in SPLITS[1:] if name in content}
+        shares = {name: float(as_number(content[name], f"splits.{name}")) for name in SPLITS[1:] if name in content}
         return Splits.fractions(content["fractions"] or "train", **shares, **options)
     return Splits(**parts, **options)
 
@@ -229,12 +232,12 @@ def _names(parts: Mapping[str, Any], *allowed: str) -> Mapping[str, Any]:
 def _part(content: Any, where: str) -> Any:
     if not isinstance(content, Mapping):
         return content
-    _check_keys(content, ("split", "start", "stop"), f"key of {where}")
+    check_keys(content, ("split", "start", "stop"), f"key of {where}")
     stop = content.get("stop")
     return Part(
-        _text(content, "split"),
-        _number(content.get("start", 0), f"{where}.start"),
-        None if stop is None else _number(stop, f"{where}.stop"),
+        text_at(content, "split"),
+        as_number(content.get("start", 0), f"{where}.start"),
+        None if stop is None else as_number(stop, f"{where}.stop"),
     )
 
 
@@ -251,15 +254,15 @@ def _choices(
                     f"choices: expected texts, got {choice!r}; put a word that YAML reads otherwise in quotes"
                 )
         return tuple(map(str, content)), ()
-    content = _mapping(content, "choices")
-    _check_keys(content, CHOICE_KEYS, "key of choices")
+    content = as_mapping(content, "choices")
+    check_keys(content, CHOICE_KEYS, "key of choices")
     if len(content) != 1:
         raise UserError("choices: expected a list, or one of 'names_of', 'columns', 'column'")
     if "columns" in content:
-        return None, _texts(content, "columns", ())
+        return None, texts_at(content, "columns", ())
     if "column" in content:
-        return None, _text(content, "column")
-    return label_names(_text(content, "names_of"), source, splits, data_root), ()
+        return None, text_at(content, "column")
+    return label_names(text_at(content, "names_of"), source, splits, data_root), ()
 
 
 def _labels(content: Any, choices: tuple[str, ...] | None) -> tuple[tuple[Any, str], ...] | str:
@@ -268,49 +271,8 @@ def _labels(content: Any, choices: tuple[str, ...] | None) -> tuple[tuple[Any, s
         if choices is not None:
             raise UserError("labels: 'place' is for rows with choices of their own; translate the labels of fixed ones")
         return PLACE
-    pairs = tuple((value, str(choice)) for value, choice in _mapping(content, "labels").items())
+    pairs = tuple((value, str(choice)) for value, choice in as_mapping(content, "labels").items())
     for value, choice in pairs:
         if choices is not None and choice not in choices:
             raise UserError(f"labels: {value!r} is translated to {choice!r}, which is no choice: {', '.join(choices)}")
     return pairs
-
-
-def _check_keys(content: Mapping[str, Any], known: tuple[str, ...], kind: str) -> None:
-    for key in content:
-        if key not in known:
-            raise unknown(kind, str(key), known)
-
-
-def _mapping(content: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where}: expected a mapping, got {content!r}")
-    return content
-
-
-_REQUIRED = "\0required"
-
-
-def _text(content: Mapping[str, Any], key: str, default: Any = _REQUIRED) -> Any:
-    value = content.get(key, default)
-    if value is default and default is not _REQUIRED:
-        return default
-    if not isinstance(value, str):
-        raise UserError(f"{key}: expected a text, got {value!r}")
-    return value
-
-
-def _texts(content: Mapping[str, Any], key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    value = content.get(key, default)
-    value = (value,) if isinstance(value, str) else value
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise UserError(f"{key}: expected a text or a list of texts, got {value!r}")
-    return tuple(value)
-
-
-def _number(value: Any, where: str) -> Any:
-    if isinstance(value, int | float):
-        return value
-    try:
-        return float(value) if any(sign in value for sign in ".eE") else int(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: expected a number, got {value!r}") from None

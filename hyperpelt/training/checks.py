@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from hyperpelt import metrics
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.evaluation.answers import Settings
 from hyperpelt.evaluation.rehearsal import rehearse
 from hyperpelt.evaluation.run import majority_answer
+from hyperpelt.evaluation.settings import Settings
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig

@@ -221,7 +221,7 @@ class Loop:
         with self.screen.paused(), self.stop.at_once(self.processes.world == 1):
             results = self.evaluate()
         self.model.train()
-        value = metric_value(results, self.config.metric_for_best)
+        value = results.value(self.config.metric_for_best)
         scores = {name: dict(task.metrics) for name, task in results.tasks.items()}
         note = {"step": self.state.step, self.config.metric_for_best: value, "average": results.average}
         self._logged += monotonic() - began  # no part of the training speed
@@ -288,15 +288,3 @@ class Loop:
         load_optimizer_state(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.trainer["optimizer"])
         self.state = State(**checkpoint.trainer["state"])
         self.state.stopped_early = self._has_stopped_early()
-
-
-def metric_value(results: Results, name: str) -> float:
-    """`average`, the mean score of a task, or one metric of it; a nan (nothing to measure) is the worst value."""
-    if name == "average":
-        value = results.average
-    elif name in results.tasks:
-        value = results.tasks[name].score
-    else:
-        task, _, metric = name.rpartition("/")
-        value = results.tasks[task].metrics[metric]
-    return -math.inf if math.isnan(value) else value

@@ -24,7 +24,7 @@ from hyperpelt.training.courses import composed
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
 from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
-from hyperpelt.training.loop import Loop, State, metric_value
+from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.precision import settled
 from hyperpelt.training.progress import Screen, rates_as_table
@@ -233,7 +233,7 @@ class _Run:
                 results = self._evaluate(splits, self.config.test_limit, frozen=self.config.frozen_row)
         except StopNow:
             loop.interrupt(self.stop.signum)
-        loop.callbacks.on_evaluate(loop.told(results, metric_value(results, self.config.metric_for_best), final=True))
+        loop.callbacks.on_evaluate(loop.told(results, results.value(self.config.metric_for_best), final=True))
         content = finite({**results.as_dict(), "training": self._summary(state)})
         if self.processes.is_main:
             write_json(self.folder.results, content)

@@ -535,7 +535,7 @@ def test_rows_that_nobody_asked_for_are_not_tokenised(tiny_tokenizer, tmp_path):
 
 
 def test_a_set_is_made_in_parts_and_goes_on_where_it_was_killed(tiny_tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr("hyperpelt.data.tokenized.PART", 6)
+    monkeypatch.setattr("hyperpelt.data.parts.PART", 6)
     whole = tokens(make_task("unit/parts"), tiny_tokenizer, tmp_path / "whole")
     folder = tmp_path / "killed" / "tokenized"
     pid = os.fork()

@@ -16,7 +16,7 @@ from small_models import make_bart, make_t5
 
 from hyperpelt import Example, Generator, Splits, Task, UserError, cli
 from hyperpelt.backbones import encode_targets
-from hyperpelt.evaluation import answers
+from hyperpelt.evaluation import answers, encoded
 from hyperpelt.evaluation import run as evaluation
 from hyperpelt.evaluation.results import Results, TaskResult, load_results
 from hyperpelt.evaluation.settings import Settings
@@ -127,9 +127,9 @@ sizes = st.lists(st.tuples(st.integers(1, 40), st.one_of(st.none(), st.integers(
 def test_every_row_is_dealt_out_exactly_once_and_all_processes_work_equally_often(
     rows, batch_size, decoder_rows, world
 ):
-    inputs = [answers._Input([0] * length, None, n and [[5]] * n) for length, n in rows]
-    batches = answers.cut(inputs, batch_size, decoder_rows)
-    shares = [list(answers.deal(batches, rank, world)) for rank in range(world)]
+    inputs = [encoded.Input([0] * length, None, n and [[5]] * n) for length, n in rows]
+    batches = encoded.cut(inputs, batch_size, decoder_rows)
+    shares = [list(encoded.deal(batches, rank, world)) for rank in range(world)]
     assert len({len(share) for share in shares}) == 1
     counted = [index for share in shares for batch, counts in share if counts for index in batch]
     assert sorted(counted) == list(range(len(rows)))

@@ -16,7 +16,8 @@ from transformers import T5Tokenizer
 from hyperpelt import Example, cli, tasks
 from hyperpelt.errors import UserError, of_the_machine
 from hyperpelt.files.damage import of_files
-from hyperpelt.tasks.rendering import Naming, complete
+from hyperpelt.tasks.completing import complete
+from hyperpelt.tasks.rendering import Naming
 from hyperpelt.vision import images
 from hyperpelt.vision.images import BadImage, load_image
 
