@@ -24,7 +24,7 @@ from tqdm import tqdm
 from hyperpelt import metrics
 from hyperpelt import tasks as registry
 from hyperpelt.errors import UserError
-from hyperpelt.evaluation.intervals import RESAMPLES, of_averages
+from hyperpelt.evaluation.intervals import RESAMPLES, Draws, of_averages
 from hyperpelt.evaluation.judging import majority_answer
 from hyperpelt.evaluation.measuring import Measuring
 from hyperpelt.evaluation.prediction import predict
@@ -83,37 +83,41 @@ def evaluate(
     """
     settings = Settings(**dict[str, Any](how))
     chosen = _asked(model, tasks, settings)
-    is_main = accelerator is None or accelerator.is_main_process
-    with sample_log(Path(log_samples) if log_samples is not None and is_main else None) as log:
-        measuring = Measuring(
-            settings=settings,
-            split="",  # which is each task's own
-            data_root=data_root,
-            limit=limit,
-            majority=majority,
-            blind=blind,
-            eye=None if blind else _eye(model, chosen, features_dir, on_bad_image),
-            resamples=RESAMPLES if intervals else 0,
-            seed=seed,
-            log=log,
-            accelerator=accelerator,
-            progress=progress,
-        )
-        splits = {task.name: split if isinstance(split, str) else split[task.name] for task in chosen}
-        measured = {t.name: measuring.on(splits[t.name]).task(model, t) for t in _shown(chosen, progress)}
+    splits = {task.name: split if isinstance(split, str) else split[task.name] for task in chosen}
+    measuring = Measuring(
+        settings=settings,
+        split="",  # which is each task's own
+        data_root=data_root,
+        limit=limit,
+        majority=majority,
+        blind=blind,
+        eye=None if blind else _eye(model, chosen, features_dir, on_bad_image),
+        resamples=RESAMPLES if intervals else 0,
+        seed=seed,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    measured = _measured(measuring, model, chosen, splits, log_samples)
     found = {name: result for name, (result, _) in measured.items()}
     if frozen:
         found = _beside_frozen(found, model, chosen, measuring, splits)
-    told = _told(
-        settings,
-        chosen,
-        split=", ".join(dict.fromkeys(splits.values())),
-        limit=limit,
-        blind=blind,
-        on_bad_image=on_bad_image,
-    )
+    told = _told(measuring, chosen, splits, on_bad_image)
     sure = of_averages({name: drawn for name, (_, drawn) in measured.items()} if intervals else {})
     return Results(tasks=found, settings=told, model=describe(model), versions=versions(), intervals=sure)
+
+
+def _measured(
+    measuring: Measuring,
+    model: TunedModel,
+    tasks: Sequence[Task],
+    splits: Mapping[str, str],
+    log_samples: str | Path | None,
+) -> dict[str, tuple[TaskResult, Draws]]:
+    """By task its result, and what `intervals` are taken from; the main process writes the log of rows."""
+    is_main = measuring.accelerator is None or measuring.accelerator.is_main_process
+    with sample_log(Path(log_samples) if log_samples is not None and is_main else None) as log:
+        logged = replace(measuring, log=log)
+        return {t.name: logged.on(splits[t.name]).task(model, t) for t in _shown(tasks, measuring.progress)}
 
 
 def _beside_frozen(
@@ -129,13 +133,13 @@ def _beside_frozen(
     return {name: replace(found[name], frozen=scores) for name, scores in frozen.items()}
 
 
-def _told(
-    settings: Settings, tasks: Sequence[Task], *, split: str, limit: int | None, blind: bool, on_bad_image: str
-) -> dict[str, Any]:
+def _told(measuring: Measuring, tasks: Sequence[Task], splits: Mapping[str, str], on_bad_image: str) -> dict[str, Any]:
     """What the figures depend on, for results.json."""
-    told: dict[str, Any] = {"split": split, "limit": limit, **{name: getattr(settings, name) for name in TOLD}}
+    settings, named = measuring.settings, ", ".join(dict.fromkeys(splits.values()))
+    told: dict[str, Any] = {"split": named, "limit": measuring.limit}
+    told |= {name: getattr(settings, name) for name in TOLD}
     if _see(tasks):
-        told |= {"blind": blind, "on_bad_image": on_bad_image, "num_beams": settings.num_beams}
+        told |= {"blind": measuring.blind, "on_bad_image": on_bad_image, "num_beams": settings.num_beams}
     return told
 
 

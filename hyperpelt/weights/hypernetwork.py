@@ -86,27 +86,32 @@ class HyperNetwork(WeightSource):
         self.heads = nn.ModuleDict()
         self.order_of: dict[str, tuple[int, ...]] = {}  # group key -> which hyper-embeddings its heads read
         for group in groups:
-            row_wise = group.spec.row_wise and config.expand_rows
-            head = HeadSet(
-                group,
-                config.head(group.part),
-                row_wise,
-                config.hyper_dim,
-                config.init,
-                generator,
-                spread=self._spread(row_wise, group.spec.owner == "part"),
-            )
-            self.heads[safe(group.key)] = head
-            index = [self.order[op.name] for op in group.operations]
-            index = index if group.spec.owner == "part" else [index[place] for place in head.order]
-            self.order_of[group.key] = tuple(index)
-            self.register_buffer(f"{safe(group.key)}__index", torch.tensor(index), persistent=False)
-            real = standardise(group, samples)
-            if real is not None:
-                self.register_buffer(f"{safe(group.key)}__mean", real[0])
-                self.register_buffer(f"{safe(group.key)}__std", real[1])
+            self._add_head(group, samples, generator)
         if config.description_dropout:  # drawn last, so that all else starts as it does without
             self.description = self._reader(num_tasks, width, generator)
+
+    def _add_head(self, group: Group, samples: Samples | None, generator: torch.Generator | None) -> None:
+        """The heads of a group, what they read, and the activations that its tensors are in units of."""
+        config = self.config
+        row_wise = group.spec.row_wise and config.expand_rows
+        head = HeadSet(
+            group,
+            config.head(group.part),
+            row_wise,
+            config.hyper_dim,
+            config.init,
+            generator,
+            spread=self._spread(row_wise, group.spec.owner == "part"),
+        )
+        self.heads[safe(group.key)] = head
+        index = [self.order[op.name] for op in group.operations]
+        index = index if group.spec.owner == "part" else [index[place] for place in head.order]
+        self.order_of[group.key] = tuple(index)
+        self.register_buffer(f"{safe(group.key)}__index", torch.tensor(index), persistent=False)
+        real = standardise(group, samples)
+        if real is not None:
+            self.register_buffer(f"{safe(group.key)}__mean", real[0])
+            self.register_buffer(f"{safe(group.key)}__std", real[1])
 
     def _reader(
         self, num_tasks: int, width: int | None, generator: torch.Generator | None, *, alone: bool = False
