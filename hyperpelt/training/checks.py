@@ -37,10 +37,10 @@ def splits_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
 
 
 def answers_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Raises UserError for metrics that are not known, not of the task's kind or (all of them) not to be computed here,
-    for rows of the evaluations without a gold answer, and for a `metric_for_best` that names nothing."""
+    """Raises UserError for metrics that do not fit (`metrics_fit`), for rows of the evaluations without a gold answer,
+    and for a `metric_for_best` that names nothing."""
     for task in tasks:
-        _metrics_fit(task)
+        metrics_fit(task)
         if config.blind or "image" not in task.modalities:  # others are rendered when their images are seen
             for split, limit in evaluated(config, task).items():
                 for _ in task.examples(split, data_root=config.data_root, limit=limit):
@@ -82,7 +82,8 @@ def evaluations_work(config: RunConfig, tasks: Sequence[Task], model: TunedModel
         majority_answer(task, config.test_split_of(task.name), config.data_root)
 
 
-def _metrics_fit(task: Task) -> None:
+def metrics_fit(task: Task) -> None:
+    """Raises UserError for metrics that are not known, not of the task's kind, or (all of them) not to be had here."""
     for name in task.metrics:
         metric = metrics.get(name)
         if task.kind not in metric.kinds:

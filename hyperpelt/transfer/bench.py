@@ -18,13 +18,16 @@ import torch
 from hyperpelt.backbones import load_backbone, resolve_dtype
 from hyperpelt.backbones.moving import moved
 from hyperpelt.data import Choices, TokenizedSet
-from hyperpelt.evaluation.run import evaluate
+from hyperpelt.evaluation.rehearsal import rehearse
+from hyperpelt.evaluation.run import evaluate, majority_answer
+from hyperpelt.evaluation.settings import Settings
 from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
 from hyperpelt.model.descriptions import tell_tasks
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.starts import Start, start_task
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.training.checks import metrics_fit
 from hyperpelt.training.images import measure, stored
 from hyperpelt.transfer.answering import as_the_run, is_blind, lengths, seeing
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
@@ -62,6 +65,15 @@ class Bench:
         self.state = {name: tensor.clone() for name, tensor in self.model.method_state().items()}
         self._data: dict[str, ShotData] = {}
         self._asked: dict[str, set[int]] = {}  # rows of each task
+
+    def rehearse(self) -> None:
+        """Raises UserError for what would end a measurement, or the table's majority answer, after the work for it."""
+        said: dict[str, Any] = {"normalisation": self._rule(), **lengths(self.settings)}
+        split, root = self.config.split, self.config.data_root
+        for task in self.tasks.values():
+            metrics_fit(task)
+            rehearse(self.model, task, split, Settings(**said), data_root=root, limit=self.config.limit)
+            majority_answer(task, split, root)
 
     # ------------------------------------------------------------------------------------------------------- one cell
 

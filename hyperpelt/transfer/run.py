@@ -25,15 +25,14 @@ from hyperpelt.config import RunConfig, load_run
 from hyperpelt.errors import UserError
 from hyperpelt.files import folders
 from hyperpelt.files.names import hidden
-from hyperpelt.methods import get as get_method
 from hyperpelt.model.saving import local_folder, read_config
-from hyperpelt.model.starts import LIKE, check_start
 from hyperpelt.tasks import Task
 from hyperpelt.transfer import records
 from hyperpelt.transfer.cells import Cell, plan, settings_of, share
+from hyperpelt.transfer.checks import check_names
 from hyperpelt.transfer.identity import Identities, diverged, still_standing
 from hyperpelt.transfer.processes import PAUSE, ending_on_sigterm, launched, run_workers
-from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig, build
+from hyperpelt.transfer.settings import TransferConfig, build
 from hyperpelt.transfer.summary import summarise, write_summary
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class _Job:
         for plugin in config.plugins:
             registry.load_plugin(plugin)
         tasks = _found(config, given, [task["name"] for task in saved["tasks"]])
-        _check(config, saved)
+        check_names(config, saved)
         sizes = {task.name: len(task.rows("train", data_root=config.data_root)) for task in tasks}
         cells, notes = plan(config, sizes)
         if not cells:
@@ -154,7 +153,9 @@ class _Job:
     def _bench(self) -> Bench:
         from hyperpelt.transfer.bench import Bench
 
-        return Bench(self.config, self.tasks, self.settings, _device(self.config))
+        bench = Bench(self.config, self.tasks, self.settings, _device(self.config))
+        bench.rehearse()  # every process of several: none begins a cell that it could not measure
+        return bench
 
     def spread(self, processes: int) -> None:
         """Let worker processes do the cells, and show how far they are."""
@@ -223,52 +224,6 @@ def _found(config: TransferConfig, given: Sequence[Task], trained: Sequence[str]
             "measure what it learned, use `hyperpelt evaluate`."
         )
     return tasks
-
-
-def _check(config: TransferConfig, saved: dict[str, Any]) -> None:
-    """Unknown names are reported before hours of work."""
-    trained = [task["name"] for task in saved["tasks"]]
-    for adapt in config.adapt:
-        if adapt not in (*PARTS, SCRATCH, IN_CONTEXT):
-            try:
-                get_method(adapt)
-            except UserError as error:
-                text = str(error).replace("Unknown method", "Unknown adaptation or method", 1)
-                raise UserError(f"{text} Adaptations: {', '.join((*PARTS, SCRATCH, IN_CONTEXT))}.") from None
-    for start in config.start:
-        check_start(start)
-        if start.startswith(LIKE) and start.removeprefix(LIKE) not in trained:
-            raise UserError(f"{start!r}: the run was not trained on that task, only on {', '.join(trained)}.")
-    _check_method(config, saved["method"])
-    unknown = set(config.learning_rate) - {"*", *config.adapt}
-    if unknown:
-        raise UserError(
-            f"learning_rate is given for {', '.join(sorted(unknown))}, which is not adapted: expected one of "
-            f"{', '.join(config.adapt)}."
-        )
-
-
-def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
-    """Whether the run's method has what is to be adapted, and what tasks are to start from."""
-    sources = method["sources"].values()
-    types = {source["type"] for source in sources}
-    if "hypernetwork" in config.adapt and not types & {"hypernetwork", "visual_hypernetwork"}:
-        raise UserError(
-            f"The run's method {method['name']!r} has no hypernetwork to adapt; give --adapt without it, for example "
-            "embedding,all,scratch."
-        )
-    if "embedding" in config.adapt and not types & {"hypernetwork", "per_task"}:
-        raise UserError(
-            f"The run's method {method['name']!r} holds nothing of single tasks (all is shared by all), so a new one "
-            "has no embedding to adapt; give --adapt all,scratch."
-        )
-    if "described" in config.start and not any(
-        source.get("description_dropout") or source.get("described") for source in sources
-    ):
-        raise UserError(
-            f"The run's method {method['name']!r} was trained without a map from words to embeddings: train with "
-            "method.description_dropout=0.3, or start from mean, nearest, scored or like:TASK."
-        )
 
 
 def _majorities(

@@ -368,6 +368,32 @@ def test_mistakes_end_in_one_sentence_before_any_work(run, capsys, tmp_path, arg
     assert not (tmp_path / "none").exists()
 
 
+def unlabelled(like, split):
+    """The task, one row of that split without an answer."""
+
+    def rows(asked):
+        found = like.rows(asked)
+        return [{**row, "label": None if asked == split and i == 5 else row["label"]} for i, row in enumerate(found)]
+
+    return replace(like, source=hyperpelt.Generator(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda like: replace(like, metrics=("pearson",)), "'pearson' is for regression tasks"),
+        (lambda like: unlabelled(like, "test"), "split test, row 5: the row has no answer"),
+        (lambda like: unlabelled(like, "train"), "split train, row 5: the row has no answer"),
+    ],
+    ids=["metric", "measured row", "row of the majority"],
+)
+def test_what_could_not_be_measured_is_found_before_the_first_cell(run, tmp_path, monkeypatch, change, said):
+    monkeypatch.setattr(Bench, "run", lambda self, cell: pytest.fail("a cell was begun"))
+    with pytest.raises(UserError, match=said):
+        transfer(run, tasks=change(registry.get("toy/word")), output=str(tmp_path / "out"), **ONE)
+    assert not records.read(tmp_path / "out" / records.CELLS)
+
+
 def test_a_method_that_shares_everything_can_be_adapted_as_a_whole_only(run, tmp_path, tiny_tokenizer):
     # Its plugin is loaded already: the tasks are found by name.
     other = make_run(tmp_path, tiny_tokenizer, method="shared-houlsby", plugins="[]", max_steps=1)
