@@ -21,6 +21,7 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     hyperprompt,
     kronecker,
     lst,
+    mam,
     mixphm,
     pasta,
     prefix_tuning,
@@ -34,6 +35,8 @@ from hyperpelt.methods import (  # noqa: F401  (each registers its methods)
     unipelt,
     vera,
     visual,
+    vl_adapter,
+    vl_hyperpelt,
 )
 from hyperpelt.methods.assemble import count_trainable
 from hyperpelt.methods.base import Method, Part, Source, describe_parts

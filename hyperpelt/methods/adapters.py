@@ -1,24 +1,22 @@
-"""Bottleneck adapters with tensors of their own: Houlsby, Pfeiffer, parallel, and the MAM combination.
+"""Bottleneck adapters with tensors of their own: Houlsby, Pfeiffer, parallel.
 
     houlsby          = sequential adapter, reads OP(x)     @ self_attention, feed_forward x per task
     pfeiffer         = sequential adapter, reads OP(x) + h @ feed_forward x per task
     parallel-adapter = parallel adapter                    @ feed_forward x per task
-    mam              = prefix (MLP) @ attention, scaled parallel adapter @ feed_forward x per task
 
 Papers: Houlsby et al. 2019 (arXiv 1902.00751), Pfeiffer et al. 2020 (2005.00247), He et al. 2021
-(2110.04366). Default widths are reduction 32 on T5-base; MAM's are those of the `adapters` library
-(N=30, m=800, b=d/2 at d=768, s=4).
+(2110.04366). Default widths are reduction 32 on T5-base.
 
-T5-base, one task: 1,807,488; 903,744; 903,744; 60,390,240. Identity: U = 0 (MAM: and N = 0). References: `adapters` for
-counts and on BART, float64 transcriptions on both families.
+T5-base, one task: 1,807,488; 903,744; 903,744. Identity: U = 0. References: `adapters` for counts and on BART, float64
+transcriptions on both families.
 """
 
 from __future__ import annotations
 
-from hyperpelt.methods.base import Method, Part, Source
+from hyperpelt.methods.base import Method, Part
 from hyperpelt.methods.baselines import trained_norms
 from hyperpelt.methods.registry import method
-from hyperpelt.tuners import Adapter, Prefix
+from hyperpelt.tuners import Adapter
 
 
 @method(
@@ -67,26 +65,3 @@ def parallel_adapter(
     return Method(
         name="parallel-adapter", parts=(Part(tuner=adapter, at=("feed_forward",)), *trained_norms(train_norms))
     )
-
-
-@method(
-    "mam",
-    paper="MAM adapter, arXiv 2110.04366",
-    family="combinations",
-    equations="table 1; section 4.6",
-    reference="adapters",
-)
-def mam(
-    *,
-    prefix_length: int = 30,
-    prefix_hidden: int = 800,
-    bottleneck: int = 384,
-    activation: str = "relu",
-    scale: float = 4.0,
-) -> Method:
-    adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale)
-    parts = (
-        Part(tuner=Prefix(length=prefix_length), at=("attention",), source="prefix_mlp"),
-        Part(tuner=adapter, at=("feed_forward",)),
-    )
-    return Method(name="mam", parts=parts, sources={"prefix_mlp": Source(type="per_task", hidden=prefix_hidden)})

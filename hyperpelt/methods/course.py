@@ -1,11 +1,11 @@
 """A method's course: what it does before the first step of training and after each, beside what gradients do.
 
-AdaLoRA takes ranks away on a schedule, MixPHM draws an expert for each step; SPT looks at gradients before it says
-which tuners there are at all, and where. A course is a frozen dataclass of settings
-with a `type_name`; all that it has to remember is in `Moment.state`, which checkpoints hold, so that a run that was
-killed and resumed ends as one that never stopped. Whatever it draws, it draws from `Moment.generator()`, which gives
-the same in every process; whatever it measures, it measures in tensors and gradients that are those of the whole global
-batch.
+It may take ranks away on a schedule, draw an expert for each step, or look at gradients before it says which tuners
+there are at all, and where; those of this library stand in `hyperpelt.methods.courses`. A course is a frozen dataclass
+of settings with a `type_name`; all that it has to remember is in `Moment.state`, which checkpoints hold, so that a run
+that was killed and resumed ends as one that never stopped. Whatever it draws, it draws from `Moment.generator()`, which
+gives the same in every process; whatever it measures, it measures in tensors and gradients that are those of the whole
+global batch.
 
 Legend: T tasks, n places of a group.
 """
@@ -138,7 +138,7 @@ def course_type(cls: type[Course]) -> type[Course]:
 
 
 def course_from_dict(data: Any) -> Course:
-    """A course from plain data, e.g. `{"type": "rank_budget", "part": "adalora", "rank": 8}`.
+    """A course from plain data, e.g. `{"type": "rank_budget", "part": "triplets", "rank": 8}`.
 
     Raises:
         UserError: unknown type or setting (names the nearest), or a value of another type.

@@ -14,7 +14,7 @@ bit. Reference: float64 transcription.
 from __future__ import annotations
 
 from hyperpelt.methods.base import Method
-from hyperpelt.methods.pruning import PrunedStart
+from hyperpelt.methods.courses.pruning import PrunedStart
 from hyperpelt.methods.registry import method
 from hyperpelt.weights import SideConfig
 

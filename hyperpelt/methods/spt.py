@@ -14,8 +14,8 @@ LoRA's B = 0. Merges. Reference: float64 transcription of the choice and of the 
 from __future__ import annotations
 
 from hyperpelt.methods.base import Method, Part
+from hyperpelt.methods.courses.sensitivity import Sensitive
 from hyperpelt.methods.registry import method
-from hyperpelt.methods.sensitivity import Sensitive
 from hyperpelt.tuners import Entries
 
 

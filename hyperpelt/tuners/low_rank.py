@@ -2,7 +2,7 @@
 
 - **AdaLoRA** (Zhang et al. 2023, arXiv 2303.10512): W' = W + (alpha/r) P diag(lam) Q, lam = 0 at start, P and Q
   N(0, 0.02^2). Its penalty keeps P's columns and Q's rows near orthonormal: w (|P^T P - I| + |Q Q^T - I|) / 2 with
-  Frobenius norms, as peft has it. What takes ranks away is a course, `hyperpelt.methods.adalora`.
+  Frobenius norms, as peft has it. What takes ranks away is a course, `hyperpelt.methods.courses.budget`.
 - **VeRA** (Kopiczko et al. 2023, 2310.11454): W' = W + A diag(d) B diag(b), A and B random, frozen, and the part's:
   one pair for each shape of projection; d = 0.1 and b = 0 at start.
 

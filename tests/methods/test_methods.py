@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import re
 from dataclasses import dataclass
@@ -84,6 +86,23 @@ def test_a_method_of_ours_has_a_family_a_recipe_and_a_reference(name):
     assert own.startswith("hyperpelt.methods.")
     assert name in importlib.import_module(own).__doc__
     assert all(module.startswith("hyperpelt.tuners.") for module in tuners)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_methods_file_fits_on_a_screen(name):
+    (own, *_) = methods.files(methods.get(spec_of(name)))
+    assert len(inspect.getsource(importlib.import_module(own)).splitlines()) <= 80
+
+
+def test_what_carries_methods_knows_none_by_name():
+    root = Path(methods.__file__).parents[1]
+    carrying = [root / "methods" / "course.py", root / "training" / "courses.py"]
+    carrying += [path for room in ("attachment", "weights", "methods/courses") for path in (root / room).glob("*.py")]
+    assert len(carrying) > 30
+    known = set(NAMED) - {"frozen", "full"}  # which are words, too
+    for path in carrying:
+        constants = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        assert not known & {value for value in constants if isinstance(value, str)}, path
 
 
 def test_hyper_and_shared_forms_move_the_per_task_tensors_only():
