@@ -37,9 +37,17 @@ class Stack(Protocol):
 class Side(Protocol):
     """What a side network can do; `hyperpelt.weights.side.SideNetwork` is one."""
 
-    def ladder(self, stack: str) -> Stack: ...
-    def empty_cache(self) -> Any: ...
-    def answer(self, states: Tensor, written: Tensor) -> Tensor: ...
+    def ladder(self, stack: str) -> Stack:
+        """Its own `encoder` or `decoder`."""
+        ...
+
+    def empty_cache(self) -> Any:
+        """For the keys and values of its decoder, which beams reorder with the backbone's."""
+        ...
+
+    def answer(self, states: Tensor, written: Tensor) -> Tensor:
+        """What the head reads [B T d], of its own decoder's states [B T s] and what the backbone's wrote [B T d]."""
+        ...
 
 
 class Beside:

@@ -38,6 +38,8 @@ class JoinedAttention(torch.autograd.Function):
         mask: Tensor | None,
         scaling: float,
     ) -> Float[Tensor, "B H Q k"]:
+        """What the queries get. keys, values: the prefix's rows; mask: what is added to scores, broadcast to
+        [B H Q N+K], or None; scaling: of scores."""
         out, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, join(keys, key), join(values, value), attn_mask=mask, scale=scaling
         )
@@ -48,6 +50,7 @@ class JoinedAttention(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        """Gradients [B H . k] of the five, none of mask and scaling."""
         query, key, value, keys, values, mask, out, total = kept(ctx)
         of_query, of_keys, of_values = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             grad, query, join(keys, key), join(values, value), out, total, 0.0, False, attn_mask=mask, scale=ctx.scaling
@@ -86,6 +89,10 @@ class DroppingAttention(torch.autograd.Function):
         dropout: float,
         scaling: float,
     ) -> Float[Tensor, "B H Q k"]:
+        """What the queries get, entries of the softmax dropped with probability `dropout` (in steps of 2^-16).
+
+        - **mask**, broadcast to [B H Q K]: where a query may look (bool), or what scores get; **scaling**: of scores
+        """
         scores = (query if scaling == 1.0 else query * scaling) @ key.transpose(2, 3)
         if mask is not None:
             scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
@@ -98,6 +105,7 @@ class DroppingAttention(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B H Q k"]) -> tuple[Tensor | None, ...]:
+        """Gradients of query, key and value where they are wanted, each in its own dtype; none of the rest."""
         *read, weights, here = ctx.saved_tensors
         # Under autocast products are narrower than the softmax; elsewhere all of them are of one dtype.
         query, key, value, grad, here = (t.to(weights.dtype) for t in (*read, grad, here))

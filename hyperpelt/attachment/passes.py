@@ -83,9 +83,11 @@ class Pass:
     reached: Counter[tuple[str, str]] | None = None
 
     def has(self, operation: Operation) -> bool:
+        """Whether any tuner sits there."""
         return operation.name in self.plan
 
     def wants_residual(self, operation: Operation) -> bool:
+        """Whether a tuner there reads the hidden state that its output is about to join."""
         return any(placed.tuner.needs_residual for placed in self.plan.get(operation.name, ()))
 
     def tensors(self, placed: Placed, site: Site) -> dict[str, Tensor]:
@@ -139,6 +141,7 @@ class Pass:
         return values
 
     def row_images(self, num_rows: int) -> RowImages:
+        """The images of the rows, of a batch in which each stands as often as in `num_rows`."""
         assert self.images is not None
         return self.images.expanded(num_rows)
 
@@ -160,6 +163,7 @@ class Pass:
         )
 
     def placed_at(self, operation: Operation, point: str) -> list[Placed]:
+        """The tuners of that point there, in order; visual ones only where the batch has images."""
         seeing = self.images is not None
         found = [p for p in self.plan[operation.name] if p.tuner.point == point and (seeing or not p.visual)]
         if found and self.reached is not None:

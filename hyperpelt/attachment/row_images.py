@@ -31,6 +31,7 @@ class Choice:
 
     @property
     def num_images(self) -> int:
+        """How many each of its rows has."""
         return len(self.images)
 
     def of(self, values: Tensor, num_rows: int) -> Tensor:

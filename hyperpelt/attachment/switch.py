@@ -53,6 +53,7 @@ class Switch:
 
     @property
     def backbone(self) -> PreTrainedModel:
+        """What it is the switch of."""
         backbone = self._backbone()
         assert backbone is not None, "a switch never outlives its backbone"
         return backbone

@@ -47,16 +47,26 @@ class Draws(Protocol):
     """What `MicroBatches` asks of a sampler: the rows of each step, whose tasks are places in `names`."""
 
     @property
-    def names(self) -> Sequence[str]: ...
+    def names(self) -> Sequence[str]:
+        """Tasks."""
+        ...
+
     @property
-    def seed(self) -> int: ...
-    def batch(self, step: int) -> RowBatch: ...
+    def seed(self) -> int:
+        """Of all its draws."""
+        ...
+
+    def batch(self, step: int) -> RowBatch:
+        """The rows of the global batch of a step, counted from 0: the same whenever it is asked for."""
+        ...
 
 
 class Held(Protocol):
     """A stream of rows, some of which are there."""
 
-    def hold(self, start: int, stop: int) -> None: ...
+    def hold(self, start: int, stop: int) -> None:
+        """Have the rows from `start` to before `stop` there, and let earlier ones go."""
+        ...
 
 
 @dataclass

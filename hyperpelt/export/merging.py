@@ -48,6 +48,7 @@ class MergedModel(TunedModel):
     """One task over a backbone of its own: for answering, in memory. Its file form is the baked model."""
 
     def save_pretrained(self, folder: str | Path) -> None:
+        """Raises UserError: see the class."""
         raise UserError(
             "A merged model is made in memory: save `bake(model, task)` and merge it after loading, or write plain "
             "transformers weights with `export_merged` (`hyperpelt export --to merged`)."

@@ -29,6 +29,12 @@ def adalora(
     interval: int = 10,
     at: tuple[str, ...] = ("q", "v"),
 ) -> Method:
+    """AdaLoRA; the mean rank of an operation falls from **rank** to **rank_target** (None: it stays).
+
+    - **alpha**: the delta is scaled by alpha / rank (None: 1); **orthogonality**: weight of P's and Q's penalty
+    - **warmup**, **final**: steps before the first rank goes and after the last; below 1 shares of all steps
+    - **interval**: steps between two cuts; **at**: kinds or patterns of operations
+    """
     part = Part(name="triplets", tuner=SVD(rank=rank, alpha=alpha, orthogonality=orthogonality), at=tuple(at))
     schedule = {"warmup": warmup, "final": final, "interval": interval}
     courses = () if rank_target is None else (RankBudget(part="triplets", rank=rank_target, **schedule),)

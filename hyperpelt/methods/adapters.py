@@ -27,6 +27,7 @@ from hyperpelt.tuners import Adapter
     reference="adapters (counts), transcription",
 )
 def houlsby(*, bottleneck: int = 24, activation: str = "gelu", train_norms: bool = False) -> Method:
+    """Houlsby's adapters; **bottleneck**: inner width; **train_norms**: also the layer norms, once for all tasks."""
     adapter = Adapter(bottleneck=bottleneck, reads="output", activation=activation)
     part = Part(tuner=adapter, at=("self_attention", "feed_forward"))
     return Method(name="houlsby", parts=(part, *trained_norms(train_norms)))
@@ -39,6 +40,7 @@ def houlsby(*, bottleneck: int = 24, activation: str = "gelu", train_norms: bool
     reference="adapters (counts), transcription",
 )
 def pfeiffer(*, bottleneck: int = 24, activation: str = "relu", train_norms: bool = False) -> Method:
+    """Pfeiffer's adapters; settings as in `houlsby`."""
     adapter = Adapter(bottleneck=bottleneck, reads="output+residual", activation=activation)
     return Method(name="pfeiffer", parts=(Part(tuner=adapter, at=("feed_forward",)), *trained_norms(train_norms)))
 
@@ -59,6 +61,7 @@ def parallel_adapter(
     reads: str = "input",
     train_norms: bool = False,
 ) -> Method:
+    """Parallel adapters, times **scale** (**learned_scale**: a trained one); **reads**: as an `Adapter`'s."""
     adapter = Adapter(
         bottleneck=bottleneck, reads=reads, activation=activation, scale=scale, learned_scale=learned_scale
     )

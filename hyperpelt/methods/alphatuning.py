@@ -17,5 +17,6 @@ from hyperpelt.tuners import CodeScale
 
 @method("alphatuning", paper="AlphaTuning, arXiv 2210.03858", family="weights", reference="transcription")
 def alphatuning(*, bits: int = 3, rounds: int = 5, at: tuple[str, ...] = ("projections",)) -> Method:
+    """AlphaTuning; **bits**: planes a weight; **rounds**: of alternating least squares, when the backbone is coded."""
     part = Part(name="scales", tuner=CodeScale(bits=bits, rounds=rounds), at=tuple(at))
     return Method(name="alphatuning", parts=(part,))

@@ -20,5 +20,6 @@ from hyperpelt.tuners import AdaptivePrefix
     reference="transcription",
 )
 def apt(*, prefix_length: int = 10, init: str = "quiet") -> Method:
+    """APT; **prefix_length**: rows N at each attention; **init**: as in `hyperpelt.tuners.Prefix`."""
     part = Part(name="prefix", tuner=AdaptivePrefix(length=prefix_length, init=init), at=("attention",))
     return Method(name="apt", parts=(part,))

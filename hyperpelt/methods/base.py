@@ -117,6 +117,7 @@ class Source:
         return isinstance(self.hypernetwork, InstanceConfig) and self.hypernetwork.made_of == "input"
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain data, all settings said."""
         if self.visual is not None:
             return {"type": self.type, **self.visual.to_dict()}
         extra = self.hypernetwork.to_dict() if self.type in NETWORKS else {"hidden": self.hidden}
@@ -124,6 +125,11 @@ class Source:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Source:
+        """The reverse of `to_dict`.
+
+        Raises:
+            UserError: an unknown type or setting (names the nearest), or a value of another type.
+        """
         if not isinstance(data, Mapping) or "type" not in data:
             raise UserError(f"A weight source is a mapping with a `type` ({', '.join(SOURCE_TYPES)}), got {data!r}.")
         values = dict(data)

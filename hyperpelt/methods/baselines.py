@@ -21,14 +21,17 @@ def trained_norms(enabled: bool = True) -> tuple[Part, ...]:
 
 @method("frozen", paper="the backbone as it is", family="whole backbone")
 def frozen() -> Method:
+    """The backbone as it is: nothing is trained."""
     return Method(name="frozen", parts=())
 
 
 @method("full", paper="full fine-tuning", family="whole backbone")
 def full() -> Method:
+    """Full fine-tuning, in a copy of the backbone."""
     return Method(name="full", parts=(), unfreeze=("*",))
 
 
 @method("layer-norm", paper="LayerNorm tuning, e.g. arXiv 2312.11420", family="weights", reference="peft")
 def layer_norm() -> Method:
+    """The layer norms, a set for each task."""
     return Method(name="layer-norm", parts=(Part(name="norms", tuner=Norm(), at=("norms",)),))

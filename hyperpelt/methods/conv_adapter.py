@@ -16,5 +16,6 @@ from hyperpelt.tuners import Convolution
 
 @method("conv-adapter", paper="CHAPTER, arXiv 2212.01282", family="adapters", reference="transcription")
 def conv_adapter(*, bottleneck: int = 24, kernel: int = 3, activation: str = "gelu") -> Method:
+    """Convolutional adapters; **bottleneck**: channels inside; **kernel**: positions that a window spans."""
     tuner = Convolution(bottleneck=bottleneck, kernel=kernel, activation=activation)
     return Method(name="conv-adapter", parts=(Part(tuner=tuner, at=("feed_forward",)),))

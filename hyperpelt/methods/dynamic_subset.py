@@ -21,6 +21,7 @@ from hyperpelt.tuners import Delta, Norm
 
 @method("dynamic-subset", paper="Dynamic Subset Tuning, arXiv 2411.08610", family="weights", reference="transcription")
 def dynamic_subset(*, share: float = 0.005, train_norms: bool = True, at: tuple[str, ...] = ("projections",)) -> Method:
+    """Dynamic Subset Tuning; **share**: of each tensor's entries that differ from the backbone's after every step."""
     parts = [Part(name="weights", tuner=Delta(), at=tuple(at))]
     parts += [Part(name="norms", tuner=Norm(), at=("norms",))] if train_norms else []
     return Method(

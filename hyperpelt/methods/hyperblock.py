@@ -40,6 +40,10 @@ def hyperblock(
     description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
+    """HyperBlock; widths: **bottleneck** of adapters, the others as in `hyperpelt.weights.HyperNetworkConfig`.
+
+    - **heads**: what shares a head: `all`, `stack`, `kind` or `operation`
+    """
     after = Adapter(bottleneck=bottleneck, reads="output", activation=activation)
     beside = Adapter(bottleneck=bottleneck, reads="input", activation=activation, learned_scale=True)
     attentions = ("self_attention", "cross_attention")

@@ -36,6 +36,10 @@ def hyperdecoders(
     init: str = "plain",
     train_norms: bool = True,
 ) -> Method:
+    """Hyperdecoders; **encoder_bottleneck**: width of the encoder's adapters, which are a task's own.
+
+    - **reads**: `input` (normed) or `residual`; the network's settings as in `hyperpelt.weights.HyperNetworkConfig`
+    """
     network = HyperNetworkConfig(
         embedding_dim=embedding_dim, hidden_dim=hidden_dim, hyper_dim=hyper_dim, reads=("task", "layer"), init=init
     )

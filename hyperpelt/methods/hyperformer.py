@@ -40,6 +40,7 @@ def hyperformer_plus(
     description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
+    """HyperFormer++; settings as in `HyperNetworkConfig`; **bottleneck**: inner width of the adapters."""
     config = HyperNetworkConfig(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,
@@ -64,6 +65,7 @@ def hyperformer_plus(
     extends=hyperformer_plus,
 )
 def hyperformer(**settings: Any) -> Method:
+    """HyperFormer; settings as in `hyperformer_plus`."""
     plus = hyperformer_plus(**settings)
     config = replace(
         plus.source("hypernetwork").hypernetwork,

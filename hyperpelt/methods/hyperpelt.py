@@ -41,6 +41,7 @@ def hyperprefix(
     description_dropout: float = 0.0,
     train_norms: bool = True,
 ) -> Method:
+    """HyperPELT's prefix alone; **prefix_length**: rows N; **prefix_hidden**: tanh units of its heads."""
     config = HyperNetworkConfig(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,
@@ -62,6 +63,7 @@ def hyperprefix(
     extends=hyperprefix,
 )
 def hyperpelt(*, bottleneck: int = 16, activation: str = "relu", scale: float = 1.0, **settings: Any) -> Method:
+    """HyperPELT; **bottleneck**, **scale**: inner width and first scale of the adapter; others as in `hyperprefix`."""
     prefix, *norms = (alone := hyperprefix(**settings)).parts
     tuner = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale, learned_scale=True)
     adapter = Part(tuner=tuner, at=("feed_forward",), source="hypernetwork")

@@ -30,6 +30,10 @@ FORMS = {"global": "bottlenecks", "share": "shared", "separate": "per_task"}
 def hyperprompt(
     *, form: str = "global", length: int = 16, bottleneck: int = 24, embedding_dim: int = 64, hyper_dim: int = 64
 ) -> Method:
+    """HyperPrompt; **form**: `global`, `share` or `separate`; **length**: rows; **bottleneck**: width inside.
+
+    Raises UserError for another form.
+    """
     if form not in FORMS:
         raise unknown("form of hyperprompt", form, FORMS)
     part = Part(

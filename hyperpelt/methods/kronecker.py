@@ -29,6 +29,7 @@ FORMS = ("weight", "parallel", "parallel-residual")
 def compacter(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:
+    """Compacter; **divisions**: n, which must divide both widths; **rank**: of the factors."""
     adapter = PHMAdapter(bottleneck=bottleneck, divisions=divisions, rank=rank, activation=activation)
     part = Part(tuner=adapter, at=("self_attention", "feed_forward"))
     return Method(name="compacter", parts=(part, *trained_norms(train_norms)))
@@ -40,12 +41,17 @@ def compacter(
 def compacter_plus(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:
+    """Compacter++; settings as in `compacter`."""
     adapter = PHMAdapter(bottleneck=bottleneck, divisions=divisions, rank=rank, activation=activation)
     return Method(name="compacter++", parts=(Part(tuner=adapter, at=("feed_forward",)), *trained_norms(train_norms)))
 
 
 @method("krona", paper="KronA, arXiv 2212.10650", family="weights", reference="peft (LoKr)")
 def krona(*, form: str = "weight", scale: float = 1.0, at: tuple[str, ...] = ("q", "v")) -> Method:
+    """KronA; **form**: `weight` (at **at**), `parallel` or `parallel-residual` (at feed-forward networks); **scale** s.
+
+    Raises UserError for another form.
+    """
     if form not in FORMS:
         raise unknown("form of krona", form, FORMS)
     tuner = Kronecker(scale=scale, residual=form == "parallel-residual")

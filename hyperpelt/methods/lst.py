@@ -23,6 +23,7 @@ from hyperpelt.weights import SideConfig
 def lst(
     *, reduction: int = 8, skip: int = 4, last_gate: float | None = None, pruned: bool = True, batches: int = 8
 ) -> Method:
+    """LST; sizes as in `hyperpelt.weights.SideConfig`; **batches**: that a **pruned** start is measured on."""
     courses = (PrunedStart(batches=batches),) if pruned else ()
     return Method(
         name="lst", parts=(), side=SideConfig(reduction=reduction, skip=skip, last_gate=last_gate), courses=courses

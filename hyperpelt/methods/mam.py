@@ -30,6 +30,7 @@ def mam(
     activation: str = "relu",
     scale: float = 4.0,
 ) -> Method:
+    """MAM; **prefix_hidden**: inner width of the MLP that makes the rows; **scale**: of the adapter's output."""
     adapter = Adapter(bottleneck=bottleneck, reads="input", activation=activation, scale=scale)
     parts = (
         Part(tuner=Prefix(length=prefix_length), at=("attention",), source="prefix_mlp"),

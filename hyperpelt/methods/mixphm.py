@@ -27,6 +27,10 @@ def mixphm(
     dropout: float = 0.5,
     redundancy: float = 0.2,
 ) -> Method:
+    """MixPHM; **experts**: up-projections, one of which is drawn a step; **divisions**, **rank**: as in `compacter`.
+
+    - **dropout**: of the hidden layer, in training; **redundancy**: weight of the penalty
+    """
     shape = {"bottleneck": bottleneck, "divisions": divisions, "rank": rank, "experts": experts}
     adapter = PHMAdapter(**shape, activation=activation, dropout=dropout, redundancy=redundancy)
     part = Part(name="experts", tuner=adapter, at=("feed_forward",))

@@ -15,4 +15,5 @@ from hyperpelt.tuners import SpecialTokens
 
 @method("pasta", paper="PASTA, arXiv 2210.04382", family="prefixes, prompts", reference="transcription")
 def pasta(*, num_tokens: int = 2) -> Method:
+    """PASTA; **num_tokens**: special tokens of a row that have a vector, from the left."""
     return Method(name="pasta", parts=(Part(tuner=SpecialTokens(num_tokens=num_tokens), at=("encoder.*.block",)),))

@@ -23,6 +23,7 @@ from hyperpelt.tuners import Prefix, Prompt
     reference="adapters, transcription",
 )
 def prefix_tuning(*, prefix_length: int = 10, init: str = "quiet") -> Method:
+    """Prefix-tuning; **prefix_length**: rows N at each attention; **init**: as in `hyperpelt.tuners.Prefix`."""
     return Method(name="prefix-tuning", parts=(Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",)),))
 
 
@@ -34,6 +35,7 @@ def prefix_tuning(*, prefix_length: int = 10, init: str = "quiet") -> Method:
     reference="transcription",
 )
 def prefix_tuning_mlp(*, prefix_length: int = 10, hidden: int = 512, init: str = "quiet") -> Method:
+    """Prefix-tuning whose rows an MLP of **hidden** units makes."""
     part = Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",), source="prefix_mlp")
     sources = {"prefix_mlp": Source(type="per_task", hidden=hidden)}
     return Method(name="prefix-tuning-mlp", parts=(part,), sources=sources)
@@ -47,4 +49,5 @@ def prefix_tuning_mlp(*, prefix_length: int = 10, hidden: int = 512, init: str =
     reference="peft",
 )
 def prompt_tuning(*, length: int = 100) -> Method:
+    """Prompt tuning; **length**: rows before the embedded input."""
     return Method(name="prompt-tuning", parts=(Part(tuner=Prompt(length=length), at=("encoder.embedding",)),))

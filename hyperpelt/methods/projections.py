@@ -16,11 +16,13 @@ from hyperpelt.tuners import Bias, LoRA, Scale
 
 @method("lora", paper="LoRA, arXiv 2106.09685", family="weights", equations="eq. 3", reference="peft")
 def lora(*, rank: int = 8, alpha: float | None = 8.0, at: tuple[str, ...] = ("q", "v")) -> Method:
+    """LoRA; the delta is scaled by **alpha** / **rank** (None: 1); **at**: kinds or patterns of operations."""
     return Method(name="lora", parts=(Part(tuner=LoRA(rank=rank, alpha=alpha), at=tuple(at)),))
 
 
 @method("ia3", paper="(IA)^3 (T-Few), arXiv 2205.05638", family="weights", equations="section 3.3", reference="peft")
 def ia3() -> Method:
+    """(IA)^3: a scale a feature."""
     return Method(name="ia3", parts=(Part(tuner=Scale(), at=("k", "v", "hidden")),))
 
 
@@ -28,4 +30,5 @@ def ia3() -> Method:
     "bitfit", paper="BitFit, arXiv 2106.10199", family="weights", equations="section 3", reference="BART's own biases"
 )
 def bitfit() -> Method:
+    """BitFit: a bias a feature, also where the backbone has none."""
     return Method(name="bitfit", parts=(Part(tuner=Bias(), at=("projections", "norms")),))

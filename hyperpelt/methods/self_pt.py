@@ -32,6 +32,10 @@ def self_pt(
     pool: str = "first",
     activation: str = "gelu_new",
 ) -> Method:
+    """Self-PT; **length**: rows N; **divisions**, **rank**: of PHM layers; **index_dim**: width of a row's index.
+
+    - **pool**: what an input is known by: its `first` position, or (in the encoder) the `mean` of the real ones
+    """
     shape = {"length": length, "bottleneck": bottleneck, "divisions": divisions, "rank": rank, "index_dim": index_dim}
     part = Part(name="prompt", tuner=SelfPrompt(**shape, pool=pool, activation=activation), at=("self_attention",))
     return Method(name="self-pt", parts=(part,))

@@ -24,6 +24,7 @@ def spt(
     *, share: float = 0.002, rank: int = 8, batches: int = 8, ratio: float = 5.0,
     at: tuple[str, ...] = ("projections", "norms"),
 ) -> Method:  # fmt: skip
+    """SPT; **share**: of the weights there that the budget allows; others as in `courses.sensitivity.Sensitive`."""
     part = Part(name="entries", tuner=Entries(share=share), at=tuple(at))
     course = Sensitive(part="entries", rank=rank, batches=batches, ratio=ratio)
     return Method(name="spt", parts=(part,), courses=(course,))

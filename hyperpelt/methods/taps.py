@@ -21,5 +21,6 @@ from hyperpelt.tuners import Delta
 def taps(
     *, sparsity: float = 1.0, threshold: float = 0.1, start: float = 0.15, at: tuple[str, ...] = ("projections",)
 ) -> Method:
+    """TAPS; **sparsity**: weight of the scores' penalty; **threshold**, **start**: of the scores."""
     tuner = Delta(threshold=threshold, start=start, sparsity=sparsity)
     return Method(name="taps", parts=(Part(tuner=tuner, at=tuple(at)),))

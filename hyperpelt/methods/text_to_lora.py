@@ -36,6 +36,7 @@ def text_to_lora(
     residual_blocks: int = 2,
     init: str = "plain",
 ) -> Method:
+    """Text-to-LoRA; **rank**, **alpha**, **at** as in `lora`, the rest as in `HyperNetworkConfig`."""
     config = HyperNetworkConfig(
         embedding_dim=embedding_dim,
         hidden_dim=hidden_dim,

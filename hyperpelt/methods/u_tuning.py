@@ -28,6 +28,12 @@ def u_tuning(
     num_heads: int = 1,
     scale: float = 1.0,
 ) -> Method:
+    """U-Tuning; **attention**, **feed_forward**, **block**: a form for each: `prefix`, `prompt`, `adapter` or `none`.
+
+    - **length**, **num_heads**: of parallel rows; **bottleneck**: of adapters; **scale**: of what is added
+
+    Raises UserError for another form, and for `none` everywhere.
+    """
     forms: dict[str, Tuner] = {
         "prefix": ParallelRows(length=length, num_heads=num_heads, scale=scale),
         "prompt": ParallelRows(length=length, num_heads=num_heads, tied=True, scale=scale),

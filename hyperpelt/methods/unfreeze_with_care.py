@@ -28,6 +28,7 @@ from hyperpelt.tuners import Prefix, TokenRows
 def unfreeze_with_care(
     *, prefix_length: int = 10, tokens: tuple[str, ...] = (), ids: tuple[int, ...] = (), init: str = "quiet"
 ) -> Method:
+    """Unfreeze with care; **tokens**, or **ids** of the tokenizer: whose embeddings are trained beside the prefix."""
     parts = (
         Part(tuner=Prefix(length=prefix_length, init=init), at=("attention",)),
         Part(name="tokens", tuner=TokenRows(tokens=tokens, ids=ids), at=("embedding", "head")),

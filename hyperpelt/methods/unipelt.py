@@ -23,6 +23,7 @@ from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix
     reference="adapters, transcription",
 )
 def unipelt(*, prefix_length: int = 10, prefix_hidden: int = 512, bottleneck: int = 48, rank: int = 8) -> Method:
+    """UniPELT; **prefix_hidden**: of the MLP that makes the prefix; **bottleneck**, **rank**: of adapter and LoRA."""
     adapter = Adapter(bottleneck=bottleneck, reads="output+residual", activation="relu")
     parts = (
         Part(name="prefix", tuner=Gate(tuner=Prefix(length=prefix_length)), at=("attention",), source="prefix_mlp"),

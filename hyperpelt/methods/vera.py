@@ -16,4 +16,5 @@ from hyperpelt.tuners import VeRA
 
 @method("vera", paper="VeRA, arXiv 2310.11454", family="weights", equations="eq. 2", reference="peft")
 def vera(*, rank: int = 256, start: float = 0.1, at: tuple[str, ...] = ("q", "v")) -> Method:
+    """VeRA; **rank**: of the frozen matrices; **start**: of the vector d inside."""
     return Method(name="vera", parts=(Part(tuner=VeRA(rank=rank, start=start), at=tuple(at)),))

@@ -39,6 +39,7 @@ def visual_tokens(
     cells: int = 49,
     max_images: int = 2,
 ) -> Method:
+    """Visual tokens; **beside**: the text's method; **feature_dim**, **cells**: of an image; **hidden**: 0: linear."""
     config = ProjectorConfig(feature_dim=feature_dim, cells=cells, max_images=max_images, hidden=hidden, normalise=True)
     part = Part(name="visual_tokens", tuner=Prompt(length=cells), at=("encoder.embedding",), source="projector")
     parts, sources = _beside(beside, part, config)
@@ -57,6 +58,7 @@ def memvp(
     cells: int = 256,
     max_images: int = 2,
 ) -> Method:
+    """MemVP; **beside**: the text's method, if any; **scale**: of what memory adds; rest as in `visual_tokens`."""
     config = ProjectorConfig(
         feature_dim=feature_dim, cells=cells, max_images=max_images, hidden=hidden, scale=projector_scale
     )

@@ -35,6 +35,12 @@ def vl_adapter(
     cells: int = 36,
     max_images: int = 2,
 ) -> Method:
+    """VL-Adapter; **sharing**: by all tasks, of `all` tensors, the `up` or `down` projections, or `none`.
+
+    - **feature_dim**, **cells**: of an image; **max_images**: of a row
+
+    Raises UserError for another sharing.
+    """
     if sharing not in SHARED_TENSORS:
         raise unknown("sharing of vl-adapter", sharing, SHARED_TENSORS)
     adapter = Adapter(bottleneck=bottleneck, reads="output", activation=activation)

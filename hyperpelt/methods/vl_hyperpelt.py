@@ -41,6 +41,11 @@ def vl_hyperpelt(
     max_images: int = 2,
     **settings: Any,
 ) -> Method:
+    """HyperPELT with images; **feature_dim**, **cells**: of an image; **max_images**: of a row; text as in `hyperpelt`.
+
+    - **visual_bottleneck**, **visual_prefix_hidden**: widths of the visual adapter and of its prefix's heads
+    - **visual_prefix**: whether images bring prefix rows
+    """
     text = hyperpelt(**settings)
     prefix_head = {"visual_prefix": Head(shared="kind", hidden=visual_prefix_hidden)} if visual_prefix else {}
     network = replace(

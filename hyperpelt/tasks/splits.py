@@ -46,6 +46,7 @@ class Part:
 
     @property
     def whole(self) -> bool:
+        """Whether it is all of its split."""
         return self.start == 0 and self.stop is None
 
     def __str__(self) -> str:
@@ -140,6 +141,7 @@ class Splits:
         return tuple(name for name in SPLITS if getattr(self, name) is not None)
 
     def part(self, name: str) -> Part:
+        """Where a split's rows come from; a UserError that names the nearest for one that there is not."""
         if name not in self.names():
             raise unknown("split", name, self.names())
         part = getattr(self, name)

@@ -104,6 +104,7 @@ class Site:
 
     @property
     def causal(self) -> bool:
+        """Whether no position may look to its right: those of a decoder, past its embedded input."""
         return self.operation.stack == "decoder" and self.operation.site != "embedding"
 
 
@@ -159,14 +160,17 @@ class Tuner:
 
     @property
     def needs_residual(self) -> bool:
+        """Whether `Site.residual` has to be there."""
         return False
 
     @property
     def needs_first(self) -> bool:
+        """Whether `Site.first` has to be there."""
         return False
 
     @property
     def looks_back(self) -> bool:
+        """Whether it asks for earlier positions, by `Site.before`."""
         return False
 
     @property
@@ -197,6 +201,7 @@ class Tuner:
         return {"type": self.type_name, **plain}
 
     def refuse(self, operation: Operation, wants: str) -> UserError:
+        """The error to raise in `tensors` for an operation that it cannot sit at. wants: what it can."""
         return UserError(
             f"Tuner {self.type_name!r} works at {wants}, not at {operation.name!r} ({operation.kind}). "
             "Change the part's `at`."

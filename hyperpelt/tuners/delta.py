@@ -173,6 +173,7 @@ class _SparseLinear(torch.autograd.Function):
         positions: Int[Tensor, "c k"],
         operation: Operation,
     ) -> Float[Tensor, "B S e"]:
+        """[B S e]; c is 1 where positions are one set for all tasks."""
         ctx.save_for_backward(x, values, positions)
         ctx.operation = operation
         return row_linear(x, *_parted(_dense(values, positions, num_weights(operation)), operation))
@@ -180,6 +181,7 @@ class _SparseLinear(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Gradients of x [B S d] and values [b k], where they are wanted; values share the rows of one task."""
         read, values, positions = ctx.saved_tensors
         x, grad = read.to(values.dtype), grad.to(values.dtype)  # under autocast they are narrower than what is trained
         of_x = of_values = None

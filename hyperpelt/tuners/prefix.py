@@ -51,6 +51,7 @@ def together(parts: Sequence[PrefixRows]) -> PrefixRows:
 
 
 def split_heads(rows: Float[Tensor, "b N Hk"], operation: Operation) -> Float[Tensor, "b H N k"]:
+    """Rows as the operation's H heads read them, each k = Hk / H wide; a view."""
     split = partial(_split, operation.num_heads)
     return noted(split(rows), split, rows)
 

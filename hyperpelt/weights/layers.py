@@ -23,13 +23,15 @@ class Mixed(torch.autograd.Function):
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, *tensors: Tensor) -> Float[Tensor, "*shape e"]:
+        """`mixed(outer, bias, *parts)`."""
         ctx.save_for_backward(*tensors)
         return mixed(*tensors)
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "*shape e"]) -> tuple[Tensor | None, ...]:
+        """Gradients of outer [h e], bias [e] and each part, summed to its own shape."""
         outer, _, *parts = ctx.saved_tensors
         hidden = torch.relu(reduce(torch.add, parts))
         written = grad.flatten(0, -2)
@@ -38,7 +40,14 @@ class Mixed(torch.autograd.Function):
         return of_outer, of_bias, *[of_parts.sum_to_size(part.shape) for part in parts]
 
 
-def two_layers(x: Tensor, hidden: Tensor, hidden_bias: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def two_layers(
+    x: Float[Tensor, "U n N e"],
+    hidden: Float[Tensor, "g e h"],
+    hidden_bias: Float[Tensor, "g 1 h"],
+    weight: Float[Tensor, "g h out"],
+    bias: Float[Tensor, "g 1 out"],
+) -> Float[Tensor, "U n N out"]:
+    """tanh(x H + c) W + b, each product as `product` has it."""
     return product(torch.tanh(product(x, hidden, hidden_bias)), weight, bias)
 
 
@@ -47,13 +56,15 @@ class TwoLayers(torch.autograd.Function):
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, *tensors: Tensor) -> Float[Tensor, "U n N out"]:
+        """`two_layers(x, hidden, hidden_bias, weight, bias)`."""
         ctx.save_for_backward(*tensors)
         return two_layers(*tensors)
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "U n N out"]) -> tuple[Tensor | None, ...]:
+        """Gradients of the five, each of its own shape."""
         x, weight, bias, outer, _ = ctx.saved_tensors
         hidden = torch.tanh(product(x, weight, bias))
         of_hidden, of_outer, of_outer_bias = _backward(hidden, outer, grad)

@@ -58,6 +58,7 @@ class VisualSource(TensorSource):
         self.feature_std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0))
 
     def measured(self, features: Float[Tensor, "N G Dv"]) -> Float[Tensor, "N G Dv"]:
+        """Features in units of `standardise`."""
         return (features - self.feature_mean) / self.feature_std
 
     def check_images(self, most: int) -> None:
