@@ -32,11 +32,11 @@ WAYS = {
 }
 
 
-def launch(flag: str, overrides: list[str]) -> None:
-    """`hyperpelt train` in two processes, started as a user starts them."""
+def launch(flag: str, arguments: list[str], *, module: str = "hyperpelt.cli") -> None:
+    """`hyperpelt train` with these overrides, or another module, in two processes started as a user starts them."""
     command = [sys.executable, "-m", "accelerate.commands.launch", flag, "--num_processes=2", "--num_machines=1"]
     command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
-    command += ["-m", "hyperpelt.cli", "train", *overrides]
+    command += ["-m", module, *(["train"] if module == "hyperpelt.cli" else []), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, cwd=TESTS, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -6,6 +6,7 @@ A stranger's tuner with a penalty and method with a course are those of docs/ext
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ METHODS = {
     "taps": "{name: taps, sparsity: 0.1}",
 }
 
+WITHOUT_COURSE = {  # but with tokens of their own, or tensors made of what a row reads
+    "self-pt": "{name: self-pt, length: 3, bottleneck: 8, rank: 2}",
+    "unfreeze-with-care": "{name: unfreeze-with-care, prefix_length: 3, tokens: [good, '<new>']}",
+}
+
 
 @pytest.fixture(params=METHODS)
 def settings(request, tiny_tokenizer, tmp_path, monkeypatch):
@@ -48,6 +54,11 @@ def settings(request, tiny_tokenizer, tmp_path, monkeypatch):
 
 def trained(settings: list[str], folder: Path, *more: str) -> dict:
     return train(load_run(None, [*settings, *more, f"output_dir={folder}"]), progress=False)
+
+
+def written(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Its tensors: the model's, and the optimiser's, which hold the gradients."""
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
 
 
 def test_a_run_with_a_course_ends_alike_wherever_it_was_stopped(settings, tmp_path):
@@ -65,20 +76,32 @@ def test_a_penalty_and_a_course_do_not_depend_on_how_a_batch_is_divided(settings
     found = []
     for name, way in ways.items():
         trained(short, tmp_path / name, *way)
-        found.append(load_file(tmp_path / name / "checkpoints" / "step-2" / "model.safetensors"))
-        found[-1] |= load_file(tmp_path / name / "checkpoints" / "step-2" / "optimizer.safetensors")
+        found.append(written(tmp_path / name / "checkpoints" / "step-2"))
     torch.testing.assert_close(*found, rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("settings", ["lst", "spt"], indirect=True)
-def test_two_processes_find_on_the_first_batches_what_one_does(settings, tmp_path):
-    """What a course measures before the first step is that of the whole global batch, and so is the step after it."""
-    short = [*settings, "max_steps=1", "warmup_steps=0", "adam_epsilon=1e-3", "learning_rate=1e-3"]
-    trained(short, tmp_path / "one", "per_device_train_batch_size=8")
-    launch("--multi_gpu", [*short, "per_device_train_batch_size=4", f"output_dir={tmp_path / 'two'}"])
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    assert json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf8"))["training"]["processes"] == 2
-    torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-6)
+def test_two_processes_train_what_one_does(tiny_tokenizer, tmp_path, monkeypatch):
+    """Every method here under one launch, a run after the other. What a course measures before the first step is that
+    of the whole global batch, and the second step's gradient is that of what it made of the first."""
+    monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
+    common = [s for s in write_run(tmp_path, tiny_tokenizer) if not s.startswith(("method=", "output_dir="))]
+    common += ["max_steps=2", "save_steps=2", "max_grad_norm=null", "weight_decay=0.01", "test_limit=2"]
+    common += ["warmup_steps=0", "adam_epsilon=1e-3", "learning_rate=1e-3"]
+    methods = {**METHODS, **WITHOUT_COURSE}
+    try:
+        for name, method in methods.items():
+            trained([*common, f"method={method}", "per_device_train_batch_size=8"], tmp_path / "one" / name)
+    finally:
+        forget_tasks()
+    halves = [*common, "per_device_train_batch_size=4"]
+    runs = [[*halves, f"method={method}", f"output_dir={tmp_path}/two/{name}"] for name, method in methods.items()]
+    (tmp_path / "runs.json").write_text(json.dumps(runs), encoding="utf8")
+    launch("--multi_gpu", [str(tmp_path / "runs.json")], module="several_runs")
+    for name in methods:
+        results = json.loads((tmp_path / "two" / name / "results.json").read_text(encoding="utf8"))
+        assert results["training"]["processes"] == 2, name
+        one, two = (written(tmp_path / at / name / "checkpoints" / "step-2") for at in ("one", "two"))
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-6, msg=partial("{}: {}".format, name))
 
 
 def test_a_penalty_is_in_the_loss_of_training_alone_and_named():
