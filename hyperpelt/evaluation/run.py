@@ -31,6 +31,7 @@ from hyperpelt.evaluation.prediction import predict
 from hyperpelt.evaluation.results import Results, TaskResult
 from hyperpelt.evaluation.samples import sample_log
 from hyperpelt.evaluation.settings import Answering, Settings
+from hyperpelt.model.anew import backbone_anew
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import Task
@@ -198,14 +199,7 @@ def without_method(model: TunedModel) -> TunedModel:
 
     A method that trains the backbone, or replaces some of it, has changed its copy, so it is loaded anew by its name.
     """
-    backbone = model.backbone
-    if model.own_backbone:
-        from hyperpelt.backbones import load_backbone
-        from hyperpelt.backbones.moving import moved
-
-        backbone = moved(load_backbone(model.backbone_name, dtype=model.dtype), model.device)
-        backbone.config.decoder_start_token_id = model.backbone.config.decoder_start_token_id
-        backbone.generation_config = model.backbone.generation_config  # the languages that were set
+    backbone = backbone_anew(model) if model.own_backbone else model.backbone
     return TunedModel.build(backbone, method="frozen", tasks=model.tasks, tokenizer=model.tokenizer)
 
 

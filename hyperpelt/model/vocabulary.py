@@ -35,7 +35,7 @@ def with_tokens(
         tokenizer, ids = _looked_up(named, tokenizer)
         parts = [_told(method, part, [ids[token] for token in part.tuner.named_tokens]) for part in method.parts]
     most = max(number for part in parts for number in getattr(part.tuner, "ids", ()))
-    if most >= _rows(backbone) and not any(parameter.is_meta for parameter in backbone.parameters()):
+    if most >= num_rows(backbone) and not any(parameter.is_meta for parameter in backbone.parameters()):
         backbone = copy_of(backbone, vocabulary=most + 1)
     return replace(method, parts=tuple(parts)), backbone, tokenizer
 
@@ -74,6 +74,7 @@ def _looked_up(
     return tokenizer, {token: known[token] for token in wanted}
 
 
-def _rows(backbone: PreTrainedModel) -> int:
+def num_rows(backbone: PreTrainedModel) -> int:
+    """Rows of its embedding table."""
     embeddings: Any = backbone.get_input_embeddings()
     return embeddings.weight.shape[0]

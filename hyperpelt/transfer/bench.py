@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hyperpelt.backbones import load_backbone, resolve_dtype
-from hyperpelt.backbones.moving import moved
+from hyperpelt.backbones import resolve_dtype
 from hyperpelt.data import Choices, TokenizedSet
 from hyperpelt.evaluation.rehearsal import rehearse
 from hyperpelt.evaluation.run import evaluate, majority_answer
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.methods import get as get_method
 from hyperpelt.methods.base import Method
+from hyperpelt.model.anew import backbone_anew
 from hyperpelt.model.descriptions import tell_tasks
 from hyperpelt.model.eye import eye_of
 from hyperpelt.model.starts import Start, start_task
@@ -215,13 +215,11 @@ class Bench:
     @cached_property
     def _backbone(self) -> PreTrainedModel:
         """The backbone as it was before any training."""
-        if not self.model.own_backbone:
-            return self.model.backbone
-        return moved(load_backbone(self.model.backbone_name, dtype=self.dtype), self.device)
+        return backbone_anew(self.model) if self.model.own_backbone else self.model.backbone
 
     @cached_property
     def _whole_backbone(self) -> PreTrainedModel:
         """The same in float32, for methods that train it."""
         if self._backbone.dtype == torch.float32 and self.model.quantization is None:
             return self._backbone
-        return moved(load_backbone(self.model.backbone_name, dtype=torch.float32), self.device)
+        return backbone_anew(self.model, dtype=torch.float32)

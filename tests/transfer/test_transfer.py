@@ -403,6 +403,36 @@ def test_a_method_that_shares_everything_can_be_adapted_as_a_whole_only(run, tmp
         transfer(other, adapt=["embedding"], **settings)
 
 
+NEW_TOKENS = "tuner: {type: token_rows, tokens: ['<new>']}, at: [embedding, head]"
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        ("{name: unfreeze-with-care, prefix_length: 2, tokens: ['<new>']}", "bf16"),
+        (f"{{parts: [{{name: tokens, {NEW_TOKENS}}}], unfreeze: 'encoder.final_layer_norm.*'}}", "fp32"),
+    ],
+    ids=["frozen", "unfrozen"],
+)
+def test_tokens_that_the_runs_method_added_are_there_in_every_adaptation(
+    run, tmp_path, tiny_tokenizer, method, precision
+):
+    """Also where the backbone is loaded anew: for the frozen row, for other methods, and in float32."""
+    settings = {"precision": precision, "plugins": "[]", "max_steps": 1, "frozen_row": "true", "eval_limit": 2}
+    other = make_run(tmp_path, tiny_tokenizer, method=method, vocab_size=len(tiny_tokenizer), **settings)
+    task = replace(registry.get("toy/word"), name="toy/new", choices=("bad", "<new>"))
+    found = transfer(
+        other,
+        tasks=task,
+        shots=[0, 4],
+        seeds=1,
+        adapt=["scratch", "full", "lora"],
+        output=str(tmp_path / "out"),
+        **QUICK,
+    )
+    assert [cell["adapt"] for cell in found["cells"]] == ["frozen", "scratch", "full", "lora"]
+
+
 def test_words_decide_what_a_task_that_was_never_trained_answers(run, tmp_path, tiny_tokenizer):
     """Two tasks that read the same and differ in words and answers, known by their words alone while they were trained:
     a third one with the words of either answers as that one does."""

@@ -48,10 +48,16 @@ def trained_run(folder: Path) -> Iterator[Path]:
 
 
 def make_run(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, *, family: str = "t5", method: str = METHOD, **settings: object
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    family: str = "t5",
+    method: str = METHOD,
+    vocab_size: int = 128,
+    **settings: object,
 ) -> Path:
     """Train a small run below `folder` and return its folder; the tasks of its plugin stay registered."""
-    overrides = write_run(folder, tokenizer, family=family)
+    overrides = write_run(folder, tokenizer, family=family, vocab_size=vocab_size)
     (folder / "toy_plugin.py").write_text(PLUGIN + UNSEEN, encoding="utf8")
     named = {"method": method, **settings}
     kept = [override for override in overrides if override.partition("=")[0] not in named]
