@@ -69,8 +69,9 @@ def record_of(source: Path) -> dict[str, Any]:
         return json.loads(exported.read_text(encoding="utf8"))
     if not (source / "state.json").is_file():
         raise UserError(
-            f"The run started from {source}, whose record belongs into the card, and found no checkpoint there (relative "
-            f"paths are read from {Path.cwd()}): export from the folder where it was trained, with that run in its place."
+            f"The run started from {source}, whose record belongs into the card, and found no checkpoint there "
+            f"(relative paths are read from {Path.cwd()}): export from the folder where it was trained, with that run "
+            "in its place."
         )
     return training_record(source.parent.parent, source)
 

@@ -496,7 +496,7 @@ def test_a_run_that_started_from_an_exported_backbone_tells_its_record(tmp_path:
     assert record["earlier"]["step"] == 1600
     assert record["plan"]["init"] == "mini-bart"
     (asset / "training.json").unlink()
-    with pytest.raises(UserError, match="started from .*mini-bart"):
+    with pytest.raises(UserError, match=r"started from .*mini-bart"):
         training_record(tmp_path / "run", loop.checkpoints(tmp_path / "run")[-1])
 
 
