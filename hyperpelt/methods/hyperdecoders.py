@@ -1,10 +1,13 @@
 """Hyperdecoders (Ivison & Peters 2022, arXiv 2203.08304): the decoder's adapters are made for each instance.
 
-    hyperdecoders = parallel adapter @ encoder feed_forward x per task,
-                    parallel adapter @ decoder feed_forward x instance hypernetwork (mean encoder state, layer), norms
+    hyperdecoders = parallel adapter @ encoder feed_forward x shared,
+                    parallel adapter @ decoder feed_forward x instance hypernetwork (mean encoder state, layer)
 
-The authors' sizes: b = 64 in both, hidden width 128. Theirs reads the un-normed residual; `reads: residual` does.
-Tensors are a row's own, so no task of it can be baked away; `export --to baked` keeps the network.
+As in the authors' code one set of encoder adapters serves all tasks (`encoder_source: per_task` gives each its own),
+norms stay frozen, and b = 64 in both, hidden width 128. Their network reads [MLP(mean) ; 10 numbers of the layer] and
+makes tensors of one relu layer; ours goes through the trunk that all hypernetworks here have, with its layer norms.
+Their adapters read the normed input or, by default, the un-normed residual (`reads: residual`). Tensors are a row's
+own, so no task of it can be baked away; `export --to baked` keeps the network.
 
 Identity: U = 0. Reference: float64 transcription.
 """
@@ -22,19 +25,21 @@ from hyperpelt.weights.hyper_config import HyperNetworkConfig
     "hyperdecoders",
     paper="Hyperdecoders, arXiv 2203.08304",
     family="hypernetworks",
+    equations="its code",
     reference="transcription",
 )
 def hyperdecoders(
     *,
     bottleneck: int = 64,
     encoder_bottleneck: int = 64,
+    encoder_source: str = "shared",
     reads: str = "input",
     activation: str = "relu",
     embedding_dim: int = 64,
     hidden_dim: int = 128,
     hyper_dim: int = 128,
     init: str = "plain",
-    train_norms: bool = True,
+    train_norms: bool = False,
 ) -> Method:
     """Hyperdecoders; **encoder_bottleneck**: width of the encoder's adapters, which are a task's own.
 
@@ -48,6 +53,7 @@ def hyperdecoders(
             name="encoder_adapter",
             tuner=Adapter(bottleneck=encoder_bottleneck, reads=reads, activation=activation),
             at=("encoder.*.feed_forward",),
+            source=encoder_source,
         ),
         Part(
             name="decoder_adapter",

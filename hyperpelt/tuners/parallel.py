@@ -10,9 +10,10 @@ x to trained rows:
 per head, scaled by 1/sqrt(k); at attentions, feed-forward networks and blocks. P_v (or the scale s of the prompt
 form, which is trained) starts at zero, so a fresh tuner adds nothing.
 
-Gates (UniPELT, Mao et al. 2021, 2110.07577): g = sigma(x w + c) in (0, 1) around any tuner. In an encoder the gate of
-a row is the mean over its real positions; in a decoder each position has its own, since a mean over the sequence
-would see the future and change with cached decoding. References: float64 transcriptions.
+Gates (UniPELT, Mao et al. 2021, 2110.07577, section 3.2): g = sigma(z w + c) in (0, 1) around any tuner, z what the
+tuner reads: of a prefix or LoRA the operation's input, of a sequential adapter the output. In an encoder the gate of a
+row is the mean over its real positions; in a decoder each position has its own, since a mean over the sequence would
+see the future and change with cached decoding. References: float64 transcriptions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from torch import Tensor
 from hyperpelt.config.setting_types import check_at_least
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
-from hyperpelt.tuners.adapter import OUTPUT_KINDS, Adapter
+from hyperpelt.tuners.adapter import OUTPUT_KINDS, Adapter, read
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, masked_mean, row_linear, tuner_type
 from hyperpelt.tuners.prefix import PrefixRows
 
@@ -89,7 +90,7 @@ class ParallelRows(Tuner):
 @tuner_type
 @dataclass(frozen=True, kw_only=True)
 class Gate(Tuner):
-    """A trained gate around any tuner.
+    """A trained gate around any tuner; it reads what its tuner reads.
 
     A gated prefix multiplies P_k and P_v by g (zero rows still take softmax mass, so g = 0 is no no-op there).
     """
@@ -105,6 +106,11 @@ class Gate(Tuner):
     def point(self) -> str:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
         """A gate goes where its tuner goes."""
         return self.tuner.point
+
+    @property
+    def reads(self) -> str:
+        """What its tuner reads."""
+        return getattr(self.tuner, "reads", "input")
 
     @property
     def needs_residual(self) -> bool:
@@ -136,7 +142,7 @@ class Gate(Tuner):
         return {**inner, "gate": TensorSpec((operation.d_in, 1), ZEROS), "gate_bias": TensorSpec((1,), ZEROS)}
 
     def __call__(self, site: Site, tensors: Tensors) -> Any:
-        gate = torch.sigmoid(row_linear(site.input, tensors["gate"], tensors["gate_bias"]))
+        gate = torch.sigmoid(row_linear(read(site, self.reads), tensors["gate"], tensors["gate_bias"]))
         if not site.causal:
             gate = masked_mean(gate, site.mask)
         inner = self.tuner(site, tensors)

@@ -534,7 +534,7 @@ def test_methods_are_counted_on_a_folder_that_holds_only_a_configuration(run, sh
     assert set(rows[0]) == told
     assert (found["lora"]["mergeable"], found["hyperpelt"]["mergeable"]) == ("yes", "in part")
     assert found["hyperdecoders"]["where"].startswith(
-        "encoder.*.feed_forward: per_task; decoder.*.feed_forward: instance"
+        "encoder.*.feed_forward: shared; decoder.*.feed_forward: instance"
     )
     assert found["frozen"]["trainable"] == 0
     built = TunedModel.build(make_t5(), method="hyperpelt", tasks=["one", "two"])

@@ -347,10 +347,11 @@ class OfEachRow(Transcribed):
         return out + torch.einsum("bsk,bkd->bsd", hidden, t["up"]) + t["up_bias"][:, None]
 
 
+@pytest.mark.parametrize("form", [{}, {"encoder_source": "per_task", "train_norms": True}], ids=["", "per task, norms"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_hyperdecoders_are_their_equations_from_encoder_states_to_logits(kind):
+def test_hyperdecoders_are_their_equations_from_encoder_states_to_logits(kind, form):
     backbone = make_rough(kind)
-    settings = {"bottleneck": 4, "encoder_bottleneck": 3, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}
+    settings = {"bottleneck": 4, "encoder_bottleneck": 3, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6, **form}
     model, references = make_tuned(backbone, {"name": "hyperdecoders", **settings}), []
     for task in (0, 1):
         adapters = tensors_of_tasks(model, task, "encoder_adapter")

@@ -67,7 +67,7 @@ class Transcribed(Reference):
         if "gamma" in t:
             centred = made - made.mean(-1, keepdim=True)
             made = t["gamma"] * centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() + t["beta"]
-        return out + made * t.get("scale", self.scale) * self.gate(name, x, t)
+        return out + made * t.get("scale", self.scale) * self.gate(name, z, t)
 
     def linear(self, path, x):
         t = self.gates.get(path)

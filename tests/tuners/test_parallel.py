@@ -66,15 +66,15 @@ class GatedAdapter(Reference):
         t = self.tensors.get(name)
         if t is None:
             return out
-        gate = gate_of(t, x, self.mask if name.startswith("encoder") else None)
-        z = out + h if self.reads == "output+residual" else out
+        z = {"input": x, "output": out, "output+residual": out + h}[self.reads]
+        gate = gate_of(t, z, self.mask if name.startswith("encoder") else None)
         return out + gate * (torch.clamp(z @ t["down"] + t["down_bias"], min=0) @ t["up"] + t["up_bias"])
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
-def test_gated_adapter_averages_its_gate_over_real_positions_in_the_encoder_only(kind):
+def test_a_gate_reads_what_its_adapter_reads_and_averages_over_real_positions_in_the_encoder_only(kind):
     backbone = make_rough(kind)
-    for reads in ("output", "output+residual"):
+    for reads in ("input", "output", "output+residual"):
         gate = {"type": "gate", "tuner": {"type": "adapter", "bottleneck": 5, "reads": reads}}
         model = make_tuned(backbone, {"parts": [{"tuner": gate, "at": ["attention", "feed_forward"]}]})
         assert_agrees(model, [GatedAdapter(backbone, tensors_of(model, task), reads=reads) for task in range(2)])
