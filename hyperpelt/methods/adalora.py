@@ -2,7 +2,8 @@
 
     adalora = SVD delta @ q, v x per task, with an orthogonality penalty and a course that takes ranks away
 
-How the course measures and cuts stands in `hyperpelt.methods.courses.budget`.
+How the course measures and cuts stands in `hyperpelt.methods.courses.budget`. The paper adapts all projections
+(`at: [projections]`); q and v are peft's choice.
 
 T5-base, one task: 1,327,968 at the start (r = 12). Identity: lam = 0. Reference: peft.
 """
@@ -16,7 +17,7 @@ from hyperpelt.tuners import SVD
 
 
 @method(
-    "adalora", paper="AdaLoRA, arXiv 2303.10512", family="weights", equations="eqs. 3, 4, 7 to 12", reference="peft"
+    "adalora", paper="AdaLoRA, arXiv 2303.10512", family="weights", equations="eqs. 3, 4, 6 to 12", reference="peft"
 )
 def adalora(
     *,

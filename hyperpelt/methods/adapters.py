@@ -5,7 +5,8 @@
     parallel-adapter = parallel adapter                    @ feed_forward x per task
 
 Papers: Houlsby et al. 2019 (arXiv 1902.00751), Pfeiffer et al. 2020 (2005.00247), He et al. 2021
-(2110.04366). Default widths are reduction 32 on T5-base.
+(2110.04366). Default widths are reduction 32 on T5-base. Houlsby et al. train the layer norms too (`train_norms:
+true`).
 
 T5-base, one task: 1,807,488; 903,744; 903,744. Identity: U = 0. References: `adapters` for counts and on BART, float64
 transcriptions on both families.
@@ -37,6 +38,7 @@ def houlsby(*, bottleneck: int = 24, activation: str = "gelu", train_norms: bool
     "pfeiffer",
     paper="Pfeiffer adapters (AdapterFusion), arXiv 2005.00247",
     family="adapters",
+    equations="section 2.2.3, appendix A.2",
     reference="adapters (counts), transcription",
 )
 def pfeiffer(*, bottleneck: int = 24, activation: str = "relu", train_norms: bool = False) -> Method:
@@ -49,7 +51,7 @@ def pfeiffer(*, bottleneck: int = 24, activation: str = "relu", train_norms: boo
     "parallel-adapter",
     paper="Parallel adapters, arXiv 2110.04366",
     family="adapters",
-    equations="table 1",
+    equations="section 3.3, table 1",
     reference="adapters (counts), transcription",
 )
 def parallel_adapter(

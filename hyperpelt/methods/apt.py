@@ -17,6 +17,7 @@ from hyperpelt.tuners import AdaptivePrefix
     "apt",
     paper="Adaptive prefix tuning, arXiv 2305.15212",
     family="prefixes, prompts",
+    equations="figure 1",
     reference="transcription",
 )
 def apt(*, prefix_length: int = 10, init: str = "quiet") -> Method:

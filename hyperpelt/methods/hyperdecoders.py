@@ -41,7 +41,7 @@ def hyperdecoders(
     init: str = "plain",
     train_norms: bool = False,
 ) -> Method:
-    """Hyperdecoders; **encoder_bottleneck**: width of the encoder's adapters, which are a task's own.
+    """Hyperdecoders; **encoder_bottleneck**: width of the encoder's adapters; **encoder_source**: whose they are.
 
     - **reads**: `input` (normed) or `residual`; the network's settings as in `hyperpelt.weights.HyperNetworkConfig`
     """

@@ -27,9 +27,7 @@ PAPER = "HyperFormer, arXiv 2106.04489"
 SITES = ("self_attention", "feed_forward")
 
 
-@method(
-    "hyperformer++", paper=PAPER, family="hypernetworks", equations="sections 2.1 to 2.4", reference="transcription"
-)
+@method("hyperformer++", paper=PAPER, family="hypernetworks", equations="figure 1; its code", reference="transcription")
 def hyperformer_plus(
     *,
     bottleneck: int = 24,
@@ -60,7 +58,7 @@ def hyperformer_plus(
     "hyperformer",
     paper=PAPER,
     family="hypernetworks",
-    equations="sections 2.1 to 2.4",
+    equations="figure 1; its code",
     reference="transcription",
     extends=hyperformer_plus,
 )

@@ -28,6 +28,7 @@ from hyperpelt.weights import Head, HyperNetworkConfig
     "hyperprefix",
     paper="HyperPELT, arXiv 2203.03878",
     family="hypernetworks",
+    equations="figure 1; docs/methods.md",
     reference="transcription",
 )
 def hyperprefix(
@@ -59,6 +60,7 @@ def hyperprefix(
     "hyperpelt",
     paper="HyperPELT, arXiv 2203.03878",
     family="hypernetworks",
+    equations="figure 1; docs/methods.md",
     reference="transcription",
     extends=hyperprefix,
 )

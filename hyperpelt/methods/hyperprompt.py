@@ -25,6 +25,7 @@ FORMS = {"global": "bottlenecks", "share": "shared", "separate": "per_task"}
     "hyperprompt",
     paper="HyperPrompt, arXiv 2203.00759",
     family="hypernetworks",
+    equations="sections 2.1 to 2.3",
     reference="transcription",
 )
 def hyperprompt(

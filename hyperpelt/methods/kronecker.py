@@ -20,12 +20,11 @@ from hyperpelt.methods.baselines import trained_norms
 from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Kronecker, PHMAdapter
 
+COMPACTER = "Compacter, arXiv 2106.04647"
 FORMS = ("weight", "parallel", "parallel-residual")
 
 
-@method(
-    "compacter", paper="Compacter, arXiv 2106.04647", family="adapters", equations="section 3", reference="adapters"
-)
+@method("compacter", paper=COMPACTER, family="adapters", equations="section 3, eqs. 4, 5", reference="adapters")
 def compacter(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:
@@ -35,9 +34,7 @@ def compacter(
     return Method(name="compacter", parts=(part, *trained_norms(train_norms)))
 
 
-@method(
-    "compacter++", paper="Compacter, arXiv 2106.04647", family="adapters", equations="section 3", reference="adapters"
-)
+@method("compacter++", paper=COMPACTER, family="adapters", equations="sections 3, 5.2", reference="adapters")
 def compacter_plus(
     *, bottleneck: int = 24, divisions: int = 4, rank: int = 1, activation: str = "gelu_new", train_norms: bool = True
 ) -> Method:

@@ -19,7 +19,7 @@ from hyperpelt.methods.registry import method
 from hyperpelt.weights import SideConfig
 
 
-@method("lst", paper="LST, arXiv 2206.06522", family="side networks", reference="transcription")
+@method("lst", paper="LST, arXiv 2206.06522", family="side networks", equations="its code", reference="transcription")
 def lst(
     *, reduction: int = 8, skip: int = 4, last_gate: float | None = None, pruned: bool = True, batches: int = 8
 ) -> Method:

@@ -2,7 +2,8 @@
 
     mam = prefix (MLP) @ attention, scaled parallel adapter @ feed_forward x per task
 
-Sizes are those of the `adapters` library (N=30, m=800, b=d/2 at d=768, s=4).
+Sizes are those of the `adapters` library (N=30, m=800, b=d/2 at d=768, s=4), which are the paper's on BART-large
+(N=30, b=512, s=4).
 
 T5-base, one task: 60,390,240. Identity: U = 0 and N = 0. Reference: `adapters` for counts and on BART, float64
 transcription on both families.
@@ -19,7 +20,7 @@ from hyperpelt.tuners import Adapter, Prefix
     "mam",
     paper="MAM adapter, arXiv 2110.04366",
     family="combinations",
-    equations="table 1; section 4.6",
+    equations="section 4.6, table 1",
     reference="adapters",
 )
 def mam(

@@ -16,7 +16,7 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import PHMAdapter
 
 
-@method("mixphm", paper="MixPHM, arXiv 2303.01239", family="adapters", reference="transcription")
+@method("mixphm", paper="MixPHM, arXiv 2303.01239", family="adapters", equations="its code", reference="transcription")
 def mixphm(
     *,
     experts: int = 4,

@@ -14,7 +14,7 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Bias, LoRA, Scale
 
 
-@method("lora", paper="LoRA, arXiv 2106.09685", family="weights", equations="eq. 3", reference="peft")
+@method("lora", paper="LoRA, arXiv 2106.09685", family="weights", equations="section 4.1, eq. 3", reference="peft")
 def lora(*, rank: int = 8, alpha: float | None = 8.0, at: tuple[str, ...] = ("q", "v")) -> Method:
     """LoRA; the delta is scaled by **alpha** / **rank** (None: 1); **at**: kinds or patterns of operations."""
     return Method(name="lora", parts=(Part(tuner=LoRA(rank=rank, alpha=alpha), at=tuple(at)),))
@@ -26,9 +26,7 @@ def ia3() -> Method:
     return Method(name="ia3", parts=(Part(tuner=Scale(), at=("k", "v", "hidden")),))
 
 
-@method(
-    "bitfit", paper="BitFit, arXiv 2106.10199", family="weights", equations="section 3", reference="BART's own biases"
-)
+@method("bitfit", paper="BitFit, arXiv 2106.10199", family="weights", reference="BART's own biases")
 def bitfit() -> Method:
     """BitFit: a bias a feature, also where the backbone has none."""
     return Method(name="bitfit", parts=(Part(tuner=Bias(), at=("projections", "norms")),))

@@ -19,7 +19,7 @@ from hyperpelt.methods.registry import method
 from hyperpelt.tuners import Entries
 
 
-@method("spt", paper="SPT, arXiv 2303.08566", family="weights", reference="transcription")
+@method("spt", paper="SPT, arXiv 2303.08566", family="weights", equations="its code", reference="transcription")
 def spt(
     *, share: float = 0.002, rank: int = 8, batches: int = 8, ratio: float = 5.0,
     at: tuple[str, ...] = ("projections", "norms"),

@@ -4,8 +4,9 @@
 
 A task has no embedding: the backbone's own encoder reads its description (`hyperpelt.weights.description`), and so a
 task that nobody trained has weights as soon as it is described. A head for each kind of projection makes A and B; it
-starts at weight 0, with LoRA's own start as its bias. The authors read descriptions with another text encoder and make
-the three embeddings of unequal widths; ours are alike.
+starts at weight 0, with LoRA's own start as its bias. The authors read descriptions with another text encoder, make
+the three embeddings of unequal widths (ours are alike), drop 0.05 in the trunk, and scale by alpha / sqrt(r) with
+r = 8 and alpha = 16, where ours is alpha / r (alpha=45.3 is theirs).
 
 T5-base, any number of tasks: 3,439,744. Identity: B = 0. Reference: float64 transcription.
 """
@@ -22,7 +23,7 @@ from hyperpelt.weights.hyper_config import HyperNetworkConfig
     "text-to-lora",
     paper="Text-to-LoRA, arXiv 2506.06105",
     family="hypernetworks",
-    equations="its code",
+    equations="eqs. 3, 4; its code",
     reference="transcription",
 )
 def text_to_lora(

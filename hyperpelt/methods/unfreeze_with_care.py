@@ -22,7 +22,6 @@ from hyperpelt.tuners import Prefix, TokenRows
     "unfreeze-with-care",
     paper="Unfreeze with care, arXiv 2203.02652",
     family="prefixes, prompts",
-    equations="section 3",
     reference="peft, transcription",
 )
 def unfreeze_with_care(

@@ -3,7 +3,7 @@
     unipelt = gate(prefix) @ attention, gate(adapter) @ feed_forward, gate(LoRA) @ q, v x per task
 
 N=10 with an MLP of m=512, b=48 (reduction 16 on T5-base), r=8; LoRA's gate replaces its scaling. Gates average over
-real positions in the encoder and are per position in the decoder (the paper averages over padding and the future).
+real positions in the encoder and are per position in the decoder (the authors' average over padding and the future).
 
 T5-base, one task: 32,346,372. Identity: adapter and LoRA start at nothing. Reference: float64 transcription.
 """
@@ -19,7 +19,7 @@ from hyperpelt.tuners import Adapter, Gate, LoRA, Prefix
     "unipelt",
     paper="UniPELT, arXiv 2110.07577",
     family="combinations",
-    equations="section 3",
+    equations="section 3.2",
     reference="adapters, transcription",
 )
 def unipelt(*, prefix_length: int = 10, prefix_hidden: int = 512, bottleneck: int = 48, rank: int = 8) -> Method:

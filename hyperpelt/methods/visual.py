@@ -30,7 +30,13 @@ def _beside(
     return (*text.parts, part), {**text.sources, "projector": Source(type="visual_projector", visual=config)}
 
 
-@method("visual-tokens", paper="VL-Adapter, arXiv 2112.06825", family="images", reference="transcription")
+@method(
+    "visual-tokens",
+    paper="VL-Adapter, arXiv 2112.06825",
+    family="images",
+    equations="its code",
+    reference="transcription",
+)
 def visual_tokens(
     *,
     beside: str | dict[str, Any] = "hyperpelt",
@@ -46,7 +52,7 @@ def visual_tokens(
     return Method(name="visual-tokens", parts=parts, sources=sources)
 
 
-@method("memvp", paper="MemVP, arXiv 2405.05615", family="images", reference="transcription")
+@method("memvp", paper="MemVP, arXiv 2405.05615", family="images", equations="its code", reference="transcription")
 def memvp(
     *,
     beside: str | dict[str, Any] = "",

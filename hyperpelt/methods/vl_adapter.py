@@ -24,7 +24,13 @@ SHARED_TENSORS = {
 }
 
 
-@method("vl-adapter", paper="VL-Adapter, arXiv 2112.06825", family="images", reference="transcription")
+@method(
+    "vl-adapter",
+    paper="VL-Adapter, arXiv 2112.06825",
+    family="images",
+    equations="its code",
+    reference="transcription",
+)
 def vl_adapter(
     *,
     sharing: str = "all",

@@ -28,6 +28,7 @@ from hyperpelt.weights.visual_config import VisualHyperConfig
     "vl-hyperpelt",
     paper="HyperPELT, arXiv 2203.03878",
     family="images",
+    equations="figure 1; docs/vision.md",
     reference="transcription",
     extends=hyperpelt,
 )

@@ -1,4 +1,4 @@
-"""T-Few's two losses over a row's choices (Liu et al. 2022, arXiv 2205.05638, section 3.2), beside the usual one.
+"""T-Few's two losses over a row's choices (Liu et al. 2022, arXiv 2205.05638, eqs. 1 and 2), beside the usual one.
 
     beta(y) = mean log p of y's tokens, EOS included
     L_LN    = -log softmax(beta)[right]           over the row's choices, a row

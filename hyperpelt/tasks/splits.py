@@ -5,7 +5,7 @@ and test, and refuses at construction any two parts that could share a row. Rows
 spacing and punctuation apart) always fall into the same part: a text that occurs twice is never trained on and
 tested on, and all answers of one paragraph stay together.
 
-The two protocols of HyperFormer (Karimi Mahabadi et al. 2021, arXiv 2106.04489, section 3.1), which HyperPELT reuses:
+The two protocols of HyperFormer (Karimi Mahabadi et al. 2021, arXiv 2106.04489), which HyperPELT reuses:
 
     Splits.halved()          small sets: the validation split is halved into validation and test
     Splits.held_out(1000)    large sets: 1,000 rows leave train and become validation; the validation split is the test

@@ -1,4 +1,5 @@
-"""AlphaTuning's scales: the first plane of a weight that is kept as binary codes (Kwon et al. 2022, arXiv 2210.03858).
+"""AlphaTuning's scales: the first plane of a weight that is kept as binary codes (Kwon et al. 2022, arXiv 2210.03858,
+eqs. 1 and 2).
 
     W' = diag(alpha_1 + shift) B_1 + sum_{i=2..q} diag(alpha_i) B_i,    OP(x) + shift (.) (x B_1^T)
 

@@ -5,7 +5,7 @@
   trained multiple of what it reads KronA^B_res. B = 0 at start. The product is never made: for a row x as a matrix
   [a2 b2], (A (x) B) x = A x B^T.
 - **PHM layers** (Zhang et al. 2021, 2102.08597) in adapters, as Compacter has them (Karimi Mahabadi et al. 2021,
-  2106.04647): W = sum_i R_i (x) (s_i t_i), the n rules R_i [n n] shared by all adapters of a part, s_i [d/n k],
+  2106.04647, eq. 5): W = sum_i R_i (x) (s_i t_i), the n rules R_i [n n] shared by all adapters of a part, s_i [d/n k],
   t_i [k b/n]. The rules start at N(0, 1e-4^2), as the authors ship it: near nothing, not at it, since all of W is a
   multiple of them.
 - **MixPHM** (Jiang & Zheng 2023, 2303.01239) has several up-projections, its *experts*. One is drawn for each operation

@@ -2,9 +2,10 @@
 
 - **AdaLoRA** (Zhang et al. 2023, arXiv 2303.10512): W' = W + (alpha/r) P diag(lam) Q, lam = 0 at start, P and Q
   N(0, 0.02^2). Its penalty keeps P's columns and Q's rows near orthonormal: w (|P^T P - I| + |Q Q^T - I|) / 2 with
-  Frobenius norms, as peft has it. What takes ranks away is a course, `hyperpelt.methods.courses.budget`.
-- **VeRA** (Kopiczko et al. 2023, 2310.11454): W' = W + A diag(d) B diag(b), A and B random, frozen, and the part's:
-  one pair for each shape of projection; d = 0.1 and b = 0 at start.
+  Frobenius norms, as the authors' code and peft have it (the paper squares them, eq. 4). What takes ranks away is a
+  course, `hyperpelt.methods.courses.budget`.
+- **VeRA** (Kopiczko et al. 2023, 2310.11454, eq. 2): W' = W + A diag(d) B diag(b), A and B random, frozen, and the
+  part's: one pair for each shape of projection; d = 0.1 and b = 0 at start.
 
 T5-base, q and v, one task: AdaLoRA r=12 1,327,968, r=8 885,312; VeRA r=256 73,728. References: peft.
 """

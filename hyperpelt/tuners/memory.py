@@ -6,7 +6,8 @@ Further keys K and values V join it as phi(x [W1, s K^T]) [W2; V] does where phi
     FFN(x) + s phi(x K^T) V
 
 which is a parallel adapter without biases. MemVP makes K and V of image patches: K = z + e1, V = z + e2, e1 drawn, e2
-zero (source `visual_projector`). With V = 0 it adds exactly nothing. Reference: float64 transcription.
+zero (source `visual_projector`); its authors drop 0.1 of phi in training, which this does not. With V = 0 it adds
+exactly nothing. Reference: float64 transcription.
 """
 
 from __future__ import annotations

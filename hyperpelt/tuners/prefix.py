@@ -1,7 +1,8 @@
 """Prefixes: key and value rows joined to an attention, and their gated form.
 
 Prefix-tuning (Li & Liang 2021, arXiv 2101.00190): K' = [P_k; K], V' = [P_v; V], Q unchanged. Rows are always
-visible and have zero position bias; they never enter the KV cache. In U-Tuning's view (2303.00690) this is
+visible and have zero position bias; they never enter the KV cache. In the view of He et al. (2110.04366, eqs. 7, 8),
+and of U-Tuning (2303.00690), this is
 
     Attn(Q, K', V') = (1 - w) Attn(Q, K, V) + w Attn(Q, P_k, P_v)
 

@@ -1,8 +1,9 @@
 """Tuners of the projections: LoRA, (IA)^3 scales, biases, and shifts of the layer norms.
 
-- **LoRA** (Hu et al. 2021, arXiv 2106.09685): W' = W + (alpha/r) A B, so OP(x) + (alpha/r) x A B; B = 0 at start.
-- **(IA)^3** (Liu et al. 2022, 2205.05638): l (.) OP(x) at k, v and at the hidden layer of the feed-forward network;
-  l = 1 at start. As a tuner: OP(x) + (l - 1) (.) OP(x), and l - 1 is what is kept: it starts at zero, where
+- **LoRA** (Hu et al. 2021, arXiv 2106.09685, eq. 3): W' = W + (alpha/r) A B, so OP(x) + (alpha/r) x A B; B = 0 at
+  start, A as the authors' code draws it (the paper: a Gaussian).
+- **(IA)^3** (Liu et al. 2022, 2205.05638, section 3.3): l (.) OP(x) at k, v and at the hidden layer of the feed-forward
+  network; l = 1 at start. As a tuner: OP(x) + (l - 1) (.) OP(x), and l - 1 is what is kept: it starts at zero, where
   weight decay pulls it and a hypernetwork's small first outputs leave it.
 - **BitFit** (Ben Zaken et al. 2021, 2106.10199): OP(x) + b. T5 has no biases, so they are added.
 - **Norm**: OP(x) + delta (.) x_hat (+ beta), x_hat the normed input: training the layer norms without touching the

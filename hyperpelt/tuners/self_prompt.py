@@ -8,7 +8,8 @@ Self-PT (Yuan et al. 2023, ACM Multimedia, openreview RLbWwxQyqfV), with h what 
 
 PHM layers are those of `phm_adapter` (Zhang et al. 2021, arXiv 2102.08597); their rules are the part's. So the number
 of trained values hardly depends on the number of rows: one more costs c_n alone. Layer-normed c_n of width 2, as the
-authors have them, tell two kinds of rows apart; wider ones tell all.
+authors have them, tell two kinds of rows apart; wider ones tell all. The authors give each layer rules of its own, and
+start them at 1e-4: prompts near nothing, where ours start like random tokens.
 
 In a decoder the pool is always the first position: what comes later plays no part, and cached decoding gives the same.
 Rows start like random tokens; a prompt of length 0 is the backbone. Reference: float64 transcription.
@@ -32,7 +33,7 @@ from hyperpelt.tuners.kronecker import phm
 from hyperpelt.tuners.prefix import PrefixRows, split_heads
 
 POOLS = ("first", "mean")
-EPS = 1e-5
+EPS = 1e-6
 
 
 @tuner_type

@@ -1,10 +1,11 @@
 """Tuners made of vectors: soft prompts before the embedded input, and vectors at special tokens.
 
-- **Prompt tuning** (Lester et al. 2021, arXiv 2104.08691): N trained rows before the encoder's embedded input; the
-  attention mask grows by N ones. T5-base, N=100: 76,800 parameters. Reference: peft.
+- **Prompt tuning** (Lester et al. 2021, arXiv 2104.08691, section 2): N trained rows before the encoder's embedded
+  input; the attention mask grows by N ones. They start as rows of the embedding table, the paper's by default as those
+  of the task's choices. T5-base, N=100: 76,800 parameters. Reference: peft.
 - **PASTA** (Yang et al. 2022, 2210.04382): h_t <- h_t + e[l, i] before layer l, where t is the i-th special token of
   its row. T5-base encoder, m=2: 18,432 parameters. Starts at zero here, so that it starts as the backbone (the
-  paper's code starts at N(0,1)). Reference: float64 transcription.
+  authors' start at random, with dropout). Reference: float64 transcription.
 - **Token rows** (Yang et al. 2022, "Unfreeze with care", 2203.02652): rows of the embedding table for named tokens, as
   shifts of the table's own, where they are read and where they are written: with tied embeddings the same rows serve
   both stacks and the map to the vocabulary; with untied ones that map has rows of its own. They start at zero.

@@ -288,7 +288,7 @@ class SelfPrompted(Transcribed):
         rows = []
         for c in t["index"]:
             centred = c - c.mean()
-            c = centred / (centred.square().mean() + 1e-5).sqrt() * t["index_gain"] + t["index_shift"]
+            c = centred / (centred.square().mean() + 1e-6).sqrt() * t["index_gain"] + t["index_shift"]
             rows.append(each[0] + sum(c[j] * each[j + 1] for j in range(len(c))))
         rows, path = torch.stack(rows, dim=1), {n: p for n, p in self.projections().items()}
         keys, values = (

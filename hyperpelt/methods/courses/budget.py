@@ -1,4 +1,4 @@
-"""A budget of ranks, spent on what matters most (Zhang et al. 2023, AdaLoRA, arXiv 2303.10512, equations 7 to 12).
+"""A budget of ranks, spent on what matters most (Zhang et al. 2023, AdaLoRA, arXiv 2303.10512, equations 6 to 12).
 
 The importance of a triplet is s(lam) + mean s(P's column) + mean s(Q's row), with s the product of running means of
 |w grad w| and of its deviation from its own mean; from the ranks at the start to `rank`, on average over operations,

@@ -2,8 +2,8 @@
 
 Which dimensions of the hidden states, of each attention head and of each feed-forward network stay is decided by their
 importance, the sum over the weights that touch them of squared gradients on the first batches (Fisher information, as
-in Sung, Cho & Bansal 2022, arXiv 2206.06522, section 3.2) or of absolute values (`batches: 0`). The dimensions of the
-hidden states are one choice for all layers, so that residuals stay aligned. Legend: d width, s narrow, D inner width.
+in Sung, Cho & Bansal 2022, arXiv 2206.06522) or of absolute values (`batches: 0`). The dimensions of the hidden states
+are one choice for all layers, so that residuals stay aligned. Legend: d width, s narrow, D inner width.
 """
 
 from __future__ import annotations
