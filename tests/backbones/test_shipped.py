@@ -85,3 +85,12 @@ def test_what_stands_on_a_folder_of_this_machine_is_not_shipped(tmp_path, tiny_t
     with pytest.raises(UserError, match=r"stands on the backbone in the folder .*t5"):
         runpy.run_path(str(ROOT / "scripts" / "ship"))["ship"](tmp_path / "run", "small", tmp_path)
     assert not (tmp_path / "small").exists()
+
+
+def test_mini_t5_is_a_t5_that_learns(tmp_path):
+    settings = {"backbone": "mini-t5", "tasks": ["tabletop/sentiment"], "method": "houlsby", "output_dir": str(tmp_path)}
+    steps = {"max_steps": 60, "per_device_train_batch_size": 16, "max_source_length": 64, "learning_rate": 2e-3}
+    results = train(settings | steps | {"test_limit": 100, "frozen_row": False}, progress=False)
+    one = results["tasks"]["tabletop/sentiment"]
+    # Two standard errors of 100 rows are 8 points.
+    assert one["score"] > one["majority"]["score"] + 15
