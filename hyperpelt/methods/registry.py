@@ -91,11 +91,11 @@ def method(
 
 
 def _take_settings(make: Callable[..., Method], extends: Callable[..., Method]) -> None:
-    """Let `make` show the settings of the other method before its own, with their types and defaults."""
+    """Let `make` show the settings of the other method before its own, with their types; of both, its own default."""
     signature = inspect.signature(make)
-    own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    both = [*inspect.signature(extends).parameters.values(), *own]
-    vars(make)["__signature__"] = signature.replace(parameters=both)
+    own = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    both = {**inspect.signature(extends).parameters, **own}
+    vars(make)["__signature__"] = signature.replace(parameters=list(both.values()))
     make.__annotations__ |= {**get_type_hints(extends), **make.__annotations__}
 
 
