@@ -88,7 +88,12 @@ def test_what_stands_on_a_folder_of_this_machine_is_not_shipped(tmp_path, tiny_t
 
 
 def test_mini_t5_is_a_t5_that_learns(tmp_path):
-    settings = {"backbone": "mini-t5", "tasks": ["tabletop/sentiment"], "method": "houlsby", "output_dir": str(tmp_path)}
+    settings = {
+        "backbone": "mini-t5",
+        "tasks": ["tabletop/sentiment"],
+        "method": "houlsby",
+        "output_dir": str(tmp_path),
+    }
     steps = {"max_steps": 60, "per_device_train_batch_size": 16, "max_source_length": 64, "learning_rate": 2e-3}
     results = train(settings | steps | {"test_limit": 100, "frozen_row": False}, progress=False)
     one = results["tasks"]["tabletop/sentiment"]
