@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 REQUIRES = [
     "torch>=2.6",
-    "transformers>=5.15",
+    "transformers>=5.20",
     "datasets>=4.0",
     "accelerate>=1.10",
     "filelock>=3.12",

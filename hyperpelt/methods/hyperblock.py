@@ -5,9 +5,9 @@
                + sequential adapter with conditional norm @ self_attention, feed_forward x hypernetwork, norms x shared
 
 At every block a wide adapter that all tasks train together; then, after self-attention and feed-forward network, a
-narrow one of HyperFormer++ (arXiv 2106.04489), made for each task. The shared ones are MAM's at the feed-forward network
-(2110.04366) and Houlsby's after the attentions (1902.00751). docs/methods.md has the equations, docs/results what was
-measured.
+narrow one of HyperFormer++ (arXiv 2106.04489), made for each task. The shared ones are MAM's at the feed-forward
+network (2110.04366) and Houlsby's after the attentions (1902.00751). docs/methods.md has the equations, docs/results
+what was measured.
 
 T5-base, 8 tasks: 7,685,620, hyperformer++ having 5,211,056; mini-bart: 2,303,492 and 2,631,856. The shared ones grow
 with the number of layers; `shared_bottleneck: 21` has fewer on T5-base too. Identity: fresh adapters compute what the

@@ -32,7 +32,7 @@ def small(method: str) -> str | dict[str, object]:
     settings = {
         "hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 16},
         "hyperformer++": {"bottleneck": 4},
-        "hyperblock": {"bottleneck": 4},
+        "hyperblock": {"bottleneck": 4, "shared_bottleneck": 6},
         "mam": {"prefix_length": 4, "prefix_hidden": 16, "bottleneck": 8},
         "prompt-tuning": {"length": 6},
         "unfreeze-with-care": {"prefix_length": 4, "ids": [5, 9, 2]},
@@ -103,7 +103,7 @@ SMALL = {
     "compacter++": {"bottleneck": 8},
     "conv-adapter": {"bottleneck": 4},
     "houlsby": {"bottleneck": 4},
-    "hyperblock": {"bottleneck": 4},
+    "hyperblock": {"bottleneck": 4, "shared_bottleneck": 6},
     "hyperdecoders": {"bottleneck": 4, "encoder_bottleneck": 4},
     "hyperformer": {"bottleneck": 4},
     "hyperformer++": {"bottleneck": 4},

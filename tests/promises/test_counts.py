@@ -127,13 +127,11 @@ def test_hyperformer_plus_is_the_papers_0_29_percent_a_task(t5_base):
     assert made["percent_per_task"] == 0.2922
 
 
-def test_hyperblock_trains_fewer_values_than_hyperformer_plus(t5_base):
-    adapter = 2 * 768 * 9 + 9 + 768
-    heads = 65 * (5 * adapter + 2)  # a head a kind of block; the scale at the two feed-forward ones
-    trunk = 192 * 128 + 128 + 128 * 64 + 64 + 2 * 64
-    made = methods.describe("hyperblock", backbone=t5_base, num_tasks=8)
-    assert made["trainable"] == heads + trunk + (8 + 12 + 5) * 64 + 47_616 == 4_827_759
-    assert made["percent_per_task"] == 0.2707
+def test_hyperblock_is_a_narrow_hyperformer_plus_and_the_adapters_that_tasks_share(t5_base):
+    shared = 60 * (2 * 768 * 48 + 48 + 768) + 24  # 36 attentions, 24 feed-forward networks with a scale each
+    made = count({"name": "hyperformer++", "bottleneck": 14}, t5_base, 8)
+    assert count("hyperblock", t5_base, 8) == made + shared == 7_685_620
+    assert count({"name": "hyperblock", "shared_bottleneck": 21}, t5_base, 8) < count("hyperformer++", t5_base, 8)
 
 
 def test_hyperformer_is_about_the_papers_6_75_percent_a_task(t5_base):

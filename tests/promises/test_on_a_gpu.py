@@ -54,7 +54,7 @@ def step(model: TunedModel, device: torch.device) -> tuple[float, dict[str, torc
     model.zero_grad(set_to_none=True)
     loss = total_loss(model(**inputs_of(rows, device)), rows)
     loss.backward()
-    grads = {name: p.grad.cpu() for name, p in model.trainable_parameters() if p.grad is not None}
+    grads = {name: p.grad.cpu().clone() for name, p in model.trainable_parameters() if p.grad is not None}
     return float(loss.detach()), grads
 
 

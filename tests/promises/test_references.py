@@ -112,18 +112,32 @@ def test_hyperpelt_is_its_equations_from_embedding_to_logits(kind):
     assert_agrees(model, references)
 
 
+class SharedThenMade(Transcribed):
+    """Adapters that all tasks share, after attentions and beside feed-forward networks; then the made ones."""
+
+    shared: TensorsByOperation = MappingProxyType({})
+
+    def sublayer(self, name, x, h, out):
+        t = self.shared[name]
+        z = x if "scale" in t else out
+        out = out + (relu(z @ t["down"] + t["down_bias"]) @ t["up"] + t["up_bias"]) * t.get("scale", 1.0)
+        return super().sublayer(name, x, h, out)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_hyperblock_is_its_equations_from_embedding_to_logits(kind):
     backbone = make_rough(kind)
-    settings = {"bottleneck": 4, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}
+    settings = {"bottleneck": 4, "shared_bottleneck": 6, "embedding_dim": 5, "hidden_dim": 7, "hyper_dim": 6}
     model, references = make_tuned(backbone, {"name": "hyperblock", **settings}), []
     for task in range(2):
-        made = hyper_tensors(model, task)
-        after, beside = by_operation(made, "attention"), by_operation(made, "feed_forward")
-        assert len(after) == 6, "self-attention of both stacks, and cross-attention"
-        assert len(beside) == 4
-        reference = Transcribed(backbone, adapters=after | beside, phi=relu)
-        reference.sequential = {name: name in after for name in (*after, *beside)}
+        adapters = by_operation(hyper_tensors(model, task), "adapter")
+        shared = {
+            **tensors_of(model, task, part="shared_attention"),
+            **tensors_of(model, task, part="shared_feed_forward"),
+        }
+        assert len(adapters) == 8, "self-attention and feed-forward of both stacks"
+        assert len(shared) == 10, "cross-attention too"
+        reference = SharedThenMade(backbone, adapters=adapters, shared=shared, phi=gelu_tanh)
         references.append(reference.shifted(tensors_of(model, task, part="norms")))
     assert_agrees(model, references)
 
