@@ -67,6 +67,7 @@ class Pass:
     plan: Plan
     made: Mapping[str, Sequence[Tensor]]
     rows: Int[Tensor, " B"] | None
+    kept: Kept  # no default: torch's compiler cannot make one that a dataclass asks for
     mask: Bool[Tensor, "B S"] | None = None
     special: Mapping[str, Tensor] = field(default_factory=dict)
     images: RowImages | None = None
@@ -75,7 +76,6 @@ class Pass:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     residuals: dict[str, Tensor] = field(default_factory=dict)
     picked: dict[Any, Tensor] | None = None
-    kept: Kept = field(default_factory=Kept)
     positions: Positions | None = None
     instances: Instances | None = None
     beside: Beside | None = None

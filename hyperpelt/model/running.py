@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hyperpelt.attachment.beside import Beside
 from hyperpelt.attachment.encoder_input import joined_input
 from hyperpelt.attachment.instances import Instances
+from hyperpelt.attachment.kept import Kept
 from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
@@ -172,6 +173,7 @@ class Running(Attached):
             plan=self.assembly.plan,
             made=self._weights(distinct, known) if made is None else made,
             rows=None if distinct.shape[0] == 1 else rows,
+            kept=Kept(),
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),
             images=images,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.torch_version import TorchVersion
 from transformers.utils import generic
 
 from hyperpelt.data.host import unwrapped
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from hyperpelt.model.tuned import TunedModel
 
 BACKEND = "inductor"
-COMPILES = "2.13"  # the torch whose compiler is tested
 
 
 class CompiledForward(nn.Module):
@@ -68,9 +66,4 @@ def check_compilable(method: Method, *, sharded: bool) -> None:
         raise UserError(
             "torch_compile: a backbone sharded by --use_fsdp is gathered layer by layer, which no one graph holds: "
             "launch without --use_fsdp, or set torch_compile=false."
-        )
-    if TorchVersion(torch.__version__) < COMPILES:
-        raise UserError(
-            f"torch_compile needs torch {COMPILES} or newer: 2.11's compiler stops at a pass of ours, and this is "
-            f"{torch.__version__}. Upgrade torch, or set torch_compile=false."
         )

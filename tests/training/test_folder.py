@@ -101,9 +101,11 @@ from hyperpelt.config import load_run
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
 config, processes = load_run(None, sys.argv[1:]), start_processes(use_cpu=True)
-with RunFolder.claimed(config, processes) as folder:
-    folder.prepare("tasks: [a]") if processes.is_main else None
-    print(folder.clear, folder.locked)
+try:
+    with RunFolder.claimed(config, processes) as folder:
+        folder.prepare("tasks: [a]") if processes.is_main else None
+        print(folder.clear, folder.locked)
+finally:  # who dies with its connections open may abort the other one
     processes.close()
 """
 

@@ -13,7 +13,7 @@ from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttentio
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tuners import adapter, prefix, projection, remade
 from hyperpelt.tuners.projection import Norm
-from hyperpelt.weights import heads, hypernetwork, layers
+from hyperpelt.weights import heads, layers, trunk
 
 BACKBONES = {
     "t5": lambda: make_t5(dropout_rate=0.2),
@@ -105,7 +105,7 @@ def test_what_is_cheap_to_make_again_is_not_kept_and_gives_the_same_gradients(ma
         for room in (remade, prefix, adapter, projection):
             monkeypatch.setattr(room, "noted", lambda made, *_: made)
         monkeypatch.setattr(heads, "TwoLayers", SimpleNamespace(apply=layers.two_layers))
-        monkeypatch.setattr(hypernetwork, "Mixed", SimpleNamespace(apply=layers.mixed))
+        monkeypatch.setattr(trunk, "Mixed", SimpleNamespace(apply=layers.mixed))
         assert kept(model) > 1.1 * before
 
     check_same(model, plain)
