@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import wait_for_the_disk
 from file_events import killed_at_each_event
 
 from hyperpelt.errors import UserError
@@ -20,6 +21,11 @@ from hyperpelt.files.locks import OWNER, FolderLock
 from hyperpelt.files.names import hidden, host, leftovers
 from hyperpelt.files.reading import Damaged, read_json, read_object
 from hyperpelt.files.tensors import read_tensors, write_tensors
+
+
+@pytest.fixture(autouse=True)
+def disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", wait_for_the_disk)
 
 
 def dead_pid() -> int:

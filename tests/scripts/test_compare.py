@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from small_runs import write_run
 from transformers import BartConfig, BartForConditionalGeneration
@@ -36,7 +37,7 @@ METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "l
 
 
 def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run([warm.python(), SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
 def write_study(folder: Path, methods: dict, **changes: object) -> Path:
@@ -162,8 +163,9 @@ def test_a_value_of_null_stays_null(tmp_path: Path) -> None:
 
 
 def test_tables_do_not_go_where_pages_are_written_by_hand() -> None:
-    assert "runs/tables" in compare("--help").stdout
-    assert "docs/results" not in compare("--help").stdout
+    said = compare("--help").stdout
+    assert "runs/tables" in said
+    assert "docs/results" not in said
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Pat
 def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:
     study = write_study(tmp_path, {"layer-norm": {}}, seeds=[0])
     steps = "max_steps=100000"
-    command = [sys.executable, SCRIPT, study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", steps]
+    command = [warm.python(), SCRIPT, study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", steps]
     process = subprocess.Popen([str(word) for word in command])
     log, saved = tmp_path / "runs/toys/layer-norm-0/train.log", tmp_path / "runs/toys/layer-norm-0/checkpoints"
     deadline = time.monotonic() + 120
