@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 
@@ -251,7 +251,7 @@ def test_what_a_stream_lacks_is_said(tmp_path: Path, tiny_tokenizer: Any) -> Non
 
 
 def torchrun(processes: int, settings: list[str]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [warm.python(), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command += ["-m", "hyperpelt.cli", "train", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

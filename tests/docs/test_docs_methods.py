@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from safetensors.torch import load_file
 from small_models import make_t5
@@ -87,7 +88,7 @@ def test_the_penalty_and_the_course_of_the_page_work_through_a_stopped_run(
     saved = []
     for name, more in (("whole", []), ("rest", [f"resume={tmp_path}/whole/checkpoints/step-2"])):
         words = ["train", *settings, *more, f"output_dir={tmp_path / name}", "--plugin", plugin]
-        command = [sys.executable, "-m", "hyperpelt.cli", *map(str, words)]
+        command = [warm.python(), "-m", "hyperpelt.cli", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
         saved.append(load_file(tmp_path / name / "model.safetensors"))
@@ -110,7 +111,7 @@ def test_a_run_of_the_page_s_method_is_exported_by_a_process_that_never_saw_its_
         ["train", *settings, "--plugin", plugin],
         ["export", tmp_path / "run", "--task", "toy/mood", "--output", tmp_path / "alone"],
     ):
-        command = [sys.executable, "-m", "hyperpelt.cli", *map(str, words)]
+        command = [warm.python(), "-m", "hyperpelt.cli", *map(str, words)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "alone" / "model.safetensors").is_file()

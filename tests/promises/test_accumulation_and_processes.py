@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 from torch import Tensor
@@ -34,7 +34,7 @@ WAYS = {
 
 def launch(flag: str, arguments: list[str], *, module: str = "hyperpelt.cli") -> None:
     """`hyperpelt train` with these overrides, or another module, in two processes started as a user starts them."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", flag, "--num_processes=2", "--num_machines=1"]
+    command = [warm.python(), "-m", "accelerate.commands.launch", flag, "--num_processes=2", "--num_machines=1"]
     command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     command += ["-m", module, *(["train"] if module == "hyperpelt.cli" else []), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 
@@ -34,7 +34,7 @@ RATES = {"toy/mood": 2, "digits/which": 1, "digits/compare": 1}
 
 
 def torchrun(settings: list[str]) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += ["-m", "hyperpelt.cli", "train", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

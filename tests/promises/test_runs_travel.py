@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from small_runs import METHOD, write_run
 
 BESIDE = {
@@ -25,7 +25,7 @@ BESIDE = {
 
 
 def hyperpelt(*arguments: object, stdin: str = "", status: int = 0, **environment: str) -> str:
-    command = [sys.executable, "-m", "hyperpelt.cli", *map(str, arguments)]
+    command = [warm.python(), "-m", "hyperpelt.cli", *map(str, arguments)]
     done = subprocess.run(
         command, input=stdin, capture_output=True, text=True, timeout=120, env=os.environ | environment, check=False
     )

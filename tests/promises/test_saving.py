@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from file_events import killed_at_each_event
 from safetensors.torch import load_file, save_file
 from small_models import make_bart, make_t5
@@ -53,7 +53,7 @@ def test_a_fresh_process_gives_bit_equal_outputs_of_the_model_and_of_a_baked_tas
         which.save_pretrained(tmp_path / name)
         save_file(rows, tmp_path / "rows.safetensors")
         files = [str(tmp_path / name), str(tmp_path / "rows.safetensors"), str(tmp_path / "out.safetensors")]
-        done = subprocess.run([sys.executable, "-c", FRESH, *files], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([warm.python(), "-c", FRESH, *files], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr[-2000:]
         from safetensors.torch import load_file
 
