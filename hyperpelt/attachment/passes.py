@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from hyperpelt.attachment.beside import Beside
@@ -53,7 +53,8 @@ Plan = Mapping[str, Sequence[Placed]]
 class Pass:
     """The state of one forward, generation or scoring run.
 
-    - **made**: for each group key the tensors of its n operations, each [U, *shape] (or [1, *shape] if shared)
+    - **made**: for each group key the tensors of its n operations, [U, n, *shape] (or [1, n, *shape] if shared);
+      **each**: the same, one tensor an operation; **by_row**: of groups of vectors, for each row, see `each_row`
     - **rows** [B]: index into the U distinct tasks, or None if there is one
     - **mask** [B S]: real positions of the encoder's input; **special** [B S]: see `Site`
     - **images**: of the rows, None if no row has any
@@ -65,7 +66,9 @@ class Pass:
     """
 
     plan: Plan
-    made: Mapping[str, Sequence[Tensor]]
+    made: Mapping[str, Tensor]
+    each: Mapping[str, Sequence[Tensor]]
+    by_row: Mapping[str, Sequence[Tensor]]
     rows: Int[Tensor, " B"] | None
     kept: Kept  # no default: torch's compiler cannot make one that a dataclass asks for
     mask: Bool[Tensor, "B S"] | None = None
@@ -109,9 +112,11 @@ class Pass:
     def _pick(self, key: str, index: int, num_rows: int) -> Tensor:
         if self.instances is not None and self.instances.made is not None and key in self.instances.made:
             return expanded(self.instances.made[key][index], num_rows)
-        values = self.made[key][index]
+        values = self.each[key][index]
         if self.rows is None or values.shape[0] == 1:
             return values
+        if key in self.by_row and num_rows == self.rows.shape[0]:
+            return self.by_row[key][index]
         if self.picked is not None and (key, index, num_rows) in self.picked:
             return self.picked[key, index, num_rows]
         chosen = picked(values, expanded(self.rows, num_rows))
@@ -273,3 +278,11 @@ class Pass:
                 "at its attention. Change the `at` of one of the parts, or make them one prefix."
             )
         return together(parts)
+
+
+def each_row(made: Mapping[str, Num[Tensor, "u n *shape"]], rows: Int[Tensor, " B"]) -> dict[str, Sequence[Tensor]]:
+    """The vectors of each row, [B, d] an operation, by group key: all operations' are picked at once, in one kernel
+    where there would be one an operation, and as many backward. Matrices are too large to be there for all at a time.
+    """
+    vectors = {key: values for key, values in made.items() if values.dim() == 3 and values.shape[0] > 1}
+    return {key: values.index_select(0, rows).unbind(1) for key, values in vectors.items()}

@@ -87,7 +87,7 @@ class Attached(nn.Module):
         self.sight = Sight(method.name, self.sources, visual)
         self.unfrozen = frozenset(trained)
         self.switch = switch_of(self.backbone)
-        self._made: dict[Any, dict[str, Sequence[Tensor]]] = {}
+        self._made: dict[Any, dict[str, Tensor]] = {}
         self.attached = False
         # `state_dict` leaves out what is frozen, and `load_state_dict` does not miss it.
         self.register_state_dict_post_hook(_without_frozen)

@@ -18,7 +18,7 @@ from hyperpelt.attachment.beside import Beside
 from hyperpelt.attachment.encoder_input import joined_input
 from hyperpelt.attachment.instances import Instances
 from hyperpelt.attachment.kept import Kept
-from hyperpelt.attachment.passes import Pass
+from hyperpelt.attachment.passes import Pass, each_row
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost
@@ -107,9 +107,8 @@ class Running(Attached):
             made |= source(tasks)
         return made
 
-    def _weights(self, tasks: Int[Tensor, " U"], on_host: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
-        """The same, cast to the backbone's dtype, one tensor an operation; kept while nothing changes and no gradient
-        is wanted.
+    def _weights(self, tasks: Int[Tensor, " U"], on_host: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
+        """The same, cast to the backbone's dtype; kept while nothing changes and no gradient is wanted.
 
         Version counters alone do not tell: a fused optimiser changes parameters behind their back. What was kept
         therefore also ends with every pass that wants gradients, and with `train()`.
@@ -128,12 +127,12 @@ class Running(Attached):
             self._made[key] = made
         return self._made[key]
 
-    def _cast(self, tasks: Int[Tensor, " U"]) -> dict[str, Sequence[Tensor]]:
-        made: dict[str, Sequence[Tensor]] = {}
+    def _cast(self, tasks: Int[Tensor, " U"]) -> dict[str, Tensor]:
+        made: dict[str, Tensor] = {}
         for name, values in self.weights_of(tasks).items():
             # Products may be computed otherwise for what could get a gradient (torch.matmul folds its dimensions then).
             values = values if torch.is_grad_enabled() else values.detach()
-            made[name] = (values.to(self.dtype) if values.is_floating_point() else values).unbind(1)
+            made[name] = values.to(self.dtype) if values.is_floating_point() else values
         return made
 
     def running(
@@ -143,7 +142,7 @@ class Running(Attached):
         attention_mask: Tensor | None,
         images: RowImages | None = None,
         *,
-        made: Mapping[str, Sequence[Tensor]] | None = None,
+        made: Mapping[str, Tensor] | None = None,
         penalties: Penalties | None = None,
     ) -> AbstractContextManager[Pass]:
         """Context manager of one pass over the backbone, in this model's mode, for rows of the given tasks and images.
@@ -169,10 +168,14 @@ class Running(Attached):
         else:
             known, rows = torch.unique(task_ids, return_inverse=True)  # on the host nothing is waited for
             distinct, rows = (values.to(self.device, non_blocking=True) for values in (known, rows))
+        made = self._weights(distinct, known) if made is None else made
+        single = distinct.shape[0] == 1
         running = Pass(
             plan=self.assembly.plan,
-            made=self._weights(distinct, known) if made is None else made,
-            rows=None if distinct.shape[0] == 1 else rows,
+            made=made,
+            each={name: values.unbind(1) for name, values in made.items()},
+            by_row={} if single else each_row(made, rows),
+            rows=None if single else rows,
             kept=Kept(),
             mask=None if attention_mask is None else attention_mask.bool(),
             special=self._special(input_ids, attention_mask),

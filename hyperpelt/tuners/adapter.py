@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -135,8 +135,34 @@ class Adapter(Tuner):
 def _conditional_norm(
     x: Float[Tensor, "B S e"], gamma: Float[Tensor, "b e"], beta: Float[Tensor, "b e"], eps: float
 ) -> Float[Tensor, "B S e"]:
-    """LN_{gamma,beta}(x); where all rows share gamma and beta, in one kernel that keeps x alone."""
+    """LN_{gamma,beta}(x), of which x alone is kept; where all rows share gamma and beta, in one kernel."""
     if gamma.shape[0] == 1:
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma[0], beta[0], eps)
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.squeeze(0), beta.squeeze(0), eps)
+    if not torch.compiler.is_compiling() and not autocast(x):
+        return _ConditionalNorm.apply(x, gamma, beta, eps)
     normed = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
+
+
+class _ConditionalNorm(torch.autograd.Function):
+    """beta + x_hat (.) gamma with a gamma and a beta for each row; x_hat is made again for backward, not kept."""
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def forward(
+        ctx: Any, x: Float[Tensor, "B S e"], gamma: Float[Tensor, "B e"], beta: Float[Tensor, "B e"], eps: float
+    ) -> Float[Tensor, "B S e"]:
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.save_for_backward(x, gamma, mean, rstd)
+        return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, ...]:
+        x, gamma, mean, rstd = ctx.saved_tensors
+        normed = (x - mean).mul_(rstd)
+        of_normed = grad * gamma.unsqueeze(1)
+        of_x, *_ = torch.ops.aten.native_layer_norm_backward(
+            of_normed, x, x.shape[-1:], mean, rstd, None, None, [True, False, False]
+        )
+        return of_x, normed.mul_(grad).sum(1), grad.sum(1), None

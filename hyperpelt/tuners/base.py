@@ -255,11 +255,19 @@ def row_linear(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    if weight.shape[0] == 1:
+        return _linear_of_all(x, weight.squeeze(0), bias, onto)
     if bias is not None:
         onto = bias.unsqueeze(1) if onto is None else onto + bias.unsqueeze(1)
-    if onto is not None and weight.shape[0] > 1:
-        return torch.baddbmm(onto, x, weight)
-    y = x @ weight[0] if weight.shape[0] == 1 else torch.bmm(x, weight)
+    return torch.bmm(x, weight) if onto is None else torch.baddbmm(onto, x, weight)
+
+
+def _linear_of_all(x: Tensor, weight: Float[Tensor, "d e"], bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    """One matrix for all rows: their bias is added by the product, where they have one bias too."""
+    if bias is not None and bias.shape[0] == 1:
+        y = torch.nn.functional.linear(x, weight.T, bias.squeeze(0))
+    else:
+        y = x @ weight if bias is None else x @ weight + bias.unsqueeze(1)
     return y if onto is None else onto + y
 
 

@@ -115,12 +115,12 @@ class Norm(Tuner):
         weight, shift = site.frozen.get("weight"), tensors["weight"]
         if weight is None or weight.dtype == torch.bfloat16 or shift.shape[0] > 1:
             return None
-        weight = weight + shift[0]
+        weight = weight + shift.squeeze(0)
         if not site.operation.norm_centred:
             if torch.compiler.is_compiling():
                 return weight * normed(site.input, site.operation)
             return _RMSNorm.apply(site.input, weight, site.operation.norm_eps)
-        bias = site.frozen["bias"] + tensors["bias"][0] if "bias" in tensors else site.frozen.get("bias")
+        bias = site.frozen["bias"] + tensors["bias"].squeeze(0) if "bias" in tensors else site.frozen.get("bias")
         compute = partial(_layer_norm, site.operation.norm_eps)
         return noted(compute(site.input, weight, bias), compute, site.input, weight, bias)
 

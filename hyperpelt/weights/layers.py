@@ -98,5 +98,5 @@ def product(
     gigabytes for the widest heads.
     """
     if weight.shape[0] == 1:
-        return torch.addmm(bias[0], x.flatten(0, 2), weight[0]).unflatten(0, x.shape[:3])
+        return torch.addmm(bias.squeeze(0), x.flatten(0, 2), weight.squeeze(0)).unflatten(0, x.shape[:3])
     return _by_head_back(torch.baddbmm(bias, _by_head(x, weight.shape[0]), weight), x.shape)

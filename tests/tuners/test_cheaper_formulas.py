@@ -144,3 +144,21 @@ def test_a_trained_norm_in_one_formula_is_the_sum_of_two(make, monkeypatch):
         monkeypatch.setattr(Norm, "whole", lambda *_: None)
 
     check_same(model, plain)
+
+
+def test_a_conditional_norm_with_a_gamma_for_each_row_keeps_its_input_alone_and_has_the_plain_gradients():
+    drawn = torch.Generator().manual_seed(0)
+    x, gamma, beta, seen = (
+        torch.randn(shape, generator=drawn, dtype=torch.float64) for shape in ((3, 5, 8), (3, 8), (3, 8), (3, 5, 8))
+    )
+    leaves = [tensor.requires_grad_() for tensor in (x, gamma, beta)]
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        mine = adapter._conditional_norm(x, gamma, beta, 1e-5)
+    assert [t.numel() for t in kept if t.numel() >= x.numel()] == [x.numel()]
+    spread = x.var(-1, correction=0, keepdim=True).add(1e-5).sqrt()
+    plain = (x - x.mean(-1, keepdim=True)) / spread * gamma[:, None] + beta[:, None]
+    torch.testing.assert_close(mine, plain)
+    pairs = zip(*(torch.autograd.grad((y * seen).sum(), leaves) for y in (mine, plain)), strict=True)
+    for own, other in pairs:
+        torch.testing.assert_close(own, other)
