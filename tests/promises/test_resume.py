@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 
+from hyperpelt import tasks as registry
 from hyperpelt.config import load_run
 from hyperpelt.training import train
 from hyperpelt.training.checkpoints import list_checkpoints
@@ -65,6 +66,32 @@ def test_a_killed_and_resumed_run_ends_bit_identical_to_one_that_never_stopped(s
     assert saved < STEPS
     assert not (killed / "results.json").exists()
     train(load_run(None, [*settings, f"output_dir={killed}", "resume=true"]), progress=False)
+    same_end(whole, killed)
+
+
+STREAMED = """
+name: my/stream
+source: {files: {train: part-*.jsonl, test: test.jsonl}, stream: {train: 96}}
+input: "say: {text}"
+choices: ["no", "yes"]
+splits: {validation: null}
+"""
+
+
+@pytest.mark.parametrize("settings", ["t5"], indirect=True)
+def test_a_killed_run_on_a_stream_goes_on_with_the_next_row(settings, tmp_path, request):
+    request.addfinalizer(lambda: registry.remove("my/stream"))
+    words = "good bad true false maybe yes no sentence the a".split()
+    for name, count in {"part-0": 40, "part-1": 56, "test": 8}.items():
+        rows = [{"text": " ".join(words[n % (2 + n % 7) :]), "label": n % 2} for n in range(count)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    (tmp_path / "stream.yaml").write_text(STREAMED, encoding="utf8")
+    plugins = f"plugins={tmp_path / 'toy_plugin.py'},{tmp_path / 'stream.yaml'}"
+    streamed = [*settings, "tasks=my/stream,toy/mood", plugins, "length_window=2", "max_steps=16", "eval_steps=null"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(load_run(None, [*streamed, f"output_dir={whole}"]), progress=False)
+    assert kill_after(killed, 5, streamed) < 16
+    train(load_run(None, [*streamed, f"output_dir={killed}", "resume=true"]), progress=False)
     same_end(whole, killed)
 
 
