@@ -60,7 +60,7 @@ def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
 
     With no near match the message lists the options (the first twelve of a long list).
     """
-    options = sorted(options)
+    options, what = sorted(options), f"{kind}:" if kind.endswith("'") else kind  # two names are told apart
     near = get_close_matches(name, options, n=3, cutoff=0.6)
     if near:
         hint = f"Did you mean {' or '.join(repr(match) for match in near)}?"
@@ -69,4 +69,4 @@ def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
         hint = f"Known: {shown}."
     else:
         hint = f"No {kind} is known here."
-    return UserError(f"Unknown {kind} {name!r}. {hint}")
+    return UserError(f"Unknown {what} {name!r}. {hint}")

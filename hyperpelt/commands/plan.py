@@ -32,6 +32,7 @@ def plan(
     on: Annotated[
         str, typer.Option("--card", help="Whose stated speed the time is estimated from; cpu: its code paths, no time.")
     ] = "h100",
+    plugin: common.Plugins = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw memory by part into this file.")] = None,
     as_json: common.Json = False,
     debug: common.Debug = False,
@@ -49,6 +50,7 @@ def plan(
         path = Path(arguments.pop(0)) if arguments and "=" not in arguments[0] else None
         config = load_run(path, [*([] if path else [("output_dir", ".")]), *arguments])
         common.say_plugins_of_settings(path, config.plugins)
+        common.load_named_plugins(plugin)
         named = common.named_tasks(method or ()) or [None]
         options = {"num_tasks": num_tasks, "processes": processes, "fsdp": fsdp, "on": on}
         plans = [plan_run(config, method=name, memory=memory or MEMORIES, **options) for name in named]

@@ -67,6 +67,8 @@ def show_task(
 
 
 def _print(content: dict[str, Any]) -> None:
+    from hyperpelt.tasks.findings import for_reading
+
     out = common.console()
 
     def line(text: str) -> None:
@@ -81,7 +83,8 @@ def _print(content: dict[str, Any]) -> None:
     for split, examples in content["examples"].items():
         for example in examples:
             own = "" if content["choices"] else f"\n  choices {' | '.join(example['choices'] or ['(open answer)'])}"
-            line(f"\n{split}\n  input   {example['input']}\n  target  {example['target']}{own}")
+            text, target = (for_reading(example[key], indent=10) for key in ("input", "target"))
+            line(f"\n{split}\n  input   {text}\n  target  {target}{own}")
     if content["problem"] and len(content["examples"]) == len(content["sizes"]):
         common.note(f"\nRows could not be read: {content['problem']}")
 

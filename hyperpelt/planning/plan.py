@@ -17,6 +17,7 @@ from hyperpelt.planning.cards import Card, card
 from hyperpelt.planning.fit import Spread, largest_batch
 from hyperpelt.planning.stand_in import ACCELERATOR, CPU
 from hyperpelt.planning.step import Measured, Shape, StepCosts, costs_of
+from hyperpelt.tasks.plugins import load_each
 
 MEMORIES = ("16GB", "24GB", "40GB", "80GB", "141GB")
 
@@ -111,6 +112,7 @@ def plan_run(
         )
     if config.precision == "auto":  # which is raced for on the machine itself
         config = config.model_copy(update={"precision": "fp32" if on == "cpu" else "bf16"})
+    load_each(config.plugins)
     chosen = methods.get(method or config.method)
     known = None if on == "cpu" else card(on)
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
@@ -159,10 +161,6 @@ def _counting(name: str) -> Iterator[None]:
 
 
 def _tasks(config: RunConfig) -> list[str]:
-    from hyperpelt import tasks as registry
-
-    for plugin in config.plugins:
-        registry.load_plugin(plugin)
     return list(task_names(rate_trees(config.task_rates)))
 
 

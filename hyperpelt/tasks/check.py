@@ -24,7 +24,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks import findings as look
 from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
-from hyperpelt.tasks.findings import Finding, Numbered
+from hyperpelt.tasks.findings import Finding, Numbered, for_reading
 from hyperpelt.tasks.measured import unmeasured, untokenised
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
@@ -74,7 +74,8 @@ class CheckReport:
             yield f"  {split:10} {size:7,} rows" + "".join(f"  {part}" for part in (shares, tokens, most) if part)
         for split, rows in self.rendered.items():
             for row in rows:
-                yield f"\n  {split} row {row['row']}\n    input   {row['input']}\n    target  {row['target']}"
+                text, target = (for_reading(row[key], indent=12) for key in ("input", "target"))
+                yield f"\n  {split} row {row['row']}\n    input   {text}\n    target  {target}"
         yield ""
         yield from (f"  {finding}" for finding in _once(self.findings))
         counted = [(level, sum(f.level == level for f in self.findings)) for level in ("error", "warning", "note")]

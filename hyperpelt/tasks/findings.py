@@ -32,6 +32,15 @@ class Finding:
         return f"{self.level:7}  {f'{self.split}: ' if self.split else ''}{self.message}"
 
 
+def for_reading(text: str, indent: int, longest: int = 2000) -> str:
+    """A row's text as a person is shown it: its further lines stand below the first, of a long one the middle is left
+    out."""
+    if len(text) > longest:
+        start, end = longest * 3 // 4, longest // 5
+        text = f"{text[:start]} ... ({len(text) - start - end:,} letters left out) ... {text[-end:]}"
+    return text.replace("\n", "\n" + " " * indent)
+
+
 def about_rows(level: Level, about: str, split: str, numbers: Sequence[int], what: str) -> Finding:
     """'12 rows have an empty input (row 3, 4, 9, ...)'."""
     first = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
@@ -89,6 +89,12 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
         if not is_file and not Path(key).is_absolute():
             _remember_package(key, _new(before))
     return list(_NAMED[key])
+
+
+def load_each(plugins: Iterable[str]) -> None:
+    """Load the plugins of a run: what its settings name may be theirs (tasks, methods, tuners, metrics)."""
+    for plugin in plugins:
+        load_plugin(plugin)
 
 
 def _remember_package(module: str, names: list[str]) -> None:

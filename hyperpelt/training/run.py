@@ -17,6 +17,7 @@ from hyperpelt.config.paths import inside
 from hyperpelt.files.atomic import finite, write_json
 from hyperpelt.model.maps import task_map
 from hyperpelt.tasks.carried import carry
+from hyperpelt.tasks.plugins import load_each
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callback, Callbacks
 from hyperpelt.training.compiled import CompiledForward
@@ -48,6 +49,7 @@ def train(
     after Ctrl-C or SIGTERM, when the run is saved.
     """
     config = (config if isinstance(config, RunConfig) else build_run(config)).with_full_paths()
+    load_each(config.plugins)  # whatever the settings name may be theirs, the method too
     config, chosen = with_rate(taken_over(config))
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main

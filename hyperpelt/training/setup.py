@@ -25,7 +25,6 @@ from hyperpelt.data import (
     task_names,
 )
 from hyperpelt.data.buckets import Buckets
-from hyperpelt.data.mixing import RateTree
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import check_lengths
 from hyperpelt.methods import Method
@@ -35,6 +34,7 @@ from hyperpelt.model.inputs import ranking_of
 from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.model.starts import start_task
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tasks.plugins import load_each
 from hyperpelt.training import checks, images
 from hyperpelt.training.compiled import check_compilable
 from hyperpelt.training.distributed import Processes
@@ -132,7 +132,8 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     Raises UserError for whatever of it is not as the configuration says; nothing is written to the run folder.
     """
     check_installed(config.report_to)
-    trees = _find_tasks(config)
+    load_each(config.plugins)
+    trees = rate_trees(config.task_rates)
     tasks = _registered(task_names(trees))
     checks.splits_are_there(config, tasks)
     checks.answers_are_there(config, tasks)
@@ -151,14 +152,6 @@ def prepare(config: RunConfig, processes: Processes, *, show: bool = False) -> S
     return Setup(
         config, processes, tasks, model, sets, sampler, num_steps(config, sampler), features, about_images, warnings
     )
-
-
-def _find_tasks(config: RunConfig) -> list[RateTree]:
-    from hyperpelt import tasks as registry
-
-    for plugin in config.plugins:
-        registry.load_plugin(plugin)
-    return rate_trees(config.task_rates)
 
 
 def _registered(names: Sequence[str]) -> list[Task]:

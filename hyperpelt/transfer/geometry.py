@@ -36,6 +36,7 @@ from hyperpelt.model.maps import flat, similarities, task_vectors
 from hyperpelt.model.saving import local_folder
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.report.plots import heatmap
+from hyperpelt.tasks.plugins import load_each
 from hyperpelt.transfer.answering import as_the_run
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def measure(
     """
     folder = local_folder(run)
     settings = load_run(folder) if (folder / "run.yaml").is_file() else None
-    for plugin in settings.plugins if settings else ():
-        registry.load_plugin(plugin)
+    load_each(settings.plugins if settings else ())
     device = torch.device("cpu") if use_cpu or not torch.accelerator.is_available() else torch.device("cuda")
     dtype = resolve_dtype(settings.backbone_dtype if settings else None)
     model = TunedModel.from_pretrained(folder, device=device, dtype=dtype)

@@ -27,6 +27,7 @@ from hyperpelt.files import folders
 from hyperpelt.files.names import hidden
 from hyperpelt.model.saving import local_folder, read_config
 from hyperpelt.tasks import Task
+from hyperpelt.tasks.plugins import load_each
 from hyperpelt.transfer import records
 from hyperpelt.transfer.cells import Cell, plan, settings_of, share
 from hyperpelt.transfer.checks import check_names
@@ -105,8 +106,7 @@ class _Job:
         records.check_place(Path(config.output))
         settings = load_run(folder) if (folder / "run.yaml").is_file() else None
         config = _completed(config, settings)
-        for plugin in config.plugins:
-            registry.load_plugin(plugin)
+        load_each(config.plugins)
         tasks = _found(config, given, [task["name"] for task in saved["tasks"]])
         check_names(config, saved)
         sizes = {task.name: len(task.rows("train", data_root=config.data_root)) for task in tasks}

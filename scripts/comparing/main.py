@@ -14,8 +14,11 @@ from comparing.costs import cost
 from comparing.pictures import pictures
 from comparing.study import Cell, Study, cells, read_study, run_study
 from comparing.tables import by_method, cell_record, earlier, markdown, summary
+from hyperpelt import methods as methods_known
+from hyperpelt.config import load_run
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.files.atomic import write_json, write_text
+from hyperpelt.tasks.plugins import load_each
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,6 +46,8 @@ def compare(
         wanted = [c for c in everything if c.method in names and str(c.seed) in numbers]
         if not (force or table_only):
             _keep_finished(wanted)
+        if not table_only:
+            _check_methods(study, wanted)
     except UserError as mistake:
         print(f"compare: {mistake}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -62,7 +67,8 @@ def compare(
         print(f"compare: {mistake}", file=sys.stderr)
         raise typer.Exit(2) from None
     for folder, status in failed.items():
-        print(f"compare: {folder} ended with status {status}: see train.log there.", file=sys.stderr)
+        said = _last_line(Path(folder) / "train.log")
+        print(f"compare: {folder} ended with status {status}: see train.log there ({said})", file=sys.stderr)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -87,6 +93,22 @@ def _keep_finished(wanted: list[Cell]) -> None:
                 f"{cell.folder} holds a finished run of other settings ({', '.join(differing[:5])}): name another "
                 "folder with --runs, or give --force, which trains such runs anew and loses what they found."
             )
+
+
+def _check_methods(study: Study, wanted: list[Cell]) -> None:
+    """UserError for a method of a run to come that is none: known before the first run, not hours after it."""
+    for cell in {cell.method: cell for cell in wanted if not cell.finished}.values():
+        load_each(load_run(study.run, (*cell.settings, f"output_dir={cell.folder}")).plugins)
+        try:
+            methods_known.get(cell.resolved["method"])
+        except UserError as mistake:
+            raise UserError(f"{study.path}, method {cell.method}: {mistake}") from mistake
+
+
+def _last_line(log: Path) -> str:
+    """What a run said last, which is why it ended."""
+    lines = log.read_text(encoding="utf8", errors="replace").split("\n") if log.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing was said")
 
 
 def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequence[str], keep: Path | None) -> None:

@@ -94,7 +94,8 @@ SURFACE = {
         "--backbone",
     },
     "export": LISTS | {"run", "--task", "--to", "--output", "--plugin", "--backbone"},
-    "plan": LISTS | {"run", "--card", "--fsdp", "--memory", "--methods", "--num-tasks", "--picture", "--processes"},
+    "plan": LISTS
+    | {"run", "--card", "--fsdp", "--memory", "--methods", "--num-tasks", "--picture", "--plugin", "--processes"},
     "report": LISTS | {"runs", "--output"},
     "tasks list": LISTS | {"pattern", "--plugin"},
     "tasks show": LISTS | DATA | {"name", "--rows"},

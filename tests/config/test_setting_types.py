@@ -49,7 +49,7 @@ def test_settings_come_back_as_the_function_wants_them(given, expected):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"widht": 8}, r"Unknown setting of method 'x' 'widht'\. Did you mean 'width'"),
+        ({"widht": 8}, r"Unknown setting of method 'x': 'widht'\. Did you mean 'width'"),
         ({"width": "8"}, r"Setting 'width' of method 'x' must be int, got '8'"),
         ({"width": 8.0}, r"must be int, got 8\.0"),
         ({"width": True}, r"must be int, got True"),

@@ -106,7 +106,7 @@ def test_a_run_of_the_page_s_method_is_exported_by_a_process_that_never_saw_its_
     plugin = tmp_path / "my_methods.py"
     plugin.write_text(re.search(r"```python\n(.*?)```", EXTENDING, re.DOTALL)[1], encoding="utf8")
     settings = [s for s in write_run(tmp_path, tiny_tokenizer) if not s.startswith("method=")]
-    settings += ["method=hyper-loha", "max_steps=1", "test_limit=2"]
+    settings += ["method=hyper-loha", "max_steps=1", "test_limit=2", "learning_rate=null"]  # its rate is the method's
     for words in (
         ["train", *settings, "--plugin", plugin],
         ["export", tmp_path / "run", "--task", "toy/mood", "--output", tmp_path / "alone"],

@@ -214,6 +214,28 @@ def test_the_command_compares_methods(folders, capsys):
     assert "ia3" in said
 
 
+METHOD = """
+from hyperpelt import Method, Part
+from hyperpelt.methods import method
+from hyperpelt.tuners import LoRA
+
+@method("NAME", paper="an example")
+def planned():
+    return Method(name="NAME", parts=(Part(tuner=LoRA(rank=2), at=("q",)),))
+"""
+
+
+@pytest.mark.parametrize("way", ["flag", "setting"])
+def test_a_plugin_s_method_is_planned(folders, capsys, tmp_path, way):
+    name = f"planned-by-{way}"
+    plugin = tmp_path / f"{way}.py"
+    plugin.write_text(METHOD.replace("NAME", name))
+    named = ["--plugin", str(plugin)] if way == "flag" else [f"plugins={plugin}"]
+    words = ["plan", *settings(folders), f"method={name}", "--num-tasks", "2", "--memory", "1GB", "--json", *named]
+    assert cli.run(words) == 0
+    assert json.loads(capsys.readouterr().out)["method"] == name
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -168,13 +168,23 @@ def test_tables_do_not_go_where_pages_are_written_by_hand() -> None:
     assert "docs/results" not in said
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_in_the_table(tmp_path: Path) -> None:
-    study = write_study(tmp_path, {"lorra": {}, "layer-norm": {}}, seeds=[3])
+def test_a_run_that_fails_is_named_with_its_reason_and_the_others_are_in_the_table(tmp_path: Path) -> None:
+    nowhere = {"method": {"name": "lora", "at": ["decoder.99.q"]}}
+    study = write_study(tmp_path, {"nowhere": nowhere, "layer-norm": {}}, seeds=[3])
     done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", "max_steps=1")
     assert done.returncode == 1
-    assert "lorra-3 ended with status 2" in done.stderr
-    assert "Did you mean" in (tmp_path / "runs/toys/lorra-3/train.log").read_text(encoding="utf8")
+    assert "nowhere-3 ended with status 2: see train.log there (hyperpelt: " in done.stderr
+    assert "decoder.99.q" in done.stderr
     assert "| layer-norm |" in (tmp_path / "out" / "toys.md").read_text(encoding="utf8")
+
+
+def test_a_method_that_is_none_is_refused_before_the_first_run(tmp_path: Path) -> None:
+    study = write_study(tmp_path, {"layer-norm": {}, "mine": {"method": {"name": "lora", "rnak": 2}}}, seeds=[3])
+    done = compare(study, "--runs", tmp_path / "runs", "--output", tmp_path / "out", "max_steps=1")
+    assert done.returncode == 2
+    assert f"{study}, method mine: Unknown setting" in done.stderr
+    assert "Did you mean 'rank'" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_study_that_is_told_to_end_lets_its_runs_save(tmp_path: Path) -> None:

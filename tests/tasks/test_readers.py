@@ -136,7 +136,7 @@ def test_what_is_no_value_of_its_type_is_named(tmp_path: Path) -> None:
         UserError, match=r"split train, row 1: column 'text' is 'many', expected int as its `types` say"
     ):
         list(task.examples("train"))
-    with pytest.raises(UserError, match=r"Unknown type of column 'text' 'integer'\. Did you mean 'int'"):
+    with pytest.raises(UserError, match=r"Unknown type of column 'text': 'integer'\. Did you mean 'int'"):
         Files({"train": "rows.csv"}, types={"text": "integer"})
 
 

@@ -42,6 +42,17 @@ def test_the_report_prints_rendered_rows_and_the_verdict() -> None:
     assert text.endswith("ok: 0 errors, 0 warnings, 3 notes")
 
 
+def test_long_rows_and_rows_of_several_lines_are_printed_to_be_read() -> None:
+    train = rows_of(20)
+    train[0]["text"], train[1]["text"] = "first\nsecond", "start " + "word " * 2000 + "end"
+    report = check_task(make_task(Rows(train=train, test=rows_of(10, 30))))
+    assert "input   text: first\n            second\n    target" in str(report)
+    assert len(str(report)) < 6000
+    assert "letters left out" in str(report)
+    assert " end\n    target" in str(report)
+    assert report.rendered["train"][1]["input"].endswith("word end")  # whole for a program that reads it
+
+
 def test_rows_that_do_not_render_are_counted_and_the_first_ones_named() -> None:
     rows = good()
     for n in (3, 5, 7, 9):
