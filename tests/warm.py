@@ -41,6 +41,7 @@ def python() -> str:
     words = [sys.executable, "-IS", str(HERE / "warm_client.py"), str(folder / "socket")]
     program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$0" "$@"\n', encoding="utf8")
     program.chmod(0o755)
+    (folder / "hyperpelt").symlink_to(Path(sys.executable).with_name("hyperpelt"))  # commands stand beside Python
     return str(program)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from small_runs import forget_tasks, write_run
 
@@ -54,7 +54,7 @@ def test_a_run_becomes_a_shipped_one(tmp_path, tiny_tokenizer, monkeypatch):
     monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path / "cache"))
     train(load_run(None, [*write_run(tmp_path, tiny_tokenizer), "backbone=mini-bart", "max_steps=2"]), progress=False)
     forget_tasks()
-    command = [sys.executable, str(ROOT / "scripts" / "ship"), str(tmp_path / "run"), "small"]
+    command = [warm.python(), str(ROOT / "scripts" / "ship"), str(tmp_path / "run"), "small"]
     refused = subprocess.run([*command, "--target", str(tmp_path)], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "plugins" in refused.stderr

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+import warm
 from rich.console import Console
 from small_models import make_t5
 from small_runs import write_run
@@ -199,7 +200,7 @@ def make_tokenizer():
 
 
 def hyperpelt(*arguments, **options):
-    command = [sys.executable, "-m", "hyperpelt.cli", *map(str, arguments)]
+    command = [warm.python(), "-m", "hyperpelt.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
@@ -253,7 +254,7 @@ def test_evaluate_in_another_process_gives_the_numbers_of_training(run, shell):
 def test_two_processes_give_the_numbers_of_one(run, shell):
     alone = shell.json("evaluate", run)
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, "-m", "hyperpelt.cli", "evaluate", str(run), "--json"]
+    command = [warm.python(), "-m", "hyperpelt.cli", "evaluate", str(run), "--json"]
     workers = [
         subprocess.Popen(
             command,
@@ -678,7 +679,7 @@ def test_an_interrupted_training_says_how_to_go_on(shell, monkeypatch, tmp_path,
     import signal
 
     overrides = ("max_steps=100000", f"output_dir={tmp_path / 'long'}", "save_steps=null", "overwrite=true")
-    command = [sys.executable, "-m", "hyperpelt.cli", "train", str(run), *overrides]
+    command = [warm.python(), "-m", "hyperpelt.cli", "train", str(run), *overrides]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if line.startswith("step "):

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import warm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -390,7 +391,7 @@ def test_two_processes_train_as_one(tmp_path: Path, corpus: Corpus) -> None:
     script = tmp_path / "two.py"
     here = Path(__file__).parent
     script.write_text(TWO_PROCESSES.format(paths=[str(here), str(here.parent), str(SCRIPTS)]), encoding="utf8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run([*torchrun, str(script), str(tmp_path / "two")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     one, two = final_files(tmp_path / "one")["model"], final_files(tmp_path / "two")["model"]
@@ -536,7 +537,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, changes: dict, said: str) -> 
     options = {"--model": "mini-bart", "--text": "a.txt", "--validation": "a.txt", "--steps": "1"}
     options |= {"--cache": str(tmp_path / "cache"), **changes}
     words = [word for pair in options.items() for word in pair]
-    command = [sys.executable, str(SCRIPTS / "pretrain"), "train", "run", *words]
+    command = [warm.python(), str(SCRIPTS / "pretrain"), "train", "run", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr

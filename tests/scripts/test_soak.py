@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm
+
 ROOT = Path(__file__).parents[2]
 
 
 def soak(folder: Path, only: str, minutes: float, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "soak"), "--folder", str(folder), "--only", only]
+    command = [warm.python(), str(ROOT / "scripts" / "soak"), "--folder", str(folder), "--only", only]
     return subprocess.run(
         [*command, "--minutes", str(minutes), "--seed", "1", *more],
         capture_output=True, text=True, timeout=600, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"},
@@ -28,7 +30,7 @@ def test_a_slice_of_the_soak_survives_and_goes_on_where_it_stopped(tmp_path: Pat
     assert done.returncode == 0, done.stdout
     first = tried(done.stdout)
     assert sum(first.values()) >= 10
-    again = soak(tmp_path, "kills", 0.1)
+    again = soak(tmp_path, "kills", 0.05)
     assert again.returncode == 0, again.stdout
     second = tried(again.stdout)
     assert second.pop("kills") >= 1

@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from small_runs import write_run
 from task_support import own_registry
 
 from hyperpelt import UserError, check_task, tasks
 
 
-def run(*command: str | Path, **env: str) -> str:
+def run(*command: str | Path, python: str = sys.executable, **env: str) -> str:
     done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+        [python, *map(str, command)], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -58,12 +59,13 @@ print(task.examples("train")[0].input)
 
 def test_an_installed_wheel_is_trained_on_and_evaluated(site: Path, tiny_tokenizer, tmp_path: Path) -> None:
     settings = dict(setting.split("=", 1) for setting in write_run(tmp_path, tiny_tokenizer))
+    here = {"python": warm.python(), "PYTHONPATH": str(site)}
     del settings["plugins"]  # installed plugins need no naming
     settings["tasks"] = "my-tasks/weather"
     code = "import sys; from hyperpelt.cli import main; sys.exit(main())"
-    run("-c", code, "train", *(f"{key}={value}" for key, value in settings.items()), PYTHONPATH=str(site))
+    run("-c", code, "train", *(f"{key}={value}" for key, value in settings.items()), **here)
     trained = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf8"))
-    out = run("-c", code, "evaluate", tmp_path / "run", "--tasks", "my-tasks/*", "--json", PYTHONPATH=str(site))
+    out = run("-c", code, "evaluate", tmp_path / "run", "--tasks", "my-tasks/*", "--json", **here)
     evaluated = json.loads(out)
     assert evaluated["tasks"]["my-tasks/weather"]["rows"] == 12
     assert evaluated["tasks"]["my-tasks/weather"]["metrics"] == trained["tasks"]["my-tasks/weather"]["metrics"]

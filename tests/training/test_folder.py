@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from file_events import killed_at_each_event
 from small_models import make_t5
 from small_runs import forget_tasks, write_run
@@ -113,7 +113,7 @@ finally:  # who dies with its connections open may abort the other one
 def test_several_processes_hear_of_what_the_first_one_found(run, tmp_path):
     def claim(*overrides: str) -> list[tuple[str, str, int]]:
         common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 20_000)}
-        arguments = [sys.executable, "-c", CLAIM, "tasks=a", f"output_dir={run}", *overrides]
+        arguments = [warm.python(), "-c", CLAIM, "tasks=a", f"output_dir={run}", *overrides]
         each = [
             subprocess.Popen(
                 arguments, stdout=-1, stderr=-1, text=True,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file
 from transfer_runs import SIZES, make_run, trained_run
 
@@ -313,7 +314,8 @@ def test_t_fews_losses_serve_every_adaptation(run):
     assert few[1]["fit"]["first_loss"] == plain[1]["fit"]["first_loss"]  # an open answer has no choices
 
 
-def test_several_processes_find_what_one_finds(run, tmp_path):
+def test_several_processes_find_what_one_finds(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", warm.python())
     settings = {"tasks": ["toy/word", "toy/pick"], "shots": [0, 4], "seeds": 2, "adapt": ["embedding", "lora"], **QUICK}
     one = transfer(run, output=str(tmp_path / "one"), **settings)
     with (tmp_path / "one" / records.CELLS).open() as lines:
@@ -333,7 +335,7 @@ def test_a_launcher_deals_cells_out_and_its_first_process_sums_up(run, tmp_path)
         "sys.exit(cli.run(['transfer', *sys.argv[1:], '--json']))"
     )
     arguments = [str(run), "--tasks", "toy/word,toy/pick", "--shots", "0,4", "--seeds", "1", "--adapt", "embedding"]
-    command = [sys.executable, "-c", code, *arguments, "--steps", "2", "--cpu", "--output", str(tmp_path)]
+    command = [warm.python(), "-c", code, *arguments, "--steps", "2", "--cpu", "--output", str(tmp_path)]
     ranks = [
         subprocess.Popen(
             command, env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}, stdout=-1, stderr=-1, text=True

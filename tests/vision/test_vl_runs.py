@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import warm
 from PIL import Image
 from safetensors.torch import load_file
 from small_models import make_t5
@@ -156,7 +156,7 @@ def test_the_predict_command_takes_paths_and_names_bad_lines(settings: dict[str,
     Image.new("RGB", (9, 9), (250, 250, 250)).save(tmp_path / "light.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     rows = [{"image": name} for name in ("light.png", "bad.png", "absent.png", "http://127.0.0.1:9/x.png")]
-    command = [sys.executable, "-m", "hyperpelt.cli", "predict", settings["output_dir"], "--task", "seen/shade"]
+    command = [warm.python(), "-m", "hyperpelt.cli", "predict", settings["output_dir"], "--task", "seen/shade"]
     answer = subprocess.run(
         command, input="\n".join(map(json.dumps, rows)), capture_output=True, text=True, cwd=tmp_path, check=False
     )
