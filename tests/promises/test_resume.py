@@ -81,7 +81,7 @@ splits: {validation: null}
 @pytest.mark.parametrize("settings", ["t5"], indirect=True)
 def test_a_killed_run_on_a_stream_goes_on_with_the_next_row(settings, tmp_path, request):
     request.addfinalizer(lambda: registry.remove("my/stream"))
-    words = "good bad true false maybe yes no sentence the a".split()
+    words = ["good", "bad", "true", "false", "maybe", "yes", "no", "sentence", "the", "a"]
     for name, count in {"part-0": 40, "part-1": 56, "test": 8}.items():
         rows = [{"text": " ".join(words[n % (2 + n % 7) :]), "label": n % 2} for n in range(count)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
