@@ -10,13 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, unknown
 
 DATA_COLUMNS = ["method", "seconds", "peak_mb", "ratio_to_limit"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
+
+def _known_shape(name: str) -> str:
+    from benchmarking.shapes import SHAPES
+
+    if name not in SHAPES:
+        raise unknown("shape", name, SHAPES)
+    return name
+
+
 # Options that several parts share.
-Shape = Annotated[str, typer.Option(help="t5-tiny, t5-small, t5-base, t5-large, bart-base or mini-bart")]
+Shape = Annotated[
+    str,
+    typer.Option(help="t5-tiny, t5-small, t5-base, t5-large, bart-base or mini-bart", callback=_known_shape),
+]
 Backbone = Annotated[str, typer.Option(help="embedded name, folder or hub id")]
 Rows = Annotated[int, typer.Option(min=1, help="rows of the batch")]
 Source = Annotated[int, typer.Option(min=1, help="source tokens a row")]
@@ -70,15 +82,28 @@ def show(rows: list[dict[str, Any]], as_json: bool, columns: list[str]) -> None:
     if as_json:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=" ".join(f"{key}={value}" for key, value in machine().items()))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        title=" ".join(f"{key}={value}" for key, value in machine().items()),
+    )
     for column in columns:
-        table.add_column(column, justify="left" if column == "method" else "right")
+        name = column == columns[0]
+        table.add_column(column.replace("_", " "), justify="left" if name else "right", no_wrap=name)
     for row in rows:
-        table.add_row(*[f"{row[c]:.3f}" if isinstance(row[c], float) else f"{row[c]}" for c in columns])
+        table.add_row(*[_cell(row[c]) for c in columns])
     Console(file=sys.stdout).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 @app.command()
@@ -122,7 +147,7 @@ def step(
         dropout=dropout,
         adapters=adapters,
     )
-    columns = ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb"]
+    columns = ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb", "launches"]
     show(result, as_json, columns + ["compile_seconds"] * compiled)
 
 

@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from benchmarking import shapes
-from benchmarking.timing import Step, now, peak_megabytes, set_clock, synchronise
+from benchmarking.timing import Step, launches, now, peak_megabytes, set_clock, synchronise
 
 PREFIX_LENGTH, BOTTLENECK = 24, 16  # as wide as our hyperpelt in this comparison
 
@@ -75,7 +75,8 @@ def main() -> None:
         else:
             own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
             trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            print(json.dumps({"peak_mb": peak_megabytes(step, own), "trainable": trainable}), flush=True)
+            counted = {"trainable": trainable, "launches": launches(step)}
+            print(json.dumps({"peak_mb": peak_megabytes(step, own), **counted}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Backbones of published shapes with random weights: speed does not depend on what they learned."""
+"""Backbones of published shapes with random weights: speed does not depend on what they learned.
+
+Imported in environments of other libraries too, where hyperpelt is not: nothing of it is imported here.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel, T5Config, T5ForConditionalGeneration
-
-from hyperpelt.backbones.moving import moved
-from hyperpelt.errors import unknown
 
 T5 = {"vocab_size": 32128, "d_kv": 64, "decoder_start_token_id": 0}
 SHAPES: dict[str, tuple[type[T5Config | BartConfig], dict[str, Any]]] = {
@@ -56,16 +57,18 @@ def make(
     device: str = "cpu",
     dropout: float | None = None,
 ) -> PreTrainedModel:
-    """A randomly initialised backbone of a published shape, in training mode (**dropout** None: as configured)."""
-    if shape not in SHAPES:
-        raise unknown("shape", shape, SHAPES)
+    """A randomly initialised backbone of a published shape, in training mode (**dropout** None: as configured).
+
+    Raises KeyError for an unknown shape.
+    """
     config_type, settings = SHAPES[shape]
     if dropout is not None:
         settings = settings | {"dropout_rate" if config_type is T5Config else "dropout": dropout}
     config = config_type(**settings)
     torch.manual_seed(seed)
     model = T5ForConditionalGeneration(config) if isinstance(config, T5Config) else BartForConditionalGeneration(config)
-    return moved(moved(model, device), dtype).train()
+    nn.Module.to(model, device, dtype)  # in place; transformers' own `to` is typed otherwise
+    return model.train()
 
 
 def batch(

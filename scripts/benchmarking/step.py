@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from benchmarking import other, shapes
-from benchmarking.timing import Step, clock, peak_megabytes, rounds
-from hyperpelt.errors import unknown
+from benchmarking.timing import Step, clock, launches, peak_megabytes, rounds
 from hyperpelt.model.tuned import TunedModel
 
 OURS = ("hyperpelt", "hyperformer++", "hyperprefix", "prefix-tuning", "parallel-adapter", "lora", "ia3", "full")
@@ -101,9 +100,8 @@ def measure(
     adapters: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row a contestant: `method`, `seconds` (median), `ratio_to_limit` (of the medians), `ratio_of_best` (of the
-    fastest rounds: other load only ever adds), `peak_mb`, `trainable`, and the setting."""
-    if shape not in shapes.SHAPES:
-        raise unknown("shape", shape, shapes.SHAPES)
+    fastest rounds: other load only ever adds), `peak_mb`, `launches` (none where compiled), `trainable`, and the
+    setting."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes: dict[str, Any] = {"rows": rows, "source": source, "target": target, "num_tasks": num_tasks, "device": device}
     sizes["vocabulary"] = shapes.SHAPES[shape][1].get("vocab_size", 50265)
@@ -121,7 +119,7 @@ def measure(
         steps: dict[str, Step] = {name: step for name, (step, _) in made.items()}
         steps |= {} if foreign is None else foreign.steps([name for name in names if name not in made])
         times = rounds(steps, repeats=repeats)
-        measured = {name: _size(*one) for name, one in made.items()}
+        measured = {name: _size(*one, compiled=name in compiling) for name, one in made.items()}
         measured |= {name: foreign.ask(f"peak {name}") for name in names if foreign and name not in made}
     limit = times["limit"]
     return [
@@ -158,7 +156,8 @@ def _seconds(step: Step) -> float:
     return perf_counter() - start
 
 
-def _size(step: Step, model: torch.nn.Module) -> dict[str, Any]:
+def _size(step: Step, model: torch.nn.Module, *, compiled: bool) -> dict[str, Any]:
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"peak_mb": peak_megabytes(step, own), "trainable": trainable}
+    counted = {"trainable": trainable, "launches": None if compiled else launches(step)}
+    return {"peak_mb": peak_megabytes(step, own), **counted}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Step = Callable[[], Any]  # what returns a float has a clock of its own: seconds
 
@@ -77,3 +78,25 @@ def peak_megabytes(step: Step, parameters: set[int]) -> float:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return sum(kept.values()) / 2**20
+
+
+class _Launches(TorchDispatchMode):
+    """Counts what is computed, forward and backward: not views of what is there, nor room that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [argument.alias_info for argument in func._schema.arguments]
+        view = any(alias is not None and not alias.is_write for alias in given)
+        name = func.overloadpacket.__name__
+        self.count += not (view or "empty" in name or name == "_unsafe_view")
+        return func(*args, **(kwargs or {}))
+
+
+def launches(step: Step) -> int:
+    """Operations that a step computes: about as many kernels of an accelerator, each of which costs the host time."""
+    with _Launches() as seen:
+        step()
+    return seen.count

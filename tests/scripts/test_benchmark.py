@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -30,6 +31,16 @@ def test_step_prints_one_row_a_contestant_with_its_ratio_to_the_limit():
         assert row["peak_mb"] > 0
     assert rows["limit"]["trainable"] == 0 < rows["hyperpelt"]["trainable"]
     assert rows["limit"]["ratio_of_best"] == 1.0
+    assert rows["limit"]["launches"] < rows["hyperpelt"]["launches"]
+
+
+def test_what_runs_in_an_environment_of_another_library_imports_nothing_of_this_one(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setitem(sys.modules, "hyperpelt", None)
+    for name in ("shapes", "timing"):
+        monkeypatch.delitem(sys.modules, f"benchmarking.{name}", raising=False)
+        importlib.import_module(f"benchmarking.{name}")
+        monkeypatch.delitem(sys.modules, f"benchmarking.{name}")
 
 
 def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter():
@@ -44,6 +55,7 @@ def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter()
     ("arguments", "said"),
     [
         (["step", "--shape", "t5-tiniest"], "Did you mean 't5-tiny'"),
+        (["generate", "--shape", "bart"], "or 'bart-base'?"),
         (["scale", "--counts", "a"], "--counts are numbers of tasks"),
         (["start", "--repeats", "0"], "--repeats"),
     ],
