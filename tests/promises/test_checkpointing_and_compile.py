@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import warm
 from support import METHODS, batch, small, tuned
 
 
@@ -75,6 +75,6 @@ print("graphs", counter["stats"]["unique_graphs"])
 def test_compiled_in_one_graph_gives_the_same_loss_and_gradients(family, method):
     here = Path(__file__).parent
     code = COMPILED.format(tests=str(here.parent), promises=str(here), family=family, method=method)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([warm.python(), "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("graphs 1"), done.stdout

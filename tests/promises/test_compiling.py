@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import warm
 from small_runs import forget_tasks, write_run
 
 from hyperpelt import methods
@@ -86,7 +86,7 @@ print(json.dumps([run(), run("torch_compile=true"), run("torch_compile=true", "g
 
 
 def finished(code: str, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([warm.python(), "-c", code, *arguments], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 
 
 def benchmark(*arguments: object) -> list[dict]:
     """The rows that a part prints as JSON, which is all that it prints."""
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), *map(str, arguments), "--json"]
+    command = [warm.python(), str(ROOT / "scripts" / "benchmark"), *map(str, arguments), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)["rows"]
@@ -44,7 +44,7 @@ def test_what_runs_in_an_environment_of_another_library_imports_nothing_of_this_
 
 
 def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter():
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), "step", "--methods", "adapters-mam"]
+    command = [warm.python(), str(ROOT / "scripts" / "benchmark"), "step", "--methods", "adapters-mam"]
     options = ["--shape", "t5-tiny", "--rows", "2", "--source", "8", "--repeats", "1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
@@ -61,7 +61,7 @@ def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter()
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, said):
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark"), *arguments]
+    command = [warm.python(), str(ROOT / "scripts" / "benchmark"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 2
     assert said in done.stderr
