@@ -24,6 +24,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks import findings as look
 from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
+from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.findings import Finding, Numbered, for_reading
 from hyperpelt.tasks.measured import unmeasured, untokenised
 from hyperpelt.tasks.registry import get
@@ -156,6 +157,12 @@ def _definition(task: Task, known_metrics: Collection[str] | None) -> Iterator[F
     if not task.description:
         message = "no description: one sentence that says what is asked serves people, and transfer without examples"
         yield Finding(level="warning", about="rows", message=message)
+    if isinstance(task.source, Files):
+        read = {task.splits.part(name).split for name in task.splits.names()}
+        for unread in (name for name in task.source.splits(None) if name not in read):
+            message = f"the source names files for {unread!r}, and the splits take nothing of them: name it in splits"
+            example = " (such as held_out: 0.1, test: test)" if unread == "test" else ""
+            yield Finding(level="warning", about="rows", message=message + example)
 
 
 def _render(

@@ -86,4 +86,7 @@ class Files:
             if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
                 return found
         places = f"{self.base}" + (f" or in the data root {data_root}" if data_root else "")
-        raise UserError(f"No file {path!r} in {places}. Paths are relative to the file that defines the task.")
+        how = "Paths are relative to the file that defines the task."
+        if self.base.parent.name == "plugins" and (self.base.parent.parent / "run.yaml").is_file():
+            how = "A run folder keeps what its tasks are, not their rows: give the folder of the rows with --data-root."
+        raise UserError(f"No file {path!r} in {places}. {how}")

@@ -38,8 +38,20 @@ def read_file(file: Path, format: str, options: Mapping[str, Any]) -> Rows:
     except UserError as problem:
         raise UserError(f"Could not read {file}: {problem}") from None
     except Exception as problem:  # pandas, zlib, the file system: types of their own each
-        text = str(problem).strip().splitlines()
-        raise UserError(f"Could not read {file}: {type(problem).__name__}: {text[0] if text else ''}") from problem
+        raise UserError(f"Could not read {file}: {_why(problem)}") from problem
+
+
+def _why(problem: Exception) -> str:
+    """What is wrong with a file, in words where it happens often; else what its reader said first."""
+    if isinstance(problem, UnicodeDecodeError):
+        found = f"byte {problem.object[problem.start]:#04x} at {problem.start:,}"
+        return (
+            f"it is not UTF-8 ({found}). Save it as UTF-8; a CSV may also name its own, options: {{encoding: cp1252}}."
+        )
+    if type(problem).__name__ == "EmptyDataError":  # pandas', which is not imported for its name alone
+        return "it is empty: expected a line of column names, then rows."
+    text = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {text[0] if text else ''}"
 
 
 def _read_table(file: Path, options: dict[str, Any]) -> Rows:

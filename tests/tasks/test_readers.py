@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ def write(file: Path, values: list[Any]) -> Path:
         options = {"sep": "\t", "quoting": 3} if file.suffix == ".tsv" else {}
         pandas.DataFrame(rows).to_csv(file, index=False, **options)
     return file
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "it is empty: expected a line of column names"),
+        ("text\nr\u00e9clam\u00e9\n".encode("cp1252"), "it is not UTF-8 (byte 0xe9 at "),
+        ("text\nhello\n".encode("utf-16"), "it is not UTF-8 (byte 0xff at 0)"),
+    ],
+)
+def test_a_file_that_is_empty_or_of_another_encoding_says_so(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_file(tmp_path / "rows.csv", "csv", {})
 
 
 @pytest.mark.parametrize("packed", [False, True])

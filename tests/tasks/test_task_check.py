@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from task_support import Rows, make_task
 
-from hyperpelt import Example, Splits, Task, UserError, check_task
+from hyperpelt import Example, Files, Splits, Task, UserError, check_task
 
 
 def rows_of(count: int, start: int = 0, **columns: object) -> list[dict]:
@@ -51,6 +53,17 @@ def test_long_rows_and_rows_of_several_lines_are_printed_to_be_read() -> None:
     assert "letters left out" in str(report)
     assert " end\n    target" in str(report)
     assert report.rendered["train"][1]["input"].endswith("word end")  # whole for a program that reads it
+
+
+def test_files_that_no_split_is_made_of_are_told(tmp_path: Path) -> None:
+    for name, rows in (("train", rows_of(20)), ("test", rows_of(10, 30))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
+    task = replace(make_task(good()), source=Files(paths))
+    cut = replace(task, splits=Splits.fractions(validation=0.2, test=0.2))
+    told = "the source names files for 'test', and the splits take nothing of them"
+    assert any(told in line for line in found(cut))
+    assert not any(told in line for line in found(replace(task, splits=Splits.held_out(0.2, test="test"))))
 
 
 def test_rows_that_do_not_render_are_counted_and_the_first_ones_named() -> None:

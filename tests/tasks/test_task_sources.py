@@ -81,6 +81,17 @@ def test_a_data_root_that_is_no_folder_says_where_it_came_from(tmp_path: Path, m
         task.rows("train")
 
 
+def test_rows_that_a_copied_run_does_not_bring_are_looked_for_in_the_data_root(tmp_path: Path) -> None:
+    base = tmp_path / "run" / "plugins" / "home-1a2b"
+    base.mkdir(parents=True)
+    (tmp_path / "run" / "run.yaml").write_text("{}")
+    source = Files({"test": "rows.csv"}, base=base)
+    with pytest.raises(UserError, match=r"keeps what its tasks are, not their rows: .* --data-root"):
+        read_rows(source, "test", None)
+    (tmp_path / "rows.csv").write_text("text\nhello\n")
+    assert list(read_rows(source, "test", tmp_path)) == [{"text": "hello"}]
+
+
 def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
     write_mirror(tmp_path, "some/set", "part", train=rows_of(200))
     file = next((tmp_path / "some" / "set" / "part").glob("*.parquet"))
