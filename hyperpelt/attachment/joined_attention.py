@@ -22,6 +22,7 @@ from transformers.masking_utils import sdpa_mask
 
 from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention, join
 from hyperpelt.attachment.passes import Pass
+from hyperpelt.attachment.roomy_cache import joined_in_place
 from hyperpelt.attachment.row_images import Choice
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.prefix import PrefixRows
@@ -110,6 +111,11 @@ def attention_with_prefix(
     return outs[0] if images.back is None else torch.cat(outs).index_select(0, images.back), None
 
 
+def _behind(rows: Float[Tensor, "B H N k"], held: Float[Tensor, "B H K k"]) -> Float[Tensor, "B H NK k"]:
+    joined = None if torch.compiler.is_compiling() else joined_in_place(rows, held)
+    return join(rows, held) if joined is None else joined
+
+
 def _for_rows(own: Float[Tensor, "b H N k"], like: Float[Tensor, "B H K k"]) -> Float[Tensor, "B H N k"]:
     return own if own.shape[0] == like.shape[0] else own.expand(like.shape[0], -1, -1, -1)
 
@@ -175,7 +181,7 @@ class _Joined:
             return out.transpose(1, 2).contiguous()
 
         def joined() -> tuple[Tensor, Tensor]:
-            return join(keys, key), join(values, value)
+            return _behind(keys, key), _behind(values, value)
 
         # A part of the rows is another tensor each time, and would be kept for nothing.
         key, value = joined() if choice is not None else self.running.kept.rows(self.operation, key, joined)

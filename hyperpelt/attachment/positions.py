@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
+from hyperpelt.attachment.roomy_cache import roomy_cache
 from hyperpelt.tuners.base import Site, Tuner
 
 # What stood before, by where it is asked for.
@@ -77,7 +78,7 @@ class RememberingCache(EncoderDecoderCache):
     values, in the order of the beams."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__(DynamicCache(config=config), DynamicCache(config=config))
+        super().__init__(roomy_cache(config), DynamicCache(config=config))
         self.before: Before = {}
         self.beside: EncoderDecoderCache | None = None  # of a side network, see `hyperpelt.attachment.beside`
 

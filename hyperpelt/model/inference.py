@@ -13,11 +13,13 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
+from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.positions import Positions, RememberingCache
+from hyperpelt.attachment.roomy_cache import roomy_cache
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.backbones import without_language
 from hyperpelt.data import encode_inputs, pad
@@ -26,6 +28,8 @@ from hyperpelt.model.running import Running
 from hyperpelt.model.scoring import group, normalise
 
 TRAINED_ON = ("labels", "row_weights")  # what a batch holds for training alone
+# Options of generation that bring a cache, or for which transformers makes one of another kind.
+OF_ANOTHER_CACHE = ("past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
 
 
 class Inference(Running):
@@ -74,7 +78,7 @@ class Inference(Running):
         visual: Float[Tensor, "M G Dv"] | None = None,
         visual_rows: Int[Tensor, " M"] | None = None,
         **options: Any,
-    ) -> list[str] | Int[Tensor, "B T"] | ModelOutput:
+    ) -> list[str] | Int[Tensor, "_ T"] | ModelOutput:
         """Answers, written token by token; the tensors of each task are made once for the whole call.
 
         - **inputs**: texts, or ids with their `attention_mask`; **input_ids**: another name for the latter
@@ -99,10 +103,7 @@ class Inference(Running):
             images = self._images(visual, visual_rows, ids.shape[0])
             with self.running(self._rows_of(task, task_ids, ids.shape[0]), ids, mask, images) as running:
                 running.picked = {}
-                if self.looks_back and options.get("use_cache", self.backbone.generation_config.use_cache) is not False:
-                    cache = RememberingCache(self.backbone.config)
-                    running.positions = Positions(cache.before)
-                    options = {**options, "past_key_values": cache}
+                options = self._with_cache(running, options)
                 embedded, mask = self.embedded(running, ids, mask)
                 # Generation names its first argument `inputs`; prompts come as embeddings.
                 backbone: Any = self.backbone  # `generate` is of every family, not of transformers' base class
@@ -116,6 +117,21 @@ class Inference(Running):
             return decoded
         answers["texts"] = decoded
         return answers
+
+    def _with_cache(self, running: Pass, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of generation with a cache that has room for the pass's prefixes, unless they ask for another one."""
+        settings = options.get("generation_config") or self.backbone.generation_config
+        if options.get("use_cache", settings.use_cache) is False:
+            return options
+        config = self.backbone.config
+        if self.looks_back:
+            cache = RememberingCache(config)
+            running.positions = Positions(cache.before)
+        elif any(options.get(name, getattr(settings, name, None)) is not None for name in OF_ANOTHER_CACHE):
+            return options
+        else:
+            cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
+        return {**options, "past_key_values": cache}
 
     @torch.no_grad()
     def token_log_probs(
