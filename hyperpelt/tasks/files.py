@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,32 @@ class Files:
         return tuple(file for path in paths[split] for file in self._find(path, data_root))
 
     def _find(self, path: str, data_root: Path | None) -> list[Path]:
-        assert isinstance(self.base, Path), "__post_init__ made it one"
-        for folder in [self.base, *([data_root] if data_root else [])]:
+        folders = self._folders(data_root)
+        for folder in folders:
             full = folder / Path(path).expanduser()
             if full.is_file():
                 return [full]
             pattern = full.relative_to(full.anchor)
             if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
                 return found
-        places = f"{self.base}" + (f" or in the data root {data_root}" if data_root else "")
+        base = folders[0]
+        places = f"{base}" + (f" or in the data root {data_root}" if data_root else "")
         how = "Paths are relative to the file that defines the task."
-        if self.base.parent.name == "plugins" and (self.base.parent.parent / "run.yaml").is_file():
+        if base.parent.name == "plugins" and (base.parent.parent / "run.yaml").is_file():
             how = "A run folder keeps what its tasks are, not their rows: give the folder of the rows with --data-root."
-        raise UserError(f"No file {path!r} in {places}. {how}")
+        near = [name for folder in folders for name in _like((folder / path).expanduser())]
+        meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise UserError(f"No file {path!r} in {places}. {meant}{how}")
+
+    def _folders(self, data_root: Path | None) -> list[Path]:
+        assert isinstance(self.base, Path), "__post_init__ made it one"
+        return [self.base, *([data_root] if data_root else [])]
+
+
+def _like(path: Path) -> list[str]:
+    """Names of files that lie where `path` should, and are called much the same."""
+    try:
+        there = [file.name for file in path.parent.iterdir() if file.is_file()]
+    except OSError:
+        return []
+    return get_close_matches(path.name, there, n=2, cutoff=0.7)

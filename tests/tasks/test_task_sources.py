@@ -161,6 +161,9 @@ def test_paths_are_relative_to_the_file_that_names_them() -> None:
 def test_a_missing_file_names_the_folders_looked_in(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"No file 'train.csv' in {tmp_path}"):
         read_rows(Files({"train": "train.csv"}, base=tmp_path), "train", None)
+    (tmp_path / "trian.csv").write_text("")
+    with pytest.raises(UserError, match=r"Did you mean 'trian\.csv'\? Paths are relative"):
+        read_rows(Files({"train": "train.csv"}, base=tmp_path), "train", None)
     (tmp_path / "table.xlsx").write_text("")
     with pytest.raises(UserError, match="expected files of one kind among"):
         read_rows(Files({"train": "table.xlsx"}, base=tmp_path), "train", None)
