@@ -61,6 +61,9 @@ class Columns(dict[str, Any]):
     def __missing__(self, column: str) -> Any:
         near = get_close_matches(str(column), self, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
+        for mark in ";", "\t", "|":
+            if any(column in name.split(mark) for name in self if mark in name):
+                hint = f": the file seems to part its columns by {mark!r}, so give its options: {{sep: {mark!r}}}"
         raise _MissingColumn(f"expected column {column!r}, the row has {', '.join(map(repr, self))}{hint}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +213,22 @@ def test_reading_shows_no_progress_bar_and_leaves_the_users_setting(
     assert len(list(task.examples("train", data_root=tmp_path))) == 3
     assert capfd.readouterr() == ("", "")
     assert not datasets.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize("mark", [";", "|"])
+def test_columns_parted_by_another_mark_are_told_by_the_option_that_reads_them(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "train.csv").write_text(f"text{mark}label\ngood{mark}1\n", encoding="utf8")
+
+    def first(**options: str) -> Example:
+        source = Files({"train": "train.csv"}, base=tmp_path, options=options)
+        splits = Splits(validation=None, test=None)
+        return Task(
+            name="my/parted",
+            source=source,
+            render=lambda row: Example(input=row["text"], target=row["label"]),
+            splits=splits,
+        ).examples("train")[0]
+
+    with pytest.raises(UserError, match=re.escape(f"give its options: {{sep: '{mark}'}}")):
+        first()
+    assert first(sep=mark).input == "good"
