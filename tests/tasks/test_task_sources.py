@@ -224,6 +224,7 @@ def test_columns_parted_by_another_mark_are_told_by_the_option_that_reads_them(t
         splits = Splits(validation=None, test=None)
         return Task(
             name="my/parted",
+            kind="generation",
             source=source,
             render=lambda row: Example(input=row["text"], target=row["label"]),
             splits=splits,
