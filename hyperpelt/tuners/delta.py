@@ -7,8 +7,8 @@ is one), w' = w + D:
   threshold, D counts only where the operation's score is high enough, w' = w + 1[s >= threshold] D, and s gets its
   gradient straight through the step (TAPS, 2203.16708); its penalty is sparsity * |s|.
 - **entries**: D is zero but at k positions, and only the k values there are trained; a course says which positions
-  (SPT, 2303.08566). In a batch that mixes tasks each row's matrix is put together while it is needed, and again for
-  backward, so that it is never kept.
+  (SPT, 2303.08566). In a batch that mixes tasks, a row's changes are products of single columns of what is read, where
+  its matrix, nearly all zeros, would cost more than the backbone's own product; none is ever put together or kept.
 
 Both start at nothing and can be merged into the weights. References: float64 transcriptions.
 
@@ -31,6 +31,9 @@ from hyperpelt.errors import UserError
 from hyperpelt.operations import NORMS, PROJECTIONS, Operation
 from hyperpelt.tuners.base import Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
 from hyperpelt.tuners.projection import normed
+
+# Entries are products of columns where there are at most one in so many weights; a matrix of more is put together.
+DEAREST = 16
 
 
 def weight_shape(operation: Operation) -> tuple[int, ...]:
@@ -132,10 +135,12 @@ class Entries(Tuner):
             weight, bias = _parted(_dense(values, positions, num_weights(operation)), operation)
             made = normed(site.input, operation) * weight.unsqueeze(1)
             return made if bias is None else made + bias.unsqueeze(1)
+        size = num_weights(operation)
         if torch.compiler.is_compiling():
-            weight, bias = _parted(_dense(values, positions, num_weights(operation)), operation)
-            return row_linear(site.input, weight, bias)
-        return _SparseLinear.apply(site.input, values, positions, operation)
+            return row_linear(site.input, *_parted(_dense(values, positions, size), operation))
+        alone = values.shape[0] == positions.shape[0] == 1
+        sparse = not alone and DEAREST * values.shape[1] <= size
+        return (_SparseLinear if sparse else _DenseLinear).apply(site.input, values, positions, operation)
 
 
 def dense(tensors: Tensors, operation: Operation) -> dict[str, Tensor]:
@@ -161,7 +166,65 @@ def _parted(whole: Float[Tensor, "b size"], operation: Operation) -> tuple[Tenso
     return weight, whole[:, prod(shape) :] if operation.has_bias else None
 
 
+def _places(which: Int[Tensor, "c k"], num_rows: int) -> Int[Tensor, " n"]:
+    """Where the columns `which` lie among columns of all rows together (c = 1), or of each row (c = B)."""
+    if len(which) == 1:
+        return which[0]
+    return (which.T * num_rows + torch.arange(num_rows, device=which.device)).flatten()
+
+
+def _columns(x: Float[Tensor, "B S d"], which: Int[Tensor, "c k"], *, ones: bool = False) -> Float[Tensor, "k B S"]:
+    """Of each row its columns `which`; **ones**: there is a column d, of ones."""
+    flat = x.permute(2, 0, 1)
+    flat = torch.cat([flat, flat.new_ones(1, *flat.shape[1:])]) if ones else flat
+    flat = flat.flatten(1) if len(which) == 1 else flat.flatten(0, 1)
+    return flat.index_select(0, _places(which, len(x))).view(which.shape[1], *x.shape[:2])
+
+
+def _summed(columns: Float[Tensor, "k B S"], which: Int[Tensor, "c k"], width: int) -> Float[Tensor, "B S width"]:
+    """`width` columns, to which these are added where `_columns` would take them from."""
+    _, rows, length = columns.shape
+    flat = columns.flatten(1) if len(which) == 1 else columns.flatten(0, 1)
+    made = flat.new_zeros(width * rows * length // flat.shape[1], flat.shape[1])
+    return made.index_add_(0, _places(which, rows), flat).view(width, rows, length).permute(1, 2, 0)
+
+
 class _SparseLinear(torch.autograd.Function):
+    """x D + D_b, column by column of the entries: y_j = the sum of v x_i over the entries (i, j); row d is the bias."""
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "B S d"],
+        values: Float[Tensor, "b k"],
+        positions: Int[Tensor, "c k"],
+        operation: Operation,
+    ) -> Float[Tensor, "B S e"]:
+        """[B S e]; c is 1 where positions are one set for all tasks."""
+        ctx.save_for_backward(x, values, positions)
+        ctx.operation, width = operation, operation.d_out
+        read = _columns(x.to(values.dtype), positions // width, ones=operation.has_bias)
+        return _summed(read * values.T.unsqueeze(-1), positions % width, width)
+
+    @staticmethod
+    # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
+    def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, Tensor | None, None, None]:
+        """Gradients of x [B S d] and values [b k], where they are wanted; values share the rows of one task."""
+        x, values, positions = ctx.saved_tensors
+        bias, width = ctx.operation.has_bias, ctx.operation.d_out
+        written = _columns(grad.to(values.dtype), positions % width)
+        of_x = of_values = None
+        if ctx.needs_input_grad[0]:
+            of_read = _summed(written * values.T.unsqueeze(-1), positions // width, x.shape[-1] + bias)
+            of_x = of_read[..., : x.shape[-1]].to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            read = _columns(x.to(values.dtype), positions // width, ones=bias)
+            of_values = (read * written).sum(-1).T.sum_to_size(values.shape)
+        return of_x, of_values, None, None
+
+
+class _DenseLinear(torch.autograd.Function):
     """x D + D_b, where D holds `values` at `positions`; kept for backward are these and x, not D."""
 
     @staticmethod

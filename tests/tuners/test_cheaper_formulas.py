@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,8 @@ from small_models import make_bart, make_t5
 from hyperpelt.attachment import cpu_attention, joined_attention
 from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.tuners import adapter, prefix, projection, remade
+from hyperpelt.operations import PROJECTIONS, list_operations
+from hyperpelt.tuners import adapter, delta, prefix, projection, remade
 from hyperpelt.tuners.projection import Norm
 from hyperpelt.weights import heads, layers, trunk
 
@@ -162,3 +164,32 @@ def test_a_conditional_norm_with_a_gamma_for_each_row_keeps_its_input_alone_and_
     pairs = zip(*(torch.autograd.grad((y * seen).sum(), leaves) for y in (mine, plain)), strict=True)
     for own, other in pairs:
         torch.testing.assert_close(own, other)
+
+
+ENTRIES = [{"tuner": {"type": "entries", "share": 0.01}, "at": ["projections"], "source": "per_task"}]
+
+
+@pytest.mark.parametrize("places", [1, 3], ids=["one set of places", "each row's own"])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_entries_column_by_column_are_those_of_the_matrix(places, has_bias):
+    drawn = torch.Generator().manual_seed(0)
+    here = list_operations(make_bart())
+    operation = replace(next(op for op in here if op.kind in PROJECTIONS), d_in=6, d_out=8, has_bias=has_bias)
+    size = 48 + 8 * has_bias
+    positions = torch.stack([torch.randperm(size, generator=drawn)[:9] for _ in range(places)])
+    x, values, seen = (torch.randn(s, generator=drawn, dtype=torch.float64) for s in ((3, 5, 6), (3, 9), (3, 5, 8)))
+    found = []
+    for formula in (delta._SparseLinear, delta._DenseLinear):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, values)]
+        made = formula.apply(*leaves, positions, operation)
+        found.append([made.detach(), *torch.autograd.grad((made * seen).sum(), leaves)])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_few_entries_of_a_mixed_batch_make_no_matrix(monkeypatch):
+    made = []
+    model = TunedModel.build(make_bart(), method={"parts": ENTRIES, "sources": {}}, tasks=["a", "b"]).train()
+    monkeypatch.setattr(delta, "_dense", lambda *a, own=delta._dense: made.append(a) or own(*a))
+    step(model)
+    assert not made
