@@ -28,7 +28,7 @@ from torch import Tensor
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
-from hyperpelt.tuners.remade import autocast, noted
+from hyperpelt.tuners.remade import autocast, keep, kept, noted
 
 READS = ("input", "output", "residual", "output+residual")
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -129,13 +129,15 @@ class Adapter(Tuner):
             # Scaled where it is narrow: s (h U + b_U) = (s h) U + s b_U, and backward keeps the narrow h.
             scale = tensors["scale"].unsqueeze(1)
             hidden, bias = noted(hidden * scale, torch.mul, hidden, scale), bias * tensors["scale"]
-        return row_linear(hidden, tensors["up"], bias, onto=output)
+        made = row_linear(hidden, tensors["up"], bias, onto=output)
+        # Out of the narrow h in one product, so a norm need not keep what it reads.
+        return noted(made, row_linear, hidden, tensors["up"], bias) if self.norm else made
 
 
 def _conditional_norm(
     x: Float[Tensor, "B S e"], gamma: Float[Tensor, "b e"], beta: Float[Tensor, "b e"], eps: float
 ) -> Float[Tensor, "B S e"]:
-    """LN_{gamma,beta}(x), of which x alone is kept; where all rows share gamma and beta, in one kernel."""
+    """LN_{gamma,beta}(x), of which x alone is kept, or what it is made of; where all rows share both, in one kernel."""
     if gamma.shape[0] == 1:
         return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.squeeze(0), beta.squeeze(0), eps)
     if not torch.compiler.is_compiling() and not autocast(x):
@@ -153,13 +155,13 @@ class _ConditionalNorm(torch.autograd.Function):
         ctx: Any, x: Float[Tensor, "B S e"], gamma: Float[Tensor, "B e"], beta: Float[Tensor, "B e"], eps: float
     ) -> Float[Tensor, "B S e"]:
         normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        ctx.save_for_backward(x, gamma, mean, rstd)
+        keep(ctx, x, gamma, mean, rstd)
         return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, ...]:
-        x, gamma, mean, rstd = ctx.saved_tensors
+        x, gamma, mean, rstd = kept(ctx)
         normed = (x - mean).mul_(rstd)
         of_normed = grad * gamma.unsqueeze(1)
         of_x, *_ = torch.ops.aten.native_layer_norm_backward(
