@@ -27,7 +27,12 @@ from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.setup import Setup, prepare
 
-OURS = ("hyperpelt", "lora")
+# The paper's widths, those of scripts/glue_cpu.yaml, and the peer's own method.
+OURS: dict[str, dict[str, Any]] = {
+    "hyperpelt": {"name": "hyperpelt"},
+    "hyperpelt, 8 rows": {"name": "hyperpelt", "prefix_length": 8, "bottleneck": 24},
+    "lora": {"name": "lora", "rank": 8},
+}
 PEERS = {"Trainer + peft-lora, random": False, "Trainer + peft-lora, grouped by length": True}
 
 
@@ -87,7 +92,7 @@ def _setup(
 ) -> Setup:
     keys = {
         "backbone": backbone,
-        "method": {"name": "lora", "rank": 8} if method == "lora" else method,
+        "method": OURS[method],
         "tasks": tasks.split(","),
         "output_dir": str(folder / method),
         "max_steps": 1_000_000,

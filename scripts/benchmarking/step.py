@@ -20,7 +20,6 @@ from benchmarking import other, shapes
 from benchmarking.timing import Step, clock, launches, peak_megabytes, rounds
 from hyperpelt.model.tuned import TunedModel
 
-OURS = ("hyperpelt", "hyperformer++", "hyperprefix", "prefix-tuning", "parallel-adapter", "lora", "ia3", "full")
 PEERS = ("limit", "peft-lora", "peft-lora-all", "peft-ia3", "peft-prefix")
 # Widths of the comparison that the limit's ratios were first measured with: 20 prefix rows.
 SETTINGS: dict[str, dict[str, Any]] = {"hyperpelt": {"prefix_length": 24}, "hyperprefix": {"prefix_length": 24}}

@@ -102,9 +102,15 @@ def test_scoring_chooses_what_one_pass_a_choice_chooses(data_root):
 def test_training_is_measured_against_the_trainer_on_the_same_rows(data_root):
     options = ["--tasks", "glue/rte", "--steps", 1, "--rows", 4, "--length", 16, "--repeats", 1]
     rows = benchmark("mixture", *options, "--data-root", data_root)
-    names = ["hyperpelt", "lora", "Trainer + peft-lora, random", "Trainer + peft-lora, grouped by length"]
+    names = [
+        "hyperpelt",
+        "hyperpelt, 8 rows",
+        "lora",
+        "Trainer + peft-lora, random",
+        "Trainer + peft-lora, grouped by length",
+    ]
     assert [row["method"] for row in rows] == names
-    assert rows[2]["ratio_to_random"] == rows[3]["ratio_to_grouped"] == 1.0
+    assert rows[3]["ratio_to_random"] == rows[4]["ratio_to_grouped"] == 1.0
     assert all(row["rows_per_second"] > 0 for row in rows)
 
 
