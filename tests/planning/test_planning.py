@@ -12,6 +12,7 @@ from hyperpelt import cli, methods
 from hyperpelt.config import load_run
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.errors import UserError
+from hyperpelt.methods import registry
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.planning import Shape, measure, page, plan_run
 from hyperpelt.planning.fit import Spread, largest_batch
@@ -226,7 +227,8 @@ def planned():
 
 
 @pytest.mark.parametrize("way", ["flag", "setting"])
-def test_a_plugin_s_method_is_planned(folders, capsys, tmp_path, way):
+def test_a_plugin_s_method_is_planned(folders, capsys, tmp_path, way, monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))  # it is forgotten afterwards
     name = f"planned-by-{way}"
     plugin = tmp_path / f"{way}.py"
     plugin.write_text(METHOD.replace("NAME", name))

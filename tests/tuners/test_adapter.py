@@ -107,7 +107,7 @@ def test_parallel_and_sequential_adapters_agree_when_nothing_is_read():
 
 
 def test_misspelt_settings_name_the_nearest():
-    with pytest.raises(UserError, match=r"setting of tuner 'adapter' 'botleneck'.*'bottleneck'"):
+    with pytest.raises(UserError, match=r"setting of tuner 'adapter': 'botleneck'.*'bottleneck'"):
         tuner_from_dict({"type": "adapter", "botleneck": 8})
     with pytest.raises(UserError, match=r"activation of an adapter 'gelo'.*'gelu'"):
         Adapter(activation="gelo")
