@@ -112,6 +112,7 @@ def attention_with_prefix(
 
 
 def _behind(rows: Float[Tensor, "B H N k"], held: Float[Tensor, "B H K k"]) -> Float[Tensor, "B H NK k"]:
+    """Prefix rows and the keys or values behind them, which are copied only where their cache has no room in front."""
     joined = None if torch.compiler.is_compiling() else joined_in_place(rows, held)
     return join(rows, held) if joined is None else joined
 

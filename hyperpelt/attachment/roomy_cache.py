@@ -50,14 +50,15 @@ class Room:
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values, as windows into buffers."""
+    """One layer's keys and values, as windows into buffers. **rooms**: those that both are windows of."""
+
+    rooms: tuple[Room, Room] | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Float[Tensor, "B H K k"], Float[Tensor, "B H K k"]]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.rooms: tuple[Room, Room] | None = None
         assert self.keys is not None
         assert self.values is not None
         fronts = (0, 0) if self.rooms is None else (self.rooms[0].front, self.rooms[1].front)

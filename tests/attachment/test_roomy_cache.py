@@ -93,6 +93,7 @@ def test_a_layer_is_what_transformers_layer_is_after_any_change():
 
 def test_a_prefix_that_changed_is_written_again_and_copies_of_a_cache_go_their_own_ways():
     layer = RoomyLayer()
+    layer.lazy_initialization(drawn(2, 2, 3, 5), drawn(2, 2, 3, 5))  # as transformers does where it makes room early
     keys, _ = layer.update(drawn(2, 2, 3, 5), drawn(2, 2, 3, 5))
     rows = drawn(2, 2, 4, 5, seed=1)
     joined_in_place(rows, keys)
