@@ -12,6 +12,9 @@ import typer
 
 from hyperpelt.errors import UserError, unknown
 
+MEMORY_COLUMNS = [
+    "method", "standing_planned", "standing", "standing_ratio", "step_planned", "step", "step_ratio",
+]  # fmt: skip
 DATA_COLUMNS = ["method", "seconds", "peak_mb", "ratio_to_limit"]
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -149,6 +152,27 @@ def step(
     )
     columns = ["method", "trainable", "seconds", "ratio_to_limit", "ratio_of_best", "peak_mb", "launches"]
     show(result, as_json, columns + ["compile_seconds"] * compiled)
+
+
+@app.command()
+def memory(
+    shape: Shape = "t5-small",
+    methods: Annotated[str, typer.Option(help="names of methods")] = "hyperpelt,hyperblock,hyperformer++,lora,full",
+    rows: Rows = 16,
+    source: Source = 128,
+    target: Target = 8,
+    tasks: Tasks = 8,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="activations made again in backward")] = False,
+    as_json: Json = False,
+) -> None:
+    """MiB that `hyperpelt plan` tells for a training step, against what this machine's allocator gave out."""
+    from benchmarking.memory import measure
+
+    names = [name.strip() for name in methods.split(",")]
+    sizes = {"rows": rows, "source": source, "target": target, "num_tasks": tasks}
+    found = measure(shape=shape, names=names, precision=precision, checkpointing=checkpointing, **sizes)
+    show(found, as_json, MEMORY_COLUMNS)
 
 
 @app.command()

@@ -66,7 +66,9 @@ def make(
         settings = settings | {"dropout_rate" if config_type is T5Config else "dropout": dropout}
     config = config_type(**settings)
     torch.manual_seed(seed)
-    model = T5ForConditionalGeneration(config) if isinstance(config, T5Config) else BartForConditionalGeneration(config)
+    with torch.device(device):  # drawn where they are used: a large shape takes a CPU half a minute
+        t5 = isinstance(config, T5Config)
+        model = T5ForConditionalGeneration(config) if t5 else BartForConditionalGeneration(config)
     nn.Module.to(model, device, dtype)  # in place; transformers' own `to` is typed otherwise
     return model.train()
 

@@ -59,14 +59,16 @@ def rounds(steps: Mapping[str, Step], *, repeats: int, warmup: int = 1) -> dict[
 
 
 def peak_megabytes(step: Step, parameters: set[int]) -> float:
-    """Memory of one step: on a GPU the allocator's peak, on a CPU the distinct tensors kept for backward.
+    """Memory of one step: on a GPU what the allocator gave out at most beside what was there, on a CPU the distinct
+    tensors kept for backward.
 
     **parameters**: storage addresses that belong to the model itself and are not counted on a CPU.
     """
     if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        return torch.cuda.max_memory_allocated() / 2**20
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

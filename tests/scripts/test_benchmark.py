@@ -35,6 +35,13 @@ def test_step_prints_one_row_a_contestant_with_its_ratio_to_the_limit():
     assert rows["limit"]["launches"] < rows["hyperpelt"]["launches"]
 
 
+def test_a_plan_stands_beside_what_the_allocator_gave_out():
+    options = ["--rows", 2, "--source", 16, "--tasks", 2, "--methods", "lora"]
+    (row,) = benchmark("memory", "--shape", "mini-bart", *options)
+    assert row["standing_ratio"] == pytest.approx(1, rel=0.02)
+    assert row["step_ratio"] == pytest.approx(1, rel=0.1)
+
+
 def test_what_runs_in_an_environment_of_another_library_imports_nothing_of_this_one(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setitem(sys.modules, "hyperpelt", None)
@@ -57,6 +64,7 @@ def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter()
     [
         (["step", "--shape", "t5-tiniest"], "Did you mean 't5-tiny'"),
         (["generate", "--shape", "bart"], "or 'bart-base'?"),
+        (["memory", "--shape", "t5-tiny"], "whose shape is known without it"),
         (["scale", "--counts", "a"], "--counts are numbers of tasks"),
         (["start", "--repeats", "0"], "--repeats"),
     ],
