@@ -145,10 +145,11 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     registered, values = _METHODS[base], dict(overrides)
     made_by_network = source == "hypernetwork"
     config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if made_by_network else None
+    of_network = None if source else values.pop("hypernetwork", None)
     values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if made_by_network else []))
     made = replace(registered.make(**values), name=name, paper=registered.about.paper)
     if not source:
-        return made
+        return made if of_network is None else _with_network(made, of_network)
     drawn = Source(type=source, hypernetwork=config or HyperNetworkConfig())
     changed = made.with_source(drawn, name)
     if changed.parts == made.parts:
@@ -160,6 +161,19 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
                 f"it out, or use {base!r}."
             )
     return check_all_used(changed)
+
+
+def _with_network(made: Method, settings: Any) -> Method:
+    """The same with these settings of its hypernetworks, which read tasks."""
+    own = {name: made.source(name) for part in made.parts for name in part.sources}
+    changed = {
+        name: replace(source, hypernetwork=source.hypernetwork.changed(settings))
+        for name, source in own.items()
+        if source.type == "hypernetwork"
+    }
+    if not changed:
+        raise UserError(f"Method {made.name!r} has no hypernetwork, so it takes no settings of one ('hypernetwork').")
+    return replace(made, sources={**made.sources, **changed})
 
 
 def _part(index: int, entry: Any) -> Part:

@@ -87,7 +87,8 @@ class Growth(Running):
         index = self.task_id(name)
         for network in self.described():
             mode = network.words.training
-            made = network.words.eval()(torch.tensor([index], device=self.device))
+            network.words.eval()
+            made = network.by_words(torch.tensor([index], device=self.device))
             network.words.train(mode)
             if network.task_embeddings is not None:
                 network.task_embeddings[index] = made[0]
@@ -103,10 +104,12 @@ class Growth(Running):
         """
         for network in self.described():
             if set(vectors) >= set(self.tasks) and not network.words.is_told:
-                network.words.tell(torch.stack([vectors[name] for name in self.tasks]).to(self.device))
+                read = 1 + network.words.num_inputs
+                network.words.tell(torch.stack([vectors[name][:read] for name in self.tasks]).to(self.device))
             else:
                 for name, vector in vectors.items():
-                    network.words.vectors[self.task_id(name)] = vector.to(self.device)
+                    known = network.words.vectors[self.task_id(name)]
+                    known.copy_(vector[: len(known)])
 
     def train_only(self, what: str, tasks: Sequence[str] = ()) -> None:
         """Give gradients to a part alone; the optimiser is then built from `trainable_parameters`.
@@ -134,8 +137,14 @@ class Growth(Running):
         wanted = {"embedding": owned, "hypernetwork": owned | made}.get(what)
         for _, parameter in self._own_parameters():
             parameter.requires_grad_(wanted is None or id(parameter) in wanted)
-        for network in self.described():  # a task that is being added is known by its embedding
-            joint = wanted is None and not tasks
+        joint = wanted is None and not tasks
+        for network in [source for source in self.sources.values() if isinstance(source, HyperNetwork)]:
+            network.joint = joint
+            if network.neighbourhood is not None:
+                network.neighbourhood.requires_grad_(joint)
+            if network.description is None:
+                continue
+            # A task that is being added is known by its embedding.
             network.dropped = network.config.description_dropout if joint else 0.0
             if not network.config.described:
                 network.words.requires_grad_(joint)

@@ -131,6 +131,6 @@ def write_projector(folder: Path, model: TunedModel) -> None:
             if name == "embeddings" and model.described():
                 labels = [*names, *(f"{task} (by its words)" for task in names)]
                 every = torch.arange(len(names), device=model.device)
-                made = [network.words(every) for network in model.described()]
+                made = [network.by_words(every) for network in model.described()]
                 vectors = torch.cat([vectors, flat(made)])
             writer.add_embedding(vectors.float(), metadata=labels, tag=name)

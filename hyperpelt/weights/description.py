@@ -2,13 +2,18 @@
 
     v       = [state of the instruction ; mean state of a few rendered inputs]      the frozen encoder's reading
     x       = (v - mean over the trained tasks) / their root mean square
-    z_words = rows + tanh(x W1 + c1) W2                                              [N, t], W2 the same for all rows
+    map:        z_words = rows + tanh(x W1 + c1) W2                                  [N, t], W2 the same for all rows
+    neighbours: z_words = sum_s a_s z_s       the shares of `hyperpelt.weights.neighbours`, by the cosines of x
 
-The map is trained jointly with everything else: with probability `description_dropout` a task of a training batch is
+Either is trained jointly with everything else: with probability `description_dropout` a task of a training batch is
 known by its words alone, and z_words takes the place of its own embedding. Afterwards a task that nobody trained gets
 an embedding, and through the hypernetwork all its weights, from its words. There are few tasks to learn this from, so
-the map is kept small: only t numbers of an embedding come from the words, about half of the rendered inputs are read
-at a time in training, and a tenth of x is dropped.
+the map is kept small: only t numbers of an embedding come from the words, five of the rendered inputs are read at a
+time in training, and a tenth of x is dropped.
+
+Neighbours have one number to learn, the sharpness b. A trained task that is known by its words alone is made of the
+*other* trained tasks' embeddings, as a task will be that nobody trained: so these come to serve for each other as far
+as their words are alike.
 
 A network whose tasks are `described` has no other embeddings. There the map reads the instruction alone, v is its
 state, and nothing of it is dropped, so that a step does not depend on how its batch is divided.
@@ -16,7 +21,7 @@ state, and nothing of it is dropped, so that a step does not depend on how its b
 The vectors of the known tasks are part of the saved model.
 
 Legend: T tasks, U asked for, K vectors of a task (the instruction, then inputs), d model width, N rows, t embedding
-width, h hidden width.
+width, h hidden width; s a trained task.
 """
 
 from __future__ import annotations
@@ -28,39 +33,27 @@ from torch.nn.functional import dropout
 
 from hyperpelt.tuners.base import Init
 from hyperpelt.weights.base import draw
+from hyperpelt.weights.neighbours import Sharpness
 
-NUM_INPUTS = 8  # rendered inputs that are read of each task
+NUM_INPUTS = 8  # rendered inputs that are read of each task, if no other number is asked for
+READ_AT_ONCE = 5  # of them, in training
 DROPPED = 0.1  # of what the map reads, in training
+FORMS = ("map", "neighbours")
 
 
-class DescriptionMap(nn.Module):
-    """z_words for tasks by their description vectors; see the module's text."""
+class Descriptions(nn.Module):
+    """The description vectors of a model's tasks, and x; see the module's text.
 
-    def __init__(
-        self,
-        num_tasks: int,
-        rows: int,
-        t: int,
-        width: int,
-        hidden: int,
-        generator: torch.Generator | None,
-        *,
-        alone: bool = False,
-        std: float = 1.0,
-    ) -> None:
+    - **alone**: the instruction is all that is read
+    - **num_inputs**: rendered inputs that are read of each task
+    """
+
+    def __init__(self, num_tasks: int, width: int, *, alone: bool = False, num_inputs: int = NUM_INPUTS) -> None:
         super().__init__()
-        self._told, self.alone = False, alone  # alone: the instruction is all that is read
-        read = width if alone else 2 * width
-        self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
-        self.register_buffer("centre", torch.zeros(read))
+        self._told, self.alone, self.num_inputs = False, alone, num_inputs
+        self.register_buffer("vectors", torch.zeros(num_tasks, 1 + num_inputs, width))
+        self.register_buffer("centre", torch.zeros(width if alone else 2 * width))
         self.register_buffer("scale", torch.ones(()))
-        # Both halves of z_words start with half of the variance that embeddings have.
-        self.rows = nn.Parameter(draw((rows, t), Init("normal", std * 0.5**0.5), generator))
-        self.inner = nn.Parameter(draw((read, hidden), Init("uniform", (3 / read) ** 0.5), generator))
-        self.inner_bias = nn.Parameter(draw((hidden,), Init("zeros"), generator))
-        # tanh of a unit normal keeps about 0.63 of the deviation.
-        bound = std * 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
-        self.outer = nn.Parameter(draw((hidden, t), Init("uniform", bound), generator))
 
     @property
     def is_told(self) -> bool:
@@ -84,12 +77,53 @@ class DescriptionMap(nn.Module):
         entry = torch.zeros_like(self.vectors[0]) if vectors is None else vectors.to(self.vectors)
         self.vectors = torch.cat([self.vectors, entry[None]])
 
-    def forward(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
-        return self.embed(self.vectors.index_select(0, tasks))
+    def _x(self, both: Float[Tensor, "U d2"]) -> Float[Tensor, "U d2"]:
+        return (both - self.centre) / self.scale
 
-    def embed(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U N t"]:
-        """z_words of any tasks, known or not."""
-        x = (self._both(vectors) - self.centre) / self.scale
+    def _whole(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
+        """v, with nothing left out."""
+        return vectors[:, 0] if self.alone else torch.cat([vectors[:, 0], vectors[:, 1:].mean(dim=1)], dim=1)
+
+    def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
+        """v; in training of some of the inputs."""
+        inputs = vectors[:, 1:]
+        if not self.training or self.alone:
+            return self._whole(vectors)
+        chosen = torch.rand(inputs.shape[:2], device=inputs.device)
+        some = chosen >= chosen.topk(min(READ_AT_ONCE, self.num_inputs), dim=1).values[:, -1:]
+        mean = (inputs * some.unsqueeze(-1)).sum(dim=1) / some.sum(dim=1, keepdim=True)
+        return torch.cat([vectors[:, 0], mean], dim=1)
+
+
+class DescriptionMap(Descriptions):
+    """z_words by a map that is learnt: `map` in the module's text."""
+
+    def __init__(
+        self,
+        num_tasks: int,
+        rows: int,
+        t: int,
+        width: int,
+        hidden: int,
+        generator: torch.Generator | None,
+        *,
+        alone: bool = False,
+        std: float = 1.0,
+        num_inputs: int = NUM_INPUTS,
+    ) -> None:
+        super().__init__(num_tasks, width, alone=alone, num_inputs=num_inputs)
+        read = len(self.centre)
+        # Both halves of z_words start with half of the variance that embeddings have.
+        self.rows = nn.Parameter(draw((rows, t), Init("normal", std * 0.5**0.5), generator))
+        self.inner = nn.Parameter(draw((read, hidden), Init("uniform", (3 / read) ** 0.5), generator))
+        self.inner_bias = nn.Parameter(draw((hidden,), Init("zeros"), generator))
+        # tanh of a unit normal keeps about 0.63 of the deviation.
+        bound = std * 0.5**0.5 / 0.63 * (3 / hidden) ** 0.5
+        self.outer = nn.Parameter(draw((hidden, t), Init("uniform", bound), generator))
+
+    def forward(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
+        """z_words of tasks."""
+        x = self._x(self._both(self.vectors.index_select(0, tasks)))
         x = dropout(x, DROPPED, self.training and not self.alone)
         made = torch.tanh(x @ self.inner + self.inner_bias) @ self.outer
         return self.rows + made.unsqueeze(1)
@@ -98,15 +132,23 @@ class DescriptionMap(nn.Module):
         """The width that each matrix reads."""
         return {"inner": self.inner.shape[0], "outer": self.outer.shape[0]}
 
-    def _whole(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
-        """v, with nothing left out."""
-        return vectors[:, 0] if self.alone else torch.cat([vectors[:, 0], vectors[:, 1:].mean(dim=1)], dim=1)
 
-    def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
-        inputs = vectors[:, 1:]
-        if not self.training or self.alone:
-            return self._whole(vectors)
-        chosen = torch.rand(inputs.shape[:2], device=inputs.device)
-        half = chosen >= chosen.median(dim=1, keepdim=True).values
-        mean = (inputs * half.unsqueeze(-1)).sum(dim=1) / half.sum(dim=1, keepdim=True)
-        return torch.cat([vectors[:, 0], mean], dim=1)
+class DescribedNeighbours(Descriptions):
+    """z_words of the embeddings of tasks whose words are near: `neighbours` in the module's text."""
+
+    def __init__(self, num_tasks: int, width: int, *, num_inputs: int = NUM_INPUTS) -> None:
+        super().__init__(num_tasks, width, num_inputs=num_inputs)
+        # Those that were trained, of which others are made; a task that is added later is no neighbour.
+        self.register_buffer("trained", torch.ones(num_tasks, dtype=torch.bool))
+        self.near = Sharpness()
+
+    @torch.no_grad()
+    def add_task(self, vectors: Float[Tensor, "K d"] | None = None) -> None:
+        super().add_task(vectors)
+        self.trained = torch.cat([self.trained, torch.zeros_like(self.trained[:1])])
+
+    def forward(self, tasks: Int[Tensor, " U"], embeddings: Float[Tensor, "T N t"]) -> Float[Tensor, "U N t"]:
+        """z_words of tasks, from the embeddings of all."""
+        own = self._x(self._both(self.vectors.index_select(0, tasks)))
+        shares = self.near.shares(tasks, own, self._x(self._whole(self.vectors)), self.trained)
+        return torch.tensordot(shares, embeddings, dims=1)
