@@ -143,14 +143,13 @@ def _known(name: str) -> tuple[str, str]:
 def _named(name: str, overrides: Mapping[str, Any]) -> Method:
     base, source = _known(name)
     registered, values = _METHODS[base], dict(overrides)
-    made_by_network = source == "hypernetwork"
-    config = HyperNetworkConfig.from_dict(values.pop("hypernetwork", {})) if made_by_network else None
-    of_network = None if source else values.pop("hypernetwork", None)
-    values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if made_by_network else []))
+    has_network = source == "hypernetwork" or (not source and bool(_networks(registered.make())))
+    network = values.pop("hypernetwork", {}) if has_network else {}
+    values = check_settings(f"method {name!r}", values, registered.make, *(["hypernetwork"] if has_network else []))
     made = replace(registered.make(**values), name=name, paper=registered.about.paper)
     if not source:
-        return made if of_network is None else _with_network(made, of_network)
-    drawn = Source(type=source, hypernetwork=config or HyperNetworkConfig())
+        return _with_network(made, network) if network else made
+    drawn = Source(type=source, hypernetwork=HyperNetworkConfig.from_dict(network))
     changed = made.with_source(drawn, name)
     if changed.parts == made.parts:
         raise UserError(f"Method {base!r} has no per-task tensors, so there is no {name!r}. Use {base!r}.")
@@ -165,15 +164,17 @@ def _named(name: str, overrides: Mapping[str, Any]) -> Method:
 
 def _with_network(made: Method, settings: Any) -> Method:
     """The same with these settings of its hypernetworks, which read tasks."""
-    own = {name: made.source(name) for part in made.parts for name in part.sources}
     changed = {
         name: replace(source, hypernetwork=source.hypernetwork.changed(settings))
-        for name, source in own.items()
-        if source.type == "hypernetwork"
+        for name, source in _networks(made).items()
     }
-    if not changed:
-        raise UserError(f"Method {made.name!r} has no hypernetwork, so it takes no settings of one ('hypernetwork').")
     return replace(made, sources={**made.sources, **changed})
+
+
+def _networks(made: Method) -> dict[str, Source]:
+    """The hypernetworks that make tensors of tasks, by name."""
+    own = {name: made.source(name) for part in made.parts for name in part.sources}
+    return {name: source for name, source in own.items() if source.type == "hypernetwork"}
 
 
 def _part(index: int, entry: Any) -> Part:

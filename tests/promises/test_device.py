@@ -56,9 +56,10 @@ def away(model: TunedModel) -> TunedModel:
     return model
 
 
-def model_of(family: str, method: str) -> TunedModel:
+def model_of(family: str, method: str, **more: object) -> TunedModel:
     spec = SPEC if method in SEEING else None
-    model = TunedModel.build(FAMILIES[family](), method=small(method), tasks=TASKS, image_encoder=spec)
+    chosen = {**small(method), **more} if more else small(method)
+    model = TunedModel.build(FAMILIES[family](), method=chosen, tasks=TASKS, image_encoder=spec)
     return away(describe(model).train())
 
 
@@ -100,6 +101,12 @@ def test_a_training_step_of_every_method_stays_on_its_device_and_waits_for_nothi
     backward(model, rows(**pictures() if method in SEEING else {}))
     torch.nn.utils.clip_grad_norm_([parameter for _, parameter in model.trainable_parameters()], 1.0)
     optimizer.step()
+
+
+@pytest.mark.parametrize("form", ["map", "neighbours"])
+def test_tasks_known_by_their_words_and_neighbours_wait_for_nothing(form):
+    network = {"description_dropout": 0.5, "description_form": form, "neighbour_dropout": 0.5}
+    backward(model_of("t5", "hyperformer++", hypernetwork=network), rows())
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
