@@ -109,7 +109,7 @@ def check_tasks(
     Exit status 2 if a task has an error; warnings are for the author to judge.
     """
     with common.stdout_for_json(as_json):
-        from hyperpelt import metrics, tasks
+        from hyperpelt import tasks
 
         common.load_named_plugins(plugin)
         options = {
@@ -118,7 +118,6 @@ def check_tasks(
             "max_target_length": max_target_length,
             "limit": limit,
             "data_root": data_root,
-            "known_metrics": metrics.names(),
         }
         reports = []
         for task in tasks.select(names):

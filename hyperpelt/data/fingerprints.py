@@ -19,7 +19,7 @@ def digest(*values: Any) -> str:
 def fingerprint_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """A hash of the rows' content, whatever file or machine they come from."""
     state = blake2b(digest_size=16)
-    for part, _ in getattr(rows, "parts", ((rows, None),)):  # of rows from several files
+    for part, *_ in getattr(rows, "parts", ((rows,),)):  # of rows from several files
         _add_rows(state, part)
     return state.hexdigest()
 

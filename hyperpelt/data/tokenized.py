@@ -238,7 +238,7 @@ def _how_seen(task: Task, eye: Eye | None, rows: Any) -> list[str]:
     """What decides which rows and keys come out of images; nothing for text, whose files stay what they were."""
     if "image" not in task.modalities:
         return []
-    folders = [str(folder) for _, folder in getattr(rows, "parts", ())]  # where the rows' relative paths start
+    folders = [str(file.parent) for _, file, _ in getattr(rows, "parts", ())]  # where the rows' relative paths start
     return ["blind" if eye is None else f"images, {eye.on_bad_image}", *folders]
 
 

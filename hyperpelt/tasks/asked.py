@@ -99,8 +99,11 @@ class _Reading:
                     shutil.copyfileobj(sys.stdin.buffer, stream)
             elif not path.is_file():
                 raise UserError(f"Cannot read {path}: no such file.")
-            rows = FileRows([(read_file(path, format, options), Path.cwd() if self.file is None else path.parent)])
-            self._check_columns(rows, path)
+            try:
+                rows = FileRows.of([(read_file(path, format, options), self.file or Path.cwd() / path.name)])
+                self._check_columns(rows, path)
+            except UserError as problem:
+                raise UserError(str(problem).replace(str(path), str(self.file or "standard input"))) from problem
             for number, row in enumerate(rows):
                 yield self._asked({"row": number}, row)
 
@@ -133,7 +136,7 @@ class _Reading:
             row = json_object(line) if is_object else self._row(line)
         except UserError as problem:
             return Asked({"line": number}, error=str(problem))
-        return self._asked({"line": number}, FileRow(row, self.file.parent) if self.file else row)
+        return self._asked({"line": number}, FileRow(row, self.file) if self.file else row)
 
     def _row(self, line: bytes) -> dict[str, Any]:
         try:
@@ -164,7 +167,7 @@ class _Reading:
             blank = [name for name in self.task.answer if name in row and row[name] in ("", None)]
             if blank:
                 kept = {name: value for name, value in row.items() if name not in blank}
-                row = FileRow(kept, row.folder) if isinstance(row, FileRow) else kept
+                row = FileRow(kept, row.file, row.number) if isinstance(row, FileRow) else kept
             return Asked(place, self.task.example(row, answered=False), task=self.task)
         except UserError as problem:  # which may quote the half characters of the line
             return Asked(place, error=str(problem).encode("utf8", "backslashreplace").decode("utf8"))

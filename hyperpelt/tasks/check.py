@@ -4,7 +4,8 @@ Findings have a level: an `error` would fail or mislead a run, a `warning` is wo
 of every split are looked at (or a fixed random sample of `limit` rows):
 
     rows        unreadable or empty splits; rows that do not render or whose images cannot be read, with the reason, by
-                split and row number; rows that do not render without their answer, so that nothing could be predicted
+                split and row number, and by row and file; blank cells; rows that do not render without their answer,
+                so that nothing could be predicted
     answers     a choice that never occurs, one class far ahead of the others, the same input with different answers;
                 answers of another split that seem to be numbered in another order than train's
     tokens      fixed choices that share their first token or are the start of one another, targets that the tokenizer
@@ -15,18 +16,18 @@ of every split are looked at (or a fixed random sample of `limit` rows):
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hyperpelt.errors import UserError, unknown
+from hyperpelt.errors import UserError
 from hyperpelt.tasks import findings as look
 from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.findings import Finding, Numbered, for_reading
-from hyperpelt.tasks.measured import unmeasured, untokenised
+from hyperpelt.tasks.measured import unknown_metrics, unmeasured, untokenised
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
 from hyperpelt.tasks.spelling import ceiling, lost
@@ -92,18 +93,18 @@ def check_task(
     max_source_length: int = 128,
     max_target_length: int = 32,
     limit: int | None = None,
-    known_metrics: Collection[str] | None = None,
 ) -> CheckReport:
     """Check a task on its data.
 
     tokenizer: a transformers tokenizer; without one nothing about tokens is checked. Lengths are in tokens. limit:
-    rows of each split, a fixed random sample; None for all. known_metrics: the names that metrics may have, if given.
+    rows of each split, a fixed random sample; None for all.
 
     Raises UserError only for an unknown name: what is wrong with the task or its rows is in the findings.
     """
     task = get(task) if isinstance(task, str) else task
     report = CheckReport(task=task.name, origin=task.origin)
-    report.findings += [*_definition(task, known_metrics), *meanings.about_metrics(task)]
+    unknown = list(unknown_metrics(task))
+    report.findings += [*unknown, *_definition(task), *meanings.about_metrics(task)]
     splits: dict[str, list[Numbered]] = {}
     failing: dict[str, list[Finding]] = {}
     for split in task.splits.names():
@@ -112,8 +113,8 @@ def check_task(
             splits[split] = rows
             report.balance[split] = look.balance(task, rows)
             report.findings += [*look.answers(task, split, rows), *meanings.about_answers(task, split, rows)]
-            failing[split] = list(unmeasured(task, split, rows))
-            report.findings += failing[split]
+            failing[split] = unknown or list(unmeasured(task, split, rows))
+            report.findings += [] if unknown else failing[split]
     if tokenizer is not None:
         report.findings += look.first_tokens(task, tokenizer)
         for split, rows in splits.items():
@@ -127,6 +128,7 @@ def check_task(
             report.findings += untokenised(split, sample, tokenizer, max_target_length)
     report.findings += look.leaks(splits)
     report.findings += exchanged(task, splits)
+    report.findings = [_in_files(task, finding, data_root) for finding in report.findings]
     order = ("error", "warning", "note")
     report.findings.sort(key=lambda finding: order.index(finding.level))
     return report
@@ -150,10 +152,15 @@ def _reached(
         yield Finding(level="warning", about="tokens", split=split, message=message)
 
 
-def _definition(task: Task, known_metrics: Collection[str] | None) -> Iterator[Finding]:
-    for metric in task.metrics:
-        if known_metrics is not None and metric not in known_metrics:
-            yield Finding(level="error", about="rows", message=str(unknown("metric", metric, known_metrics)))
+def _in_files(task: Task, finding: Finding, data_root: str | Path | None) -> Finding:
+    """The finding, with the places of its rows in the source's files."""
+    if not finding.rows or finding.split is None or task.streamed(finding.split):
+        return finding
+    places = task.examples(finding.split, data_root=data_root).in_files(finding.rows)
+    return replace(finding, message=f"{finding.message}: {places}") if places else finding
+
+
+def _definition(task: Task) -> Iterator[Finding]:
     if not task.description:
         message = "no description: one sentence that says what is asked serves people, and transfer without examples"
         yield Finding(level="warning", about="rows", message=message)
@@ -176,18 +183,20 @@ def _render(
         report.findings.append(Finding(level="error", about="rows", split=split, message=_bare(error, task, split)))
         return
     failures: list[str] = []
+    blanks = look.Blanks(task)
     report.rendered[split] = shown = list[dict[str, Any]]()
     for number, row in examples.raw():
         try:
             example = task.example(row, split=split, number=number)
-            digests = _digests(example, Naming(task.name, split, number)) if example.images else ()
+            digests = _digests(example, Naming(task.name, split, number, row)) if example.images else ()
         except UserError as error:
             failures.append(_bare(error, task, split))
             continue
+        blanks.see(number, row)
         if len(shown) < SHOWN:
             shown.append(_shown(number, example))
         yield number, replace(example, images=digests)
-    report.findings += _failures(split, failures, len(examples))
+    report.findings += [*_failures(split, failures, len(examples)), *blanks.findings(split)]
     if split == task.splits.names()[-1]:
         report.findings += _unanswered(task, split, examples)
 
@@ -214,7 +223,8 @@ def _failures(split: str, failures: Sequence[str], num_rows: int) -> Iterator[Fi
         reasons.setdefault(failure.partition(": ")[2], []).append(failure)
     shown = [f"{same[0]}" + (f" (and {len(same) - 1} more)" if len(same) > 1 else "") for same in reasons.values()]
     if failures:
-        more = f" | and {len(reasons) - SHOWN} further reasons" if len(reasons) > SHOWN else ""
+        further = len(reasons) - SHOWN
+        more = f" | and {further} further reason{'s' * (further > 1)}" if further > 0 else ""
         message = f"{len(failures)} of {num_rows} rows do not render: " + " | ".join(shown[:SHOWN]) + more
         yield Finding(level="error", about="rows", split=split, message=message)
 

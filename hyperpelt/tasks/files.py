@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -63,7 +64,7 @@ class Files:
             )
         (kind,) = kinds
         assert kind is not None
-        return FileRows([(read_file(file, kind, dict(self.options)), file.parent) for file in files])
+        return FileRows.of([(read_file(file, kind, dict(self.options)), file) for file in files])
 
     def options_for(self, format: str) -> dict[str, Any]:
         """The options with which another file of that format is read as these are: their own, if they have it."""
@@ -86,6 +87,9 @@ class Files:
             pattern = full.relative_to(full.anchor)
             if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
                 return found
+        for folder in folders:
+            if (full := folder / Path(path).expanduser()).is_dir():
+                raise UserError(f"{full} is a folder, expected files: name those in it{_such_as(path, full)}.")
         base = folders[0]
         places = f"{base}" + (f" or in the data root {data_root}" if data_root else "")
         how = "Paths are relative to the file that defines the task."
@@ -98,6 +102,13 @@ class Files:
     def _folders(self, data_root: Path | None) -> list[Path]:
         assert isinstance(self.base, Path), "__post_init__ made it one"
         return [self.base, *([data_root] if data_root else [])]
+
+
+def _such_as(path: str, folder: Path) -> str:
+    """The pattern of a folder's files of rows, most of one kind: ', such as rows/*.csv'."""
+    kinds = Counter(format_of(file) for file in folder.iterdir() if file.is_file())
+    del kinds[None]
+    return f", such as {Path(path) / f'*.{kinds.most_common(1)[0][0]}'}" if kinds else ""
 
 
 def _like(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from hyperpelt.backbones import encode_targets
 from hyperpelt.backbones.plain_text import encode
+from hyperpelt.tasks.lines import columns_of
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.rows import evened
 from hyperpelt.tasks.types import Task
@@ -21,12 +22,14 @@ SHOWN = 3  # row numbers named in a finding
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing to know. about: rows, answers, tokens or leaks. split: where, if it concerns one split."""
+    """One thing to know. about: rows, answers, tokens or leaks. split: where, if it concerns one split. rows: the first
+    of the rows that it is about."""
 
     level: Level
     about: str
     message: str
     split: str | None = None
+    rows: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.level:7}  {f'{self.split}: ' if self.split else ''}{self.message}"
@@ -45,7 +48,28 @@ def about_rows(level: Level, about: str, split: str, numbers: Sequence[int], wha
     """'12 rows have an empty input (row 3, 4, 9, ...)'."""
     first = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
     message = f"{len(numbers)} row{'s' * (len(numbers) > 1)} {what} (row {first})"
-    return Finding(level=level, about=about, split=split, message=message)
+    return Finding(level=level, about=about, split=split, message=message, rows=tuple(numbers[:SHOWN]))
+
+
+class Blanks:
+    """Rows with nothing in a column that the rendering reads: they are read all the same, and their author may not
+    know of them."""
+
+    def __init__(self, task: Task) -> None:
+        self._columns = columns_of(task, "0")
+        self._found: dict[str, list[int]] = defaultdict(list)
+
+    def see(self, number: int, row: Mapping[str, Any]) -> None:
+        """A row of the split, before it was rendered."""
+        for column in self._columns:
+            cell = row.get(column, number)
+            if cell is None or (isinstance(cell, str) and not cell.strip()):
+                self._found[column].append(number)
+
+    def findings(self, split: str) -> Iterator[Finding]:
+        """A note for each column."""
+        for column, numbers in self._found.items():
+            yield about_rows("note", "rows", split, numbers, f"with nothing in the column {column!r}")
 
 
 # ------------------------------------------------------------------------------------------------------------- answers

@@ -127,7 +127,7 @@ def _stamp(stat: os.stat_result) -> Stamp:
 def json_object(line: bytes) -> dict[str, Any]:
     """A line's JSON object. Raises UserError, without saying where, if it is none."""
     try:
-        content = json.loads(line.decode("utf8"))
+        content = json.loads(line.decode("utf8").rstrip())
     except UnicodeDecodeError as problem:
         raise UserError(f"expected UTF-8 text: {problem.reason} at byte {problem.start}") from None
     except json.JSONDecodeError as problem:

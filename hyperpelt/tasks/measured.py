@@ -44,13 +44,19 @@ def _as_answered(label: Any) -> Any:
     return label[0] if isinstance(label, tuple) else label
 
 
-def unmeasured(task: Task, split: str, rows: Sequence[Numbered]) -> Iterator[Finding]:
-    """An error for a metric that would end the evaluation of this split."""
+def unknown_metrics(task: Task) -> Iterator[Finding]:
+    """An error for each metric that there is not."""
     from hyperpelt import metrics
 
-    known = set(metrics.names())
-    if not set(task.metrics) <= known:
-        return  # which another finding says
+    for name in task.metrics:
+        try:
+            metrics.get(name)
+        except UserError as problem:
+            yield Finding(level="error", about="answers", message=str(problem))
+
+
+def unmeasured(task: Task, split: str, rows: Sequence[Numbered]) -> Iterator[Finding]:
+    """An error for a metric, each of which there is, that would end the evaluation of this split."""
     try:
         measure_gold(task, [example for _, example in rows])
     except UserError as problem:

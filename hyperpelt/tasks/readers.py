@@ -178,18 +178,28 @@ def typed(row: Row, types: Sequence[tuple[str, str]]) -> Row:
 
 
 class FileRow(dict[str, Any]):
-    """A row that knows in which folder its file stands: paths of images in it are relative to that."""
+    """A row that knows its file, and its number there (from 0): paths of images are relative to the file's folder."""
 
-    def __init__(self, content: Row, folder: Path) -> None:
+    def __init__(self, content: Row, file: Path, number: int | None = None) -> None:
         super().__init__(content)
-        self.folder = folder
+        self.file, self.number = file, number
+
+    @property
+    def folder(self) -> Path:
+        """Where the file lies."""
+        return self.file.parent
 
 
 class FileRows(Sequence[Row]):
-    """The rows of some files, in order. parts: (rows, folder of their file)."""
+    """The rows of some files, in order. parts: (rows, their file, their numbers in it)."""
 
-    def __init__(self, parts: Sequence[tuple[Rows, Path]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Rows, Path, Sequence[int]]]) -> None:
         self.parts = tuple(parts)
+
+    @classmethod
+    def of(cls, files: Sequence[tuple[Rows, Path]]) -> FileRows:
+        """All rows of each file."""
+        return cls([(rows, file, range(len(rows))) for rows, file in files])
 
     @property
     def features(self) -> Mapping[str, Any]:
@@ -199,14 +209,14 @@ class FileRows(Sequence[Row]):
         return getattr(rows, "features", None) or dict.fromkeys(first)
 
     def __len__(self) -> int:
-        return sum(len(rows) for rows, _ in self.parts)
+        return sum(len(rows) for rows, _, _ in self.parts)
 
     def __iter__(self) -> Iterator[Row]:
         from hyperpelt.tasks.rows import iterate
 
-        for rows, folder in self.parts:
-            for row in iterate(rows):
-                yield FileRow(row, folder)
+        for rows, file, numbers in self.parts:
+            for row, number in zip(iterate(rows), numbers, strict=True):
+                yield FileRow(row, file, number)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -215,22 +225,24 @@ class FileRows(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        rows, folder, place = self._locate(range(len(self))[index])
-        return FileRow(rows[place], folder)
+        (rows, file, numbers), place = self._locate(range(len(self))[index])
+        return FileRow(rows[place], file, numbers[place])
 
-    def _locate(self, index: int) -> tuple[Rows, Path, int]:
-        for rows, folder in self.parts:
-            if index < len(rows):
-                return rows, folder, index
-            index -= len(rows)
+    def _locate(self, index: int) -> tuple[tuple[Rows, Path, Sequence[int]], int]:
+        for part in self.parts:
+            if index < len(part[0]):
+                return part, index
+            index -= len(part[0])
         raise IndexError(index)
 
     def select(self, numbers: Sequence[int]) -> FileRows:
         """The rows of these numbers, in this order."""
-        chosen: list[tuple[Rows, Path, list[int]]] = []
+        chosen: list[tuple[tuple[Rows, Path, Sequence[int]], list[int]]] = []
         for number in numbers:
-            rows, folder, place = self._locate(number)
-            if not chosen or chosen[-1][0] is not rows:
-                chosen.append((rows, folder, []))
-            chosen[-1][2].append(place)
-        return FileRows([(picked(rows, places), folder) for rows, folder, places in chosen])
+            part, place = self._locate(number)
+            if not chosen or chosen[-1][0] is not part:
+                chosen.append((part, []))
+            chosen[-1][1].append(place)
+        return FileRows(
+            [(picked(rows, places), file, [there[i] for i in places]) for (rows, file, there), places in chosen]
+        )

@@ -49,22 +49,28 @@ class _MissingColumn(KeyError):
 
 
 class Columns(dict[str, Any]):
-    """A row as a render function sees it: a missing column says so, an unanswered one is None."""
+    """A row as a render function sees it: a missing column says so, an unanswered one is None.
 
-    def __init__(self, row: Row, unanswered: Sequence[str] = ()) -> None:
+    answer: the columns of the answer. answered False: they are None where the row lacks them.
+    """
+
+    def __init__(self, row: Row, answer: Sequence[str] = (), *, answered: bool = True) -> None:
         if not isinstance(row, Mapping):
             raise UserError(f"the row is {row!r}, expected a mapping of column names to values")
         super().__init__(row)
-        for column in unanswered:
+        self._given, self._answer = tuple(map(str, row)), answer
+        for column in () if answered else answer:
             self.setdefault(column, None)
 
     def __missing__(self, column: str) -> Any:
-        near = get_close_matches(str(column), self, n=1)
+        near = get_close_matches(str(column), self._given, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
         for mark in ";", "\t", "|":
-            if any(column in name.split(mark) for name in self if mark in name):
+            if any(column in name.split(mark) for name in self._given if mark in name):
                 hint = f": the file seems to part its columns by {mark!r}, so give its options: {{sep: {mark!r}}}"
-        raise _MissingColumn(f"expected column {column!r}, the row has {', '.join(map(repr, self))}{hint}")
+        if column in self._answer and not hint:
+            hint = ", and so no answer: `hyperpelt predict` answers such rows"
+        raise _MissingColumn(f"expected column {column!r}, the row has {', '.join(map(repr, self._given))}{hint}")
 
 
 def reach(row: Row, path: str) -> Any:
@@ -94,17 +100,26 @@ def _beside(image: Any, folder: Path) -> Any:
     return image
 
 
+def in_file(number: int | str, row: Row | None) -> str:
+    """Where a split's row of that number stands in its file, if it comes from one: ' (row 999 of claims.csv)'."""
+    file, there = getattr(row, "file", None), getattr(row, "number", None)
+    if file is None or there is None:
+        return ""
+    return f" of {file.name}" if there == number else f" (row {there} of {file.name})"
+
+
 class Naming:
     """Says in every error where it happened; what is not a UserError becomes one, with its cause kept.
 
     A split without a row's number: its rows are being read; otherwise one is being rendered.
     """
 
-    def __init__(self, task: str, split: str | None = None, number: int | str | None = None) -> None:
+    def __init__(
+        self, task: str, split: str | None = None, number: int | str | None = None, row: Row | None = None
+    ) -> None:
         self.reading = split is not None and number is None
-        self.where = (
-            f"Task {task}" + (f", split {split}" if split else "") + ("" if number is None else f", row {number}")
-        )
+        at = "" if number is None else f", row {number}{in_file(number, row)}"
+        self.where = f"Task {task}" + (f", split {split}" if split else "") + at
 
     def __enter__(self) -> None:
         return None

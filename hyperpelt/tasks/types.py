@@ -185,9 +185,9 @@ class Task:
 
         Raises UserError that names the task, split and row.
         """
-        with Naming(self.name, split, number):
+        with Naming(self.name, split, number, row):
             columns = typed(row, getattr(self.source, "types", ()))
-            example = self.render(Columns(columns, () if answered else self.answer))
+            example = self.render(Columns(columns, self.answer, answered=answered))
             if isinstance(row, FileRow) and isinstance(example, Example) and example.images:
                 example = replace(example, images=beside(example.images, row.folder))
             return complete(self.kind, example, self.choices, answered=answered)
@@ -235,6 +235,14 @@ class Examples(Sequence[Example]):
     def first(self) -> Row:
         """The first row, before rendering."""
         return self._rows[self.numbers[0]]
+
+    def in_files(self, numbers: Sequence[int]) -> str:
+        """Where rows of these numbers stand in their files, such as 'row 3, 17 of claims.csv'; '' for other sources."""
+        found: dict[str, list[str]] = {}
+        for row in (self._rows[number] for number in numbers):
+            if isinstance(row, FileRow):
+                found.setdefault(row.file.name, []).append(str(row.number))
+        return "; ".join(f"row {', '.join(there)} of {name}" for name, there in found.items())
 
     def select(self, places: Sequence[int]) -> Examples:
         """Those at some places, in that order."""

@@ -105,3 +105,17 @@ def test_a_blank_answer_is_none(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("text,label\na,\n", encoding="utf8")
     render = Template(input="{text}", label="label", labels=(("0", "no"), ("1", "yes")))
     assert [row.error for row in read_asked(task_of(render), tmp_path / "rows.csv")] == [""]
+
+
+def test_a_line_is_told_by_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, lacking = lines(monkeypatch, '{"text": "a"\n{"txt": "b"}\n', task_of(lambda row: Example(input=row["text"])))
+    assert cut.error == "expected a JSON object: Expecting ',' delimiter at column 13"
+    assert lacking.error.endswith("expected column 'text', the row has 'txt', did you mean 'txt'?")
+
+
+def test_a_table_on_standard_input_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(ONE_COLUMN["template"])
+    for content, told in (('text\n"a', "Could not read standard input: "), ("txt\na\n", "standard input has the")):
+        with pytest.raises(UserError, match=told) as caught:
+            lines(monkeypatch, content, task, format="csv")
+        assert "stdin.csv" not in str(caught.value)

@@ -116,7 +116,7 @@ def test_a_label_that_is_no_choice_is_refused_and_no_advice_makes_it_worse(
     if kind in ("csv", "tsv") and labels == ("no", "01"):
         labels = ("01", "02")  # alone in their column, a reader may take them for numbers
         message += "|unknown label 2"
-    with pytest.raises(UserError, match=rf"Task my/labels, split train, row \d: .*({message})"):
+    with pytest.raises(UserError, match=rf"Task my/labels, split train, row \d( of [^:]*)?: .*({message})"):
         targets(tmp_path, kind, labels, choices)
 
 
@@ -312,10 +312,10 @@ def test_an_empty_option_is_no_candidate_and_keeps_its_place(tmp_path: Path, kin
         (("cat", "cow", "dog"), 0, "cat"),
     ]
     rows[0]["label"] = 1
-    with pytest.raises(UserError, match=r"row 0: the label 1 is the place of an empty choice"):
+    with pytest.raises(UserError, match=r"row 0 of rows\..*: the label 1 is the place of an empty choice"):
         quiz(tmp_path, kind, rows, "choices: {columns: [a, b, c]}\n")
     rows[0] |= {"a": empty, "c": empty}
-    with pytest.raises(UserError, match=r"row 0: columns a, b, c: all of them are empty"):
+    with pytest.raises(UserError, match=r"row 0 of rows\..*: columns a, b, c: all of them are empty"):
         quiz(tmp_path, kind, rows, "choices: {columns: [a, b, c]}\n")
 
 
@@ -334,7 +334,9 @@ def test_null_options_in_lists_and_in_python_are_no_candidates(tmp_path: Path) -
 
 @pytest.mark.parametrize("value", ["['cat', 'dog']", '["cat", "dog"]', "cat", {"text": ["cat"]}, 3])
 def test_a_text_where_a_list_of_options_belongs_is_an_error(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(UserError, match=r"row 0: column 'options': expected a list of texts, got .*CSV holds no lists"):
+    with pytest.raises(
+        UserError, match=r"row 0 of .*: column 'options': expected a list of texts, .*CSV holds no lists"
+    ):
         quiz(tmp_path, "jsonl", [{"q": "?", "options": value, "label": 0}], "choices: {column: options}\n")
     task = make_task(
         [{"text": "?", "label": 0}],
@@ -396,7 +398,7 @@ def test_rows_without_a_label_are_dropped_however_they_are_empty(
     text = f"name: my/t\nsource: {{files: {{train: rows.{kind}}}}}\ninput: '{{text}}'\nchoices: [no, yes]\n"
     (tmp_path / "t.yaml").write_text(text + "splits: {validation: null, test: null}\n")
     (task,) = load_yaml(tmp_path / "t.yaml")
-    with pytest.raises(UserError, match=r"row 1: the row has no answer .* leave such rows out: Splits\(drop="):
+    with pytest.raises(UserError, match=r"row 1 of .*: the row has no answer .* leave such rows out: Splits\(drop="):
         list(task.examples("train"))
     (tmp_path / "t.yaml").write_text(text + f"splits: {{validation: null, test: null, drop: {{label: {drop}}}}}\n")
     (task,) = load_yaml(tmp_path / "t.yaml")

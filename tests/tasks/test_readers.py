@@ -148,7 +148,7 @@ def test_what_is_no_value_of_its_type_is_named(tmp_path: Path) -> None:
     write(tmp_path / "rows.csv", ["7", "many"])
     task = task_on(Files({"train": "rows.csv"}, base=tmp_path, types={"text": "int"}))
     with pytest.raises(
-        UserError, match=r"split train, row 1: column 'text' is 'many', expected int as its `types` say"
+        UserError, match=r"split train, row 1 of rows\.csv: column 'text' is 'many', expected int as its `types` say"
     ):
         list(task.examples("train"))
     with pytest.raises(UserError, match=r"Unknown type of column 'text': 'integer'\. Did you mean 'int'"):

@@ -233,3 +233,21 @@ def test_columns_parted_by_another_mark_are_told_by_the_option_that_reads_them(t
     with pytest.raises(UserError, match=re.escape(f"give its options: {{sep: '{mark}'}}")):
         first()
     assert first(sep=mark).input == "good"
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    for name in ("a.csv", "b.csv", "notes.txt"):
+        (tmp_path / "rows" / name).write_text("text,label\nx,0\n")
+    source = Files({"train": "rows"}, base=tmp_path)
+    with pytest.raises(UserError, match=r"rows is a folder, expected files: name those in it, such as rows/\*\.csv\."):
+        source.read("train", None)
+
+
+def test_rows_know_their_place_in_their_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("text\n" + "".join(f"{name}{n}\n" for n in range(5)))
+    rows = Files({"train": "*.csv"}, base=tmp_path).read("train", None)
+    picked = rows.select([8, 9, 1]).select([1, 2])
+    assert [(row["text"], row.file.name, row.number) for row in picked] == [("b4", "b.csv", 4), ("a1", "a.csv", 1)]
+    assert (picked[1].file.name, picked[1].number) == ("a.csv", 1)

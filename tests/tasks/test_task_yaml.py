@@ -53,7 +53,7 @@ def test_labels_may_be_other_words_than_the_choices(tmp_path: Path) -> None:
     task = load(tmp_path, BASE + "choices: [yes, no]\nlabels: {0: yes, 1: no, 2: no}\n")
     assert [example.label for example in task.examples("train")] == [0, 1, 1]
     task = load(tmp_path, BASE + "choices: [yes, no]\nlabels: {0: yes, 1: no}\n")
-    with pytest.raises(UserError, match="split train, row 1: unknown label '2', expected one of '0', '1'"):
+    with pytest.raises(UserError, match=r"split train, row 1 of .*: unknown label '2', expected one of '0', '1'"):
         list(task.examples("train"))
 
 
@@ -192,7 +192,8 @@ def test_an_empty_column_is_no_word(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_as_for_any_task(tmp_path: Path) -> None:
     task = load(tmp_path, BASE.replace("{premise}", "{premis}") + CHOICES)
     with pytest.raises(
-        UserError, match=r"Task my/nli, split train, row 0: expected column 'premis'.*did you mean 'premise'"
+        UserError,
+        match=r"my/nli, split train, row 0 of rows\.csv: expected column 'premis'.*did you mean 'premise'",
     ):
         list(task.examples("train"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import builtin_rows
 import pytest
 
-from hyperpelt import UserError, check_task, metrics, tasks
+from hyperpelt import UserError, check_task, tasks
 
 WITHOUT_DATA = (
     "super_glue/wsc", "super_glue/record", "hellaswag", "winogrande", "commonsense_qa", "paws", "scitail", "snli",
@@ -39,7 +39,7 @@ def test_all_named_sets_are_there() -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_DATA)
 def test_documented_columns_render_split_and_check(name: str, written: Path, tiny_tokenizer) -> None:
-    report = check_task(name, data_root=written, known_metrics=metrics.names(), tokenizer=tiny_tokenizer)
+    report = check_task(name, data_root=written, tokenizer=tiny_tokenizer)
     assert report.ok, str(report)
     assert set(report.sizes) == {"train", "validation", "test"}
     assert not any("without its answer" in finding.message for finding in report.findings)
@@ -49,7 +49,7 @@ def test_documented_columns_render_split_and_check(name: str, written: Path, tin
 def test_real_rows_have_the_protocols_sizes_and_no_error(name: str, data_root: Path) -> None:
     task = tasks.get(name)
     assert tuple(len(task.rows(split, data_root=data_root)) for split in task.splits.names()) == WITH_DATA[name]
-    report = check_task(name, data_root=data_root, known_metrics=metrics.names(), limit=400)
+    report = check_task(name, data_root=data_root, limit=400)
     assert report.ok, str(report)
     assert not any("without its answer" in finding.message for finding in report.findings)
 

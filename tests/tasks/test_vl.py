@@ -42,7 +42,7 @@ def test_all_named_sets_are_there_and_say_what_they_ask() -> None:
 
 @pytest.mark.parametrize("name", HUB)
 def test_documented_columns_render_split_and_check(name: str, written: Path) -> None:
-    report = check_task(name, data_root=written, known_metrics=metrics.names(), limit=100)
+    report = check_task(name, data_root=written, limit=100)
     assert report.ok, str(report)
     assert set(report.sizes) == ({"test"} if name == "vl/nocaps" else {"train", "validation", "test"})
     assert not any("without its answer" in finding.message for finding in report.findings)
@@ -56,7 +56,7 @@ def test_real_rows_have_their_sizes_and_no_error(name: str, data_root: Path) -> 
         pytest.skip(f"{tasks.get(name).source.repo} is not in the mirror")
     task = tasks.get(name)
     assert tuple(len(task.rows(split, data_root=data_root)) for split in task.splits.names()) == LOCAL[name]
-    report = check_task(name, data_root=data_root, known_metrics=metrics.names(), limit=60)
+    report = check_task(name, data_root=data_root, limit=60)
     assert report.ok, str(report)
 
 
