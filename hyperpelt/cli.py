@@ -20,6 +20,7 @@ from hyperpelt.commands import (
     evaluate,
     export,
     features,
+    interruption,
     lm_eval,
     messages,
     methods,
@@ -98,7 +99,10 @@ def _run(arguments: Sequence[str], *, debug: bool) -> int:
     try:
         # Not `app(...)`: that has statuses of its own for interruptions and closed pipes.
         command = typer.main.get_command(app)
-        with command.make_context("hyperpelt", [_at_home(one) for one in arguments]) as context:
+        with (
+            interruption.heard(),
+            command.make_context("hyperpelt", [_at_home(one) for one in arguments]) as context,
+        ):
             command.invoke(context)
         return DONE
     except typer.Exit as stopped:
@@ -114,8 +118,9 @@ def _run(arguments: Sequence[str], *, debug: bool) -> int:
         return _failed(str(error), AT_FAULT, debug)
     except TrainingInterrupted as stopped:
         return _failed(str(stopped), stopped.exit_status, debug)
-    except (KeyboardInterrupt, typer.Abort):
-        return _failed("interrupted.", INTERRUPTED, debug)
+    except (KeyboardInterrupt, typer.Abort) as stopped:
+        # What is kept, where something is: a KeyboardInterrupt says nothing of its own.
+        return _failed(f"interrupted{f'; {stopped}' if str(stopped) else ''}.", INTERRUPTED, debug)
     except GeneratorExit as error:  # which only a plugin raises so far out
         return _failed(f"a plugin ended this command ({type(error).__name__}); mend or leave it out.", AT_FAULT, debug)
     except BrokenPipeError:

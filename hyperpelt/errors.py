@@ -23,6 +23,11 @@ def cut(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} letters)"
 
 
+def counted(number: int, what: str) -> str:
+    """'1 task', '8 tasks', '1,000 rows'."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 # What a terminal obeys instead of showing it (ESC and its 8-bit kin), what turns a line around, half characters.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hyperpelt.commands import common
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, counted
 from hyperpelt.evaluation.tables import data
 
 app = typer.Typer(no_args_is_help=True, help="Methods: what each is made of, and its trainable count on a backbone.")
@@ -42,7 +42,7 @@ def list_methods(
         common.print_json([{column: row[column] for column in LISTED} for row in rows])
         return
     _print_list(rows)
-    common.note(f"Backbone {backbone}, {num_tasks} tasks. Parts and settings: hyperpelt methods show NAME")
+    common.note(f"Backbone {backbone}, {counted(num_tasks, 'task')}. Parts and settings: hyperpelt methods show NAME")
 
 
 def _rows(backbone: str, num_tasks: int) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ def _print(row: dict[str, Any], backbone: str, num_tasks: int) -> None:
         f"{row['name']} ({row['family']}): {source}",
         f"equations as built: in the text of {', '.join(row['modules'])}",
         *([f"compared with: {row['reference']}"] if row["reference"] else []),
-        f"{row['trainable']:,} values trained on {backbone} with {num_tasks} tasks ({row['percent']:.3f} %)",
+        f"{row['trainable']:,} values trained on {backbone} with {counted(num_tasks, 'task')} ({row['percent']:.3f} %)",
         f"merges into the backbone's weights: {row['mergeable']}",
         f"torch_compile makes {'one graph of a step' if not row['uncompilable'] else 'none: ' + row['uncompilable']}",
     ]

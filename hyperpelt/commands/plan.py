@@ -80,6 +80,8 @@ def _print_one(plan: Plan) -> None:
     common.print_table(page.memory_rows(plan), ("what", "bytes"), right=("bytes",))
     columns = ("part of a step", "GFLOP", "share", "bytes moved")
     common.print_table(page.work_rows(plan), columns, right=columns[1:])
+    if why := page.spared(plan):
+        common.note(why)
     fits = [{"memory": size, "largest batch, rows": rows or "none fits"} for size, rows in plan.fits.items()]
     common.print_table(fits, ("memory", "largest batch, rows"), right=("largest batch, rows",))
     if plan.seconds is not None and plan.card is not None:

@@ -72,7 +72,8 @@ def predict(
     `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. An image column holds the path of a
     file, seen from the folder of FILE (of stdin: from the current folder).
 
-    Without --task every row names its own: `{"task": "glue/rte", ...}`. They are answered in batches that mix tasks.
+    Without --task every row of a run of several tasks names its own: `{"task": "glue/rte", ...}`. They are answered in
+    batches that mix tasks.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes

@@ -25,7 +25,7 @@ IDS = ("id", "idx")
 
 def predict(
     run: str | Path | TunedModel,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any] | str],
     *,
     task: str | None = None,
     plugins: Sequence[str] = (),
@@ -36,8 +36,8 @@ def predict(
     """Answers to rows of a run's tasks, in their order; batches mix tasks.
 
     - **run**: a run folder, a shipped run, a hub id (its lengths and scoring rule are then the defaults), or a model
-    - **rows**: the columns of each row's task, beside `task` (unless **task** is that of all), and `id` or `idx`, which
-      are passed through
+    - **rows**: the columns of each row's task, beside `task` (unless **task** is that of all, or the run has but one),
+      and `id` or `idx`, which are passed through; or a text, which is the row of a task that reads one column
     - **plugins**: beside those of the run; **how**: see `hyperpelt.evaluation.settings.Settings`
     - returns for each row `{"task", "id"?, "answer", "probabilities"?}`, or `{"task", "id"?, "error"}` for one that is
       of no task of the run or does not render: one sentence; the others are answered
@@ -48,7 +48,10 @@ def predict(
     from hyperpelt.evaluation.prediction import predict_mixed
 
     model, defaults = _loaded(run, plugins, device)
-    read = [_read(model, dict(row), task) for row in rows]
+    if isinstance(rows, str | Mapping):
+        raise UserError(f"predict takes a list of rows, got a single {type(rows).__name__}: put it in a list.")
+    task = model.tasks[0] if task is None and len(model.tasks) == 1 else task
+    read = [_read(model, row if isinstance(row, str) else dict(row), task) for row in rows]
     good = [(known, example) for _, known, example, _ in read if example is not None]
     settings: dict[str, Any] = {**defaults, **how}
     tasks, examples = [known for known, _ in good], [example for _, example in good]
@@ -69,18 +72,20 @@ def _loaded(
     return model, scoring_settings(settings, None, None) | {"blind": settings.blind if settings else False}
 
 
-def _read(model: TunedModel, row: dict[str, Any], task: str | None) -> tuple[dict[str, Any], Any, Any, str]:
+def _read(model: TunedModel, row: dict[str, Any] | str, task: str | None) -> tuple[dict[str, Any], Any, Any, str]:
     """(what is passed through, the task, the rendered row, or why there is none)."""
     from hyperpelt import tasks
+    from hyperpelt.tasks.lines import row_of
 
-    named = task if task is not None else row.pop("task", None)
-    place = {"task": named, **{name: row[name] for name in IDS if name in row}}
+    columns: dict[str, Any] = {} if isinstance(row, str) else row
+    named = task if task is not None else columns.pop("task", None)
+    place = {"task": named, **{name: columns[name] for name in IDS if name in columns}}
     try:
         if named is None:
             raise UserError("the row names no task: expected a column 'task' (or task= for all rows)")
         if named not in model.tasks:
             raise unknown("task of this model", str(named), model.tasks)
         known = tasks.get(named)
-        return place, known, known.example(row, answered=False), ""
+        return place, known, known.example(row_of(known, row) if isinstance(row, str) else columns, answered=False), ""
     except UserError as problem:
         return place, None, None, str(problem)

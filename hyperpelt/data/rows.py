@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hyperpelt.data.batches import MULTIPLE, collate, see
-from hyperpelt.data.mixing import mixing_rates
+from hyperpelt.data.mixing import STRATEGIES, mixing_rates
 from hyperpelt.data.sampler import MixtureSampler
 from hyperpelt.data.templated import tokens_of
 from hyperpelt.data.tokenized import TokenizedSet, TokenRow
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -70,6 +70,7 @@ class MixedRows(Dataset[dict[str, Any]]):
         if isinstance(tasks, str):
             raise UserError(f"MixedRows takes a list of tasks, got the single string {tasks!r}: put it in a list.")
         chosen = [registry.get(task) if isinstance(task, str) else task for task in tasks]
+        _check_given([task.name for task in chosen], num_rows, mixing)
         lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
         for task in chosen:
             if task.streamed(split):
@@ -85,6 +86,12 @@ class MixedRows(Dataset[dict[str, Any]]):
             task.name: seen.get(task.name) or tokens_of(task, rows=needed[task.name], **how) for task in chosen
         }
         self.seed, self._made = seed, list(self.sets.values())
+        self.split = split
+
+    def __repr__(self) -> str:
+        counts = np.bincount(self._tasks, minlength=len(self.sets))
+        told = ", ".join(f"{name} {count:,}" for name, count in zip(self.sets, counts, strict=True))
+        return f"MixedRows({len(self):,} rows of {self.split}: {told})"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -97,6 +104,15 @@ class MixedRows(Dataset[dict[str, Any]]):
         return {
             "input_ids": row.input_ids, "labels": row.labels, "task_ids": task, "row_weights": row.weight, **images,
         }  # fmt: skip
+
+
+def _check_given(names: Sequence[str], num_rows: int | None, mixing: str) -> None:
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"MixedRows takes one task or more, each once, got {list(names)}.")
+    if num_rows is not None and num_rows < 1:
+        raise UserError(f"Expected num_rows of at least 1, or None for every row once, got {num_rows}.")
+    if mixing not in STRATEGIES:
+        raise unknown("mixing strategy", mixing, STRATEGIES)
 
 
 def _all(sizes: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
-from hyperpelt.errors import UserError
-from hyperpelt.evaluation.tables import data
+from hyperpelt.errors import UserError, counted
+from hyperpelt.evaluation.tables import data, text_of
 from hyperpelt.evaluation.written import checked
 from hyperpelt.files.reading import read_object
 
@@ -108,9 +108,9 @@ def _block(scores: Scores) -> dict[str, Any]:
     return {"score": mean(scores.values()), "metrics": dict(scores)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Results:
-    """All tasks of one evaluation.
+    """All tasks of one evaluation; printed as their table.
 
     `settings` holds what the figures depend on: split, normalisation, regression rule, limit, lengths. `model` says
     what was measured: backbone, method, trainable count. `versions` are those of the libraries.
@@ -121,6 +121,9 @@ class Results:
     model: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     intervals: Mapping[str, Mapping[str, float]] | None = None  # of both averages: se, low, high
+
+    def __repr__(self) -> str:
+        return text_of(self.table(title=f"Results of the {self.settings.get('split', '?')} split"))
 
     @property
     def average(self) -> float:
@@ -214,7 +217,7 @@ class Results:
 
     def _add_averages(self, table: Table, fields: list[str]) -> None:
         found = [self.averages(of) for of in fields]
-        kinds = {"average": f"{self.num_columns} columns", "average_over_tasks": f"{len(self.tasks)} tasks"}
+        kinds = {"average": counted(self.num_columns, "column"), "average_over_tasks": counted(len(self.tasks), "task")}
         for key, label in kinds.items():
             cells = ["-" if averages is None else f"{averages[key]:.2f}" for averages in found]
             cells += [between({key: self.intervals[key]})] if self.intervals else []

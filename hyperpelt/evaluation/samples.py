@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from hyperpelt import metrics
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.answers import Answer
-from hyperpelt.files.atomic import finite
+from hyperpelt.files.atomic import finite, replacing
 from hyperpelt.model import scoring
 
 if TYPE_CHECKING:
@@ -46,17 +46,18 @@ class SampleLog:
 
 @contextmanager
 def sample_log(path: Path | None) -> Iterator[SampleLog | None]:
-    """A log in a new file; None without one. Raises UserError for a file that cannot be written."""
+    """A log in a file that is there when all of it is; None without one. UserError where it cannot be written."""
     if path is None:
         yield None
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w", encoding="utf8")
+        with replacing(path) as new, new.open("w", encoding="utf8") as stream:
+            yield SampleLog(stream)
     except OSError as error:
+        if error.filename is None or Path(error.filename).parent != path.parent:  # not of this file
+            raise
         raise UserError(f"Cannot write the rows to {path}: {error.strerror}.") from None
-    with stream:
-        yield SampleLog(stream)
 
 
 def _as_dict(task: Task, example: Example, answer: Answer) -> dict[str, Any]:

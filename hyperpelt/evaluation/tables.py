@@ -43,9 +43,17 @@ def show(table: Table, *, keys: int = 1) -> None:
         if out.is_terminal:
             out.print(block)
             continue
-        with out.capture() as printed:
-            out.print(block)
-        print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+        print(text_of(block))
+
+
+def text_of(table: Table) -> str:
+    """The table as text, as wide as it is."""
+    from rich.console import Console
+
+    out = Console(highlight=False, width=WIDEST, color_system=None)
+    with out.capture() as printed:
+        out.print(table)
+    return "\n".join(line.rstrip() for line in printed.get().splitlines())
 
 
 def blocks(table: Table, width: int, *, keys: int = 1) -> list[Table]:

@@ -176,6 +176,11 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     """
     if model.visual is not None:
         raise UserError(f"PEFT cannot hold the visual part of method {model.method.name!r}. Use `--to baked`.")
+    if model.unfrozen:
+        raise UserError(
+            f"PEFT cannot hold the {len(model.unfrozen)} parameters of the backbone that method {model.method.name!r} "
+            "trains. Use `--to merged`."
+        )
     baked = bake(model, task)
     kinds = {type(placed.tuner) for there in baked.assembly.plan.values() for placed in there}
     if len(kinds) != 1 or not kinds <= {*_PEFT, Prompt}:

@@ -69,6 +69,7 @@ def writing_export(folder: Path, **about: Any) -> Iterator[Path]:
         UserError: `folder` holds something else than an export, or cannot be written to.
     """
     check_place(folder)
+    there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folders.recover(folder, "|".join(map(re.escape, (STAGE, *_listed(folder)))))
@@ -80,6 +81,8 @@ def writing_export(folder: Path, **about: Any) -> Iterator[Path]:
             _move(stage, folder, about)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+            if not there and not any(folder.iterdir()):  # nothing was written
+                folder.rmdir()
     except Exception as error:
         if isinstance(error, UserError) or of_files(error) is None:  # a full disk is of many kinds
             raise

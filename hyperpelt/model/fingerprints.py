@@ -111,7 +111,8 @@ def check(
     Raises:
         UserError: it has another shape, other weights, or another tokenizer.
     """
-    shown, theirs = repr(name or type(backbone).__name__), repr(config["backbone"])
+    shown = repr(name or type(backbone).__name__)
+    theirs = repr(config["backbone"] or "a model object without a name")
     got, expected = config_hash(backbone.config), config["backbone_config_sha256"]
     if got != expected:
         raise UserError(

@@ -60,10 +60,10 @@ class Inference(Running):
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         return ids, (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
 
-    def _rows_of(self, task: str | None, task_ids: Tensor | None, num_rows: int) -> Tensor:
+    def _rows_of(self, task: str | None, task_ids: Tensor | Sequence[int] | None, num_rows: int) -> Tensor:
         if task is not None:
             return torch.full((num_rows,), self.task_id(task))
-        return self._task_ids(task_ids, num_rows)
+        return self._task_ids(task_ids, num_rows, also=", or the `task` of all of them")
 
     @torch.no_grad()
     def generate(
@@ -72,7 +72,7 @@ class Inference(Running):
         *,
         input_ids: Int[Tensor, "B S"] | None = None,
         task: str | None = None,
-        task_ids: Int[Tensor, " B"] | None = None,
+        task_ids: Int[Tensor, " B"] | Sequence[int] | None = None,
         attention_mask: Int[Tensor, "B S"] | None = None,
         max_source_length: int | None = None,
         visual: Float[Tensor, "M G Dv"] | None = None,
@@ -210,7 +210,7 @@ class Inference(Running):
         choices: Sequence[str] | Sequence[Sequence[str]],
         *,
         task: str | None = None,
-        task_ids: Int[Tensor, " B"] | None = None,
+        task_ids: Int[Tensor, " B"] | Sequence[int] | None = None,
         normalisation: str = "sum",
         max_source_length: int | None = None,
         visual: Float[Tensor, "M G Dv"] | None = None,

@@ -22,7 +22,7 @@ from hyperpelt.attachment.passes import Pass, each_row
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, cut
 from hyperpelt.model.attached import Attached
 
 MADE_KEPT = 64
@@ -57,9 +57,13 @@ class Running(Attached):
                 f"once, among them {wrong[0]!r}: this model family does not use the attention interface as expected."
             )
 
-    def _task_ids(self, task_ids: Tensor | None, num_rows: int) -> Tensor:
-        """The caller's ids of a batch's tasks, checked; 0 for every row where there is one task and none was given."""
+    def _task_ids(self, task_ids: Tensor | Sequence[int] | None, num_rows: int, *, also: str = "") -> Tensor:
+        """The caller's ids of a batch's tasks, checked; 0 for every row where there is one task and none was given.
+
+        also: what the caller may give instead, for the message.
+        """
         if task_ids is not None:
+            task_ids = task_ids if isinstance(task_ids, Tensor) else torch.as_tensor(task_ids)
             if task_ids.shape != (num_rows,):
                 raise UserError(f"Expected one task id for each of {num_rows} rows, got {list(task_ids.shape)}.")
             # Reading ids back from an accelerator would make it wait in every step.
@@ -69,7 +73,10 @@ class Running(Attached):
                     raise UserError(f"Expected task ids from 0 to {len(self.tasks) - 1}, got {task_ids.tolist()}.")
             return task_ids
         if len(self.tasks) > 1:
-            raise UserError(f"Give `task_ids`: this model knows {len(self.tasks)} tasks.")
+            raise UserError(
+                f"Give `task_ids`, `model.task_id(name)` of each row{also}: this model knows {len(self.tasks)} tasks, "
+                f"{cut(', '.join(self.tasks))}."
+            )
         return torch.zeros(num_rows, dtype=torch.long)
 
     def _images(

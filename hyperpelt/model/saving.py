@@ -136,6 +136,26 @@ def _is(path: Path, expected: str) -> bool:
     return path.is_file() and _file_hash(path) == expected
 
 
+def _no_model(folder: Path) -> str:
+    """What a folder without a model is instead, and what to do with it."""
+    if (folder / "trainer.json").is_file():
+        return (
+            f"{folder} is a checkpoint of a run, from which training goes on (resume={folder}), and no model: name the "
+            "folder of a finished run."
+        )
+    if (folder / "run.yaml").is_file():
+        return (
+            f"{folder} is a run that was not finished, so it has no model yet: go on with it (hyperpelt train {folder} "
+            "resume=auto)."
+        )
+    if (folder / "adapter_config.json").is_file():
+        return f"{folder} is an adapter of PEFT's: hyperpelt.from_peft makes a model of it."
+    return (
+        f"Expected a folder with a trained model ({CONFIG} and {TENSORS}), found no {folder / CONFIG}. Runs that come "
+        f"with hyperpelt: {', '.join(shipped.names())}."
+    )
+
+
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The `config.json` of a tuned model.
 
@@ -144,10 +164,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = place(folder) / CONFIG
     if not path.is_file():
-        raise UserError(
-            f"Expected a folder with a trained model ({CONFIG} and {TENSORS}), found no {path}. Runs that come with "
-            f"hyperpelt: {', '.join(shipped.names())}."
-        )
+        raise UserError(_no_model(place(folder)))
     try:
         config = read_object(path)
     except Damaged as problem:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.config.sizes import as_text
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, counted
 from hyperpelt.files.atomic import replacing
 from hyperpelt.planning.plan import Plan
 
@@ -20,9 +20,10 @@ def about(plan: Plan) -> str:
     precision = config.precision + (f", weights in {config.quantization}" if config.quantization else "")
     shared = f"{spread.processes} processes{', frozen layers sharded' if spread.fsdp else ''}, each sending "
     shared += f"{as_text(spread.sent(plan.costs))} a step"
+    mixed = counted(shape.num_tasks, "task") + (" mixed" if shape.num_tasks > 1 else "")
     return (
         f"{config.backbone}, {precision}, {shape.rows} rows x {shape.source} tokens, all full, {shape.target} "
-        f"target tokens, {shape.num_tasks} tasks mixed, {shared if spread.processes > 1 else 'one process'}."
+        f"target tokens, {mixed}, {shared if spread.processes > 1 else 'one process'}."
     )
 
 
@@ -59,6 +60,17 @@ def work_rows(plan: Plan) -> list[dict[str, str]]:
         }
         for part, work in plan.costs.work.items()
     ]
+
+
+def spared(plan: Plan) -> str:
+    """Why the parts of a step are more than the step, where they are; else ''."""
+    work = plan.costs.work
+    if "tuners" not in work or work["tuners"].flops >= 0:
+        return ""
+    return (
+        "The backbone is counted alone, down to the gradient of its inputs. This method has nothing below its first "
+        "tuners that needs it, and a step spares more there than the tuners take."
+    )
 
 
 def compared(plans: Sequence[Plan]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.2rem } h3 { font-
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child, .text { text-align: left } tr.total td { font-weight: 600; border-top: 2px solid #999 }
-.scroll { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
+.scroll, pre { overflow-x: auto } img { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: .8rem }
 .note { color: #666; font-size: .85rem } .contents { line-height: 2 }
 details { margin: .4rem 0 } summary { cursor: pointer }
 .confusion td:not(:first-child), .confusion th { text-align: center }

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from hyperpelt.backbones.shipped import RUNS, place_for
 from hyperpelt.config.paths import place
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, counted
 from hyperpelt.evaluation.results import Results, joined, mean
 from hyperpelt.files.atomic import write_text
 from hyperpelt.report.differences import unlike
@@ -58,7 +58,7 @@ def _contents(runs: Sequence[RunRecord]) -> Iterator[str]:
 def _overview(runs: Sequence[RunRecord]) -> Iterator[str]:
     rows = []
     for run in runs:
-        model, how = (run.results.model, run.training) if run.results else ({}, {})
+        model, how = (run.results.model, run.training) if run.results else (run.so_far, run.so_far)
         average = f"{run.results.average:.2f}" if run.results else "not finished"
         cells = [model.get("method"), model.get("backbone"), model.get("trainable"), how.get("seed")]
         cells += [how.get("steps"), how.get("tokens"), _duration(how.get("seconds")), average]
@@ -176,7 +176,7 @@ def _results_table(results: Results) -> str:
     ]
     found = [results.averages(of) for _, of in columns]
     averages = ["-" if average is None else f"{average['average']:.2f}" for average in found]
-    total = ["average", f"{results.num_columns} columns", *averages, ""]
+    total = ["average", counted(results.num_columns, "column"), *averages, ""]
     return table(["task", "metric", *(head for head, _ in columns), "rows"], rows, total=total)
 
 

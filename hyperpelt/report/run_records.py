@@ -57,15 +57,27 @@ class RunRecord:
         return dict(self.results.settings.get("training") or {}) if self.results else {}
 
     @property
-    def comparable_settings(self) -> dict[str, Any]:
-        """What decides the result beside the seed: its settings without it and without places on this machine."""
+    def given(self) -> dict[str, Any]:
+        """The settings of run.yaml; its text where it is no mapping."""
         try:
             found = parse_one(self.settings, Bounded)[1] or {}
         except NotYaml:
             found = None
-        if not isinstance(found, dict):
-            found = {"run.yaml": self.settings}
-        return {key: value for key, value in found.items() if key not in NOT_COMPARED}
+        return found if isinstance(found, dict) else {"run.yaml": self.settings}
+
+    @property
+    def so_far(self) -> dict[str, Any]:
+        """What is known of a run that has not finished: its method, backbone and seed, and the steps logged."""
+        found, logged = self.given, max((curve.steps[-1] for curve in self.curves.values() if curve.steps), default=0)
+        method, most = found.get("method"), found.get("max_steps")
+        steps = f"{logged:,} of {most:,}" if isinstance(most, int) else logged or None
+        name = method.get("name", "a composition") if isinstance(method, dict) else method
+        return {"method": name, "backbone": found.get("backbone"), "seed": found.get("seed"), "steps": steps}
+
+    @property
+    def comparable_settings(self) -> dict[str, Any]:
+        """What decides the result beside the seed: its settings without it and without places on this machine."""
+        return {key: value for key, value in self.given.items() if key not in NOT_COMPARED}
 
     @property
     def method(self) -> str:

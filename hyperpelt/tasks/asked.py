@@ -66,13 +66,16 @@ def read_asked(
 def read_mixed(
     tasks: Mapping[str, Task], file: Path | None = None, *, format: str | None = None, id_column: str | None = None
 ) -> Iterator[Asked]:
-    """`read_asked` for rows of several tasks, each of which names its own in a column `task`.
+    """`read_asked` for rows of several tasks, each of which names its own in a column `task` (where there is one: may).
 
     A row of a task that is not among `tasks` is its own error, which names the nearest.
     """
     reading = _MixedReading(next(iter(tasks.values())), file, id_column, tasks=tasks)
     known = format or (format_of(file) if file else None)
-    return reading.table(known) if known in TABLES else reading.lines("jsonl", _numbered(file))
+    if known in TABLES:
+        return reading.table(known)
+    plain = "lines" if known == "txt" else known
+    return reading.lines(plain if len(tasks) == 1 else "jsonl", _numbered(file))
 
 
 def read_lines(task: Task, lines: Iterable[tuple[int, bytes]]) -> Iterator[Asked]:
@@ -190,7 +193,9 @@ class _MixedReading(_Reading):
     tasks: Mapping[str, Task] = field(default_factory=dict)
 
     def _check_columns(self, rows: FileRows, path: Path) -> None:
-        if len(rows) and "task" not in rows.features:
+        if len(self.tasks) == 1 and "task" not in rows.features:
+            super()._check_columns(rows, path)
+        elif len(rows) and "task" not in rows.features:
             raise UserError(
                 f"{path} has the columns {', '.join(map(repr, rows.features))} and no 'task': name one task for all "
                 "rows (--task), or one a row."
@@ -198,9 +203,9 @@ class _MixedReading(_Reading):
 
     def _asked(self, place: dict[str, Any], row: Mapping[str, Any]) -> Asked:
         try:
-            if "task" not in row:
+            if "task" not in row and len(self.tasks) > 1:
                 raise UserError("the row names no task: expected a column 'task' (or --task for all rows)")
-            name = row["task"]
+            name = row.get("task", self.task.name)
             if name not in self.tasks:
                 raise unknown("task", str(name), self.tasks)
         except UserError as problem:

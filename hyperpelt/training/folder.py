@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hyperpelt.config import RunConfig
 from hyperpelt.errors import UserError
-from hyperpelt.files import atomic, folders
+from hyperpelt.files import atomic, folders, manifests
 from hyperpelt.files.locks import LOCK, FolderLock
 from hyperpelt.files.manifests import MANIFEST
 from hyperpelt.files.reading import Damaged, read_object
@@ -96,6 +96,8 @@ class RunFolder:
         used = bool(list_checkpoints(self.checkpoints)) or any((self.path / name).exists() for name in FINISHED)
         inside = resume_from is not None and resume_from.resolve().is_relative_to(self.path.resolve())
         if used and not inside and not self.config.overwrite:
+            if _is_export(self.path):
+                raise UserError(f"output_dir {self.path} holds an export of a task, no run: choose another one.")
             state = "a finished run" if self.results.exists() else "a run that was not finished"
             raise UserError(
                 f"output_dir {self.path} holds {state}: go on with it (resume=true), replace it (overwrite=true), or "
@@ -194,3 +196,11 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
     if not (path / MANIFEST).exists() and not path.name.startswith("step-"):
         raise UserError(f"resume={path} is no checkpoint; give a folder such as RUN/checkpoints/step-500, or true.")
     return path
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether `hyperpelt export` wrote what is there."""
+    try:
+        return "export" in manifests.read(folder)
+    except (Damaged, FileNotFoundError):
+        return False

@@ -14,6 +14,7 @@ import torch
 
 from hyperpelt.config import RunConfig, build_run, to_yaml
 from hyperpelt.config.paths import inside
+from hyperpelt.errors import counted
 from hyperpelt.files.atomic import finite, write_json
 from hyperpelt.model.maps import task_map
 from hyperpelt.tasks.carried import carry
@@ -166,9 +167,10 @@ class _Run:
     def _introduce(self, screen: Screen, start: int, notes: Sequence[str]) -> None:
         config, trained = self.config, self.model.num_trainable()
         share = trained / sum(p.numel() for p in self.model.backbone.parameters())
+        steps = f"{counted(self.setup.total, 'step')} of {self.setup.sampler.batch_size} rows"
         screen.say(
             f"{self.model.method.name} on {config.backbone}: {trained:,} trained values ({share:.2%} of the backbone), "
-            f"{len(self.setup.tasks)} tasks, {self.setup.total:,} steps of {self.setup.sampler.batch_size} rows, "
+            f"{counted(len(self.setup.tasks), 'task')}, {steps}, "
             f"{self.processes.world} x {self.processes.device.type}, {config.precision}"
         )
         why = f" (what suits {self.model.method.name}; set learning_rate for another)" if self.chosen else ""

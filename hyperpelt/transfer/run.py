@@ -74,10 +74,13 @@ def transfer(
     config = build({"run": str(run), "tasks": names, **settings}, recipe=recipe, baselines=baselines)
     rank, world = launched()
     job = _Job.prepare(config, given, progress=progress and rank == 0)
-    if world == 1 and processes > 1:
-        job.spread(processes)
-    else:
-        job.work(rank, world)
+    try:
+        if world == 1 and processes > 1:
+            job.spread(processes)
+        else:
+            job.work(rank, world)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(job.kept()) from None
     return job.finish(write=rank == 0)
 
 
@@ -136,6 +139,11 @@ class _Job:
     def _missing(self, cells: Sequence[Cell]) -> list[Cell]:
         done = records.read(self.path).keys()
         return [cell for cell in cells if self.planned[cell] not in done]
+
+    def kept(self) -> str:
+        """What a stopped transfer leaves, and how it goes on."""
+        found = len(records.read(self.path).keys() & set(self.planned.values()))
+        return f"{found} of {len(self.planned)} cells are in {self.path}, and the same command goes on from there"
 
     def _do(self, cell: Cell, bar: tqdm[Any]) -> bool:
         """Measure a cell and record it, unless another process is at it or has done it; whether it was done here."""

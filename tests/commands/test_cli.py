@@ -675,6 +675,33 @@ def test_ctrl_c_is_130(shell, monkeypatch):
     assert shell.fails("tasks", "list", status=130) == "hyperpelt: interrupted."
 
 
+def test_ctrl_c_is_130_whatever_a_library_makes_of_it(shell, monkeypatch):
+    import signal
+
+    def imported(pattern):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr("hyperpelt.tasks.listing.list_tasks", imported)
+    assert shell.fails("tasks", "list", status=130) == "hyperpelt: interrupted."
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("run.yaml", "is a run that was not finished, so it has no model yet: go on with it (hyperpelt train"),
+        ("trainer.json", "is a checkpoint of a run, from which training goes on"),
+        ("adapter_config.json", "is an adapter of PEFT's: hyperpelt.from_peft"),
+    ],
+)
+def test_a_folder_without_a_model_is_told_by_what_it_is(shell, tmp_path, file, told):
+    (tmp_path / file).write_text("tasks: [toy/mood]\n")
+    assert told in shell.fails("evaluate", tmp_path)
+
+
 def test_an_interrupted_training_says_how_to_go_on(shell, monkeypatch, tmp_path, run):
     import signal
 

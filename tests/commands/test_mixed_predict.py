@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 import hyperpelt
 from hyperpelt import TunedModel, UserError, cli, train
 from hyperpelt.config import load_run
+from hyperpelt.export import export_baked
 
 LINES = [
     {"task": "toy/mood", "text": "a good sentence", "id": "first"},
@@ -62,6 +63,9 @@ def test_predict_in_python_takes_a_run_or_a_model(run: Path) -> None:
     same = hyperpelt.predict(str(run), [{"text": "a good sentence"}], task="toy/mood", batch_size=1)
     assert same[0]["probabilities"] == pytest.approx(found[0]["probabilities"], abs=1e-5)
     assert hyperpelt.predict(run, []) == []
+    assert hyperpelt.predict(run, ["a good sentence"], task="toy/mood")[0]["answer"] == same[0]["answer"]
+    with pytest.raises(UserError, match="takes a list of rows, got a single dict"):
+        hyperpelt.predict(run, LINES[0])
     with pytest.raises(UserError, match="found no"):
         hyperpelt.predict(run / "nowhere", LINES)
 
@@ -75,3 +79,17 @@ def test_a_table_names_a_task_a_row(run: Path, tmp_path: Path, capsys) -> None:
     table.write_text("text,id\na good sentence,x\n", encoding="utf8")
     assert cli.run(["predict", str(run), str(table)]) == 2
     assert "no 'task': name one task for all" in capsys.readouterr().err
+
+
+def test_rows_of_a_run_of_one_task_need_not_name_it(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    alone = export_baked(TunedModel.from_pretrained(run), "toy/mood", tmp_path / "alone")
+    text = 'a good sentence\n{"text": "a good sentence", "id": 3}\n{"task": "toy/truth", "text": "good"}\n'
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode()), isatty=lambda: False))
+    assert cli.run(["predict", str(alone), "--plugin", str(tmp_path / "toy_plugin.py")]) == 2
+    line, row, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["answer"] == row["answer"] == hyperpelt.predict(alone, ["a good sentence"])[0]["answer"]
+    assert "Unknown task 'toy/truth'" in other["error"]
+    table = tmp_path / "rows.csv"
+    table.write_text("text,id\na good sentence,x\n", encoding="utf8")
+    assert cli.run(["predict", str(alone), str(table)]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == "toy/mood"

@@ -12,6 +12,7 @@ from test_evaluation import BINARY, NUMBER, OPEN, task, tuned
 from hyperpelt import Example, UserError, evaluate, metrics
 from hyperpelt.evaluation import intervals
 from hyperpelt.evaluation.results import Results
+from hyperpelt.evaluation.samples import sample_log
 
 QUIET = {"progress": False, "batch_size": 4, "max_target_length": 4}
 
@@ -76,6 +77,13 @@ def test_every_row_goes_to_the_log_with_its_answer(model, tmp_path) -> None:
         assert row["target"] == BINARY.choices[row["label"]]
     with pytest.raises(UserError, match="Cannot write the rows"):
         evaluate(model, [BINARY], log_samples=tmp_path, **QUIET)
+
+
+def test_a_log_that_was_not_finished_leaves_the_former(tmp_path) -> None:
+    (tmp_path / "rows.jsonl").write_text("former")
+    with pytest.raises(KeyboardInterrupt), sample_log(tmp_path / "rows.jsonl"):
+        raise KeyboardInterrupt
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.jsonl", "former")]
 
 
 def test_confusions_and_worst_rows_are_those_of_the_rows(model, tmp_path) -> None:

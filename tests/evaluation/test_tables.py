@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,3 +97,12 @@ def test_texts_may_be_wrapped_and_names_beside_them_not() -> None:
     lines = printed(made_of(rows, ("name", "kind", "description")), 100)
     assert max(map(len, lines)) <= 100
     assert sum(line.startswith("group") for line in lines) == len(NAMES), "one block, each name once"
+
+
+def test_results_print_as_their_table() -> None:
+    found = repr(results())
+    assert found.startswith("Results of the ")
+    assert "accuracy / f1" in found
+    assert max(map(len, found.splitlines())) < 200
+    alone = replace(results(), tasks=dict(list(results().tasks.items())[:1]))
+    assert re.search(r"average +│ 1 task ", repr(alone))

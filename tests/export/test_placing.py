@@ -118,3 +118,12 @@ def test_a_baked_export_answers_as_the_run_does(tmp_path):
     with torch.no_grad():
         ours = model(**{**rows, "task_ids": torch.full((4,), 1)}).logits
         assert torch.equal(loaded(**{**rows, "task_ids": torch.zeros(4, dtype=torch.long)}).logits, ours)
+
+
+def test_a_refused_export_leaves_no_folder(tmp_path):
+    model = tuned(make_t5(), "full")
+    with pytest.raises(UserError, match="A baked task stands on the frozen backbone"):
+        export_baked(model, "b", tmp_path / "out")
+    with pytest.raises(UserError, match=r"PEFT cannot hold the \d+ parameters of the backbone .* Use `--to merged`"):
+        EXPORTS["peft"](model, "b", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

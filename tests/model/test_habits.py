@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,6 +183,33 @@ def test_rows_are_drawn_by_rate_or_come_once_each(tiny_tokenizer: PreTrainedToke
         Collator(tiny_tokenizer)([{"input_ids": [5], "labels": [6]}])
     with pytest.raises(UserError, match="takes a list of tasks"):
         MixedRows("toy/mood", tiny_tokenizer)
+    assert repr(every) == "MixedRows(40 rows of train: toy/mood 20, toy/truth 20)"
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("names", "options", "told"),
+    [
+        ([], {}, "one task or more, each once, got \\[\\]"),
+        (["toy/mood", "toy/mood"], {}, "one task or more, each once"),
+        (NAMES, {"num_rows": 0}, "num_rows of at least 1, or None for every row once, got 0"),
+        (NAMES, {"mixing": "temprature"}, "Unknown mixing strategy 'temprature'. Did you mean 'temperature'"),
+    ],
+)
+def test_rows_that_cannot_be_drawn_are_refused(
+    tiny_tokenizer: PreTrainedTokenizerBase, names: list[str], options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        MixedRows(names, tiny_tokenizer, **options)
+
+
+@pytest.mark.usefixtures("toy")
+def test_tasks_are_asked_for_and_taken_as_people_write_them(tiny_tokenizer: PreTrainedTokenizerBase) -> None:
+    model = TunedModel.build(make_t5(), method="lora", tasks=NAMES, tokenizer=tiny_tokenizer)
+    with pytest.raises(UserError, match="or the `task` of all of them: this model knows 2 tasks, toy/mood, toy/truth"):
+        model.generate(["good"], max_new_tokens=2)
+    listed = model.score(["good", "bad"], ["no", "yes"], task_ids=[1, 0])
+    assert listed == model.score(["good", "bad"], ["no", "yes"], task_ids=torch.tensor([1, 0]))
 
 
 def test_the_collator_brings_the_features_of_images(tiny_tokenizer: PreTrainedTokenizerBase) -> None:

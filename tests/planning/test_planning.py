@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from hyperpelt.planning.kept import bytes_of, watched
 from hyperpelt.planning.live import Live
 from hyperpelt.planning.shapes import known, shape_of
 from hyperpelt.planning.step import optimizer_bytes
+from hyperpelt.planning.work import Work
 
 SHAPE = Shape(rows=4, source=24, target=6, num_tasks=3)
 SMALL = {"hyperpelt": {"prefix_length": 5, "bottleneck": 4, "prefix_hidden": 16}, "lora": {}, "full": {}}
@@ -146,6 +148,14 @@ def test_products_of_the_backbone_are_those_of_its_matrices(folders):
     assert backbone.flops - backbone.attention_flops == linear
     parts = [costs.work[part].flops for part in ("backbone", "sources", "tuners")]
     assert sum(parts) == costs.work["step"].flops
+
+
+def test_tuners_that_take_less_than_they_spare_are_explained():
+    def told(tuners: int) -> str:
+        return page.spared(SimpleNamespace(costs=SimpleNamespace(work={"tuners": Work(tuners, 0, 0)})))
+
+    assert "spares more there than the tuners take" in told(-5)
+    assert told(0) == told(5) == ""
 
 
 def test_the_largest_batch_is_the_last_that_fits():

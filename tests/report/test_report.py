@@ -178,6 +178,8 @@ def test_a_run_that_has_not_finished_shows_its_curves(tmp_path):
     run = write_run(tmp_path / "run", finished=False)
     page = Page(report.write_report([run], tmp_path / "report.html").read_text(encoding="utf8"))
     assert "not finished" in page.text
+    assert "hyperpelt" in page.text.split("trained values")[1]
+    assert run_records.read_runs([run])[0].so_far == {"method": "hyperpelt", "backbone": None, "seed": 0, "steps": 5}
     assert any(picture["alt"] == "training loss" for picture in page.pictures)
 
 

@@ -19,9 +19,10 @@ from file_events import killed_at_each_event
 from small_models import make_t5
 from small_runs import forget_tasks, write_run
 
-from hyperpelt import cli
+from hyperpelt import TunedModel, cli
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
+from hyperpelt.export import export_baked
 from hyperpelt.files import folders
 from hyperpelt.files.locks import FolderLock
 from hyperpelt.training import checkpoints, replaced, train
@@ -158,6 +159,13 @@ def test_what_no_run_wrote_is_never_replaced(start, run, tmp_path):
     with pytest.raises(UserError, match=r"holds model\.safetensors, config\.json"):
         start(f"output_dir={other}", "overwrite=true")
     assert files(other) == before
+
+
+def test_an_export_is_called_one(start, run, tmp_path):
+    model = TunedModel.build(str(tmp_path / "t5"), method="lora", tasks=["toy/mood"])
+    export_baked(model, "toy/mood", tmp_path / "baked")
+    with pytest.raises(UserError, match="baked holds an export of a task, no run: choose another one"):
+        start(f"output_dir={tmp_path / 'baked'}")
 
 
 def test_the_run_that_tasks_are_added_to_is_never_replaced(start, run, tmp_path):

@@ -81,6 +81,24 @@ def test_every_way_of_adapting_every_kind_of_task(run, tmp_path):
     assert again["summary"] == found["summary"]
 
 
+def test_a_stopped_transfer_says_what_is_kept(run, tmp_path, monkeypatch):
+    one = {"cell": Bench.run, "left": 1}
+
+    def stopped(self, cell):
+        one["left"] -= 1
+        if one["left"] < 0:
+            raise KeyboardInterrupt
+        return one["cell"](self, cell)
+
+    monkeypatch.setattr(Bench, "run", stopped)
+    with pytest.raises(
+        KeyboardInterrupt, match=r"1 of 2 cells are in .*cells\.jsonl, and the same command goes on from"
+    ):
+        hyperpelt.transfer(
+            run, tasks=["toy/word"], output=str(tmp_path), shots=[0], adapt=["embedding", "lora"], **QUICK
+        )
+
+
 def test_cells_do_not_depend_on_those_before_them(run):
     """The run's own tensors come back, and so do random states: any order, any process."""
     cells = [
