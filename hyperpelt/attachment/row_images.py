@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from hyperpelt.data.host import sent
 from hyperpelt.tuners.base import Site
 
 
@@ -81,7 +82,7 @@ class RowImages:
         ]
         self.by_count = [self._choice(rows, [owned[row] for row in rows]) for rows in alike]
         places = {row: place for place, row in enumerate(row for rows in alike for row in rows)}
-        self.back = None if len(alike) == 1 else torch.tensor([places[row] for row in range(len(owned))], device=device)
+        self.back = None if len(alike) == 1 else sent([places[row] for row in range(len(owned))], device)
         self._copies: dict[int, RowImages] = {}
 
     def of_rows(self, rows: Sequence[int]) -> RowImages:
@@ -107,7 +108,7 @@ class RowImages:
 
         def index(wanted: Sequence[int], total: int) -> Tensor | None:
             everything = list(wanted) == list(range(total))
-            return None if everything else torch.tensor(wanted, dtype=torch.long, device=self.device)
+            return None if everything else sent(wanted, self.device)
 
         places = zip(*images, strict=True)
         return Choice(index(rows, self.num_rows), tuple(index(place, self.num_images) for place in places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,12 @@ class Targets:
         if where.shape[0] in (0, labels.numel()):
             return cls(None)
         return cls(where if device is None else where.to(device, non_blocking=True))
+
+
+def sent(values: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    """Values of the host on `device`: sent, and not waited for, as `torch.tensor(values, device=device)` does."""
+    given = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.long)
+    return given.to(device, non_blocking=True)
 
 
 def unwrapped(values: Tensor | OnHost) -> Tensor:

@@ -21,7 +21,7 @@ from hyperpelt.attachment.kept import Kept
 from hyperpelt.attachment.passes import Pass, each_row
 from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.row_images import RowImages
-from hyperpelt.data.host import OnHost
+from hyperpelt.data.host import OnHost, sent
 from hyperpelt.errors import UserError, cut
 from hyperpelt.model.attached import Attached
 
@@ -237,8 +237,8 @@ class Running(Attached):
         points = {placed.tuner.point for there in self.assembly.plan.values() for placed in there}
         if "input" not in points or input_ids is None:
             return {}
-        ids = torch.tensor(self.special_ids, device=input_ids.device)
-        found = torch.isin(input_ids, ids)
+        ids = sent(self.special_ids, input_ids.device)
+        found = (input_ids.unsqueeze(-1) == ids).any(-1)  # `isin` sorts, and waits for what it finds
         found = found if mask is None else found & mask.bool()
         return {"encoder": found.cumsum(1) * found}
 

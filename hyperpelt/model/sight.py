@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hyperpelt.attachment.row_images import RowImages
-from hyperpelt.data.host import OnHost, unwrapped
+from hyperpelt.data.host import OnHost, sent, unwrapped
 from hyperpelt.errors import UserError
 from hyperpelt.methods.base import Method
 from hyperpelt.vision.base import ImageEncoder
@@ -106,7 +106,7 @@ class Sight:
             owned[row].append(image)
         for source in self.sources.of_images():
             source.check_images(max(order) + 1)
-        made = self._seen(visual.to(device), torch.tensor(order, device=device), dtype)
+        made = self._seen(sent(visual, device), sent(order, device), dtype)
         return RowImages(owned, made, num_images=len(visual), device=device)
 
     def _seen(

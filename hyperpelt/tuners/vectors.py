@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hyperpelt.data.host import sent
 from hyperpelt.errors import UserError
 from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import ZEROS, Init, Site, Tensors, TensorSpec, Tuner, row_linear, tuner_type
@@ -116,7 +117,7 @@ class TokenRows(Tuner):
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S d"]:
         """What is added to the vectors of these tokens."""
         rows, ids = tensors["rows"], site.frozen["ids"]
-        chosen = ids.unsqueeze(-1) == torch.tensor(self.ids, device=ids.device)
+        chosen = ids.unsqueeze(-1) == sent(self.ids, ids.device)
         return row_linear(chosen.to(rows.dtype), rows) * site.operation.inner_scale
 
     def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
@@ -126,4 +127,4 @@ class TokenRows(Tuner):
         assert site.output is not None
         rows = tensors["rows" if site.operation.tied else "head_rows"]
         shifts = row_linear(site.input, rows.transpose(1, 2)).to(site.output.dtype)
-        return site.output.index_add(-1, torch.tensor(self.ids, device=shifts.device), shifts)
+        return site.output.index_add(-1, sent(self.ids, shifts.device), shifts)

@@ -17,6 +17,7 @@ from small_models import make_bart, make_t5
 from support import TASKS, batch, describe, small
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyperpelt import methods
@@ -34,6 +35,25 @@ SPEC = VisualSpec(dim=10, grid=(2, 2))
 FAMILIES = {"t5": make_t5, "gated": partial(make_t5, feed_forward_proj="gated-gelu"), "bart": make_bart}
 SEEING = [name for name in methods.names() if any(s.visual for s in methods.get(name).sources.values())]
 TRAINING = [name for name in methods.names() if name != "frozen"]
+
+
+class Waiting(TorchFunctionMode):
+    """Raises at what a stand-in lets pass and CUDA waits for: host values that are copied while the host stands still,
+    and operations whose size only the device knows."""
+
+    MADE = (torch.tensor, torch.as_tensor, torch.asarray)
+    SIZED = (torch.isin, torch.unique, torch.unique_consecutive, torch.nonzero, torch.masked_select, torch.bincount)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        given = kwargs or {}
+        if func in self.MADE and torch.device(given.get("device") or "cpu") == AWAY:
+            raise AssertionError(f"{func.__name__} on the device copies from the host, and waits")
+        if func in self.SIZED and any(isinstance(x, torch.Tensor) and x.device == AWAY for x in args):
+            raise AssertionError(f"{func.__name__} waits for the device")
+        out = func(*args, **given)
+        if func is torch.Tensor.to and args[0].device != AWAY and out.device == AWAY and not given.get("non_blocking"):
+            raise AssertionError("to copies from the host, and waits")
+        return out
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +106,10 @@ def candidates() -> dict[str, object]:
 
 
 def backward(model: TunedModel, made: dict[str, object]) -> None:
-    loss = total_loss(model(**inputs_of(made, AWAY)), made)
-    assert loss.device == AWAY
-    loss.backward()
+    with Waiting():
+        loss = total_loss(model(**inputs_of(made, AWAY)), made)
+        assert loss.device == AWAY
+        loss.backward()
 
 
 @pytest.mark.parametrize(
@@ -189,3 +210,12 @@ def test_the_stand_in_does_see_a_read_and_a_mix():
         float(parameter.sum())
     with pytest.raises(Exception, match="device"):
         parameter + torch.ones_like(parameter, device="cpu")
+    with Waiting():
+        torch.ones(2).to(AWAY, non_blocking=True)
+        for waits in (
+            lambda: torch.ones(2).to(AWAY),
+            lambda: torch.tensor([1], device=AWAY),
+            lambda: torch.unique(parameter),
+        ):
+            with pytest.raises(AssertionError, match="wait"):
+                waits()
