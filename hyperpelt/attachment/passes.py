@@ -233,7 +233,9 @@ class Pass:
                 if own is not None and choice is not None:
                     own = choice.of(own, self.row_images(len(own)).num_rows)
                 site = replace(site, mask=own)
-            self.penalties.note(placed.tuner, site, tensors, made, (placed.place, id(choice), order), choice)
+            self.penalties.note(
+                placed.tuner, site, tensors, made, (placed.place, 0 if choice is None else id(choice), order), choice
+            )
 
     def parts(self, operation: Operation, num_rows: int) -> RowImages | None:
         """The images of the rows where they bring prefix rows to this attention, else None."""
