@@ -110,10 +110,13 @@ def plan_run(
         raise UserError(
             "plan counts fp32 and bf16: plan precision=fp32, to which bf16-mixed adds bf16 copies of weights."
         )
-    if config.precision == "auto":  # which is raced for on the machine itself
-        config = config.model_copy(update={"precision": "fp32" if on == "cpu" else "bf16"})
     load_each(config.plugins)
     chosen = methods.get(method or config.method)
+    if config.precision == "auto":  # which is raced for on the machine itself
+        config = config.model_copy(update={"precision": "fp32" if on == "cpu" else "bf16"})
+    rounded = config.precision == "bf16" and bool(chosen.unfreeze)
+    if rounded:  # as a run would refuse it
+        config = config.model_copy(update={"precision": "fp32"})
     known = None if on == "cpu" else card(on)
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
     spread, number = Spread(processes, fsdp), num_tasks or len(_tasks(config))
@@ -145,8 +148,12 @@ def plan_run(
         points = {"start": start, "other": shape.rows if shape.rows > start else None}
         fits = {size: largest_batch(held, limit, **points) for size, limit in sizes.items()}
     return Plan(
-        config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known, notes=_notes(config)
-    )
+        config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known,
+        notes=(*_notes(config), *([_ROUNDED] if rounded else [])),
+    )  # fmt: skip
+
+
+_ROUNDED = "Counted in fp32: it trains the backbone itself, which bf16 would round after every step."
 
 
 @contextmanager

@@ -80,6 +80,11 @@ def _unpadded(_mask: Tensor | None, queries: int, keys: int, *_: Any, **__: Any)
     return queries in (1, keys)
 
 
+def _fused_dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """As an accelerator's kernel: a byte an element is kept, where the stand-in's own formula keeps a number."""
+    return torch.native_dropout(input, p, train=True)[0] if training and p > 0 else input
+
+
 @contextmanager
 def attention_of(device: torch.device) -> Iterator[Played]:
     """Within, attention keeps what it keeps on that device; a fake cannot be asked whether it is padded."""
@@ -91,6 +96,7 @@ def attention_of(device: torch.device) -> Iterator[Played]:
     with ExitStack() as stack:
         if device == ACCELERATOR:
             stack.enter_context(patch.object(torch.nn.functional, "scaled_dot_product_attention", attend))
+            stack.enter_context(patch.object(torch.nn.functional, "dropout", _fused_dropout))
         else:
             stack.enter_context(patch.object(masking_utils, "_ignore_causal_mask_sdpa", _unpadded))
         yield played

@@ -278,3 +278,26 @@ def test_bytes_alive_are_counted_until_they_go():
     assert live.now == 2000
     del second, third
     assert live.now == 0
+
+
+def test_what_trains_the_backbone_is_planned_in_the_precision_that_a_run_takes(folders):
+    config = load_run(None, [*settings(folders), "precision=bf16", "output_dir=-"])
+    full, lora = (plan_run(config, method=method, memory=()) for method in ("full", "lora"))
+    assert full.costs.trained == 4 * full.costs.values
+    assert full.config.precision == "fp32"
+    assert any("Counted in fp32" in note for note in full.notes)
+    assert lora.config.precision == "bf16"
+    assert not lora.notes
+
+
+def test_dropout_keeps_a_byte_an_element_on_an_accelerator(folders):
+    """As PyTorch's fused kernels do: there a plan was a tenth more than an H200's allocator gave out."""
+    folder = folders / "t5-0"
+    make_t5(dropout_rate=0.0).config.save_pretrained(folder)
+    with_it, without = (measure(str(f), methods.get("lora"), SHAPE) for f in (folders / "t5", folder))
+    config = shape_of(str(folder), "fp32").config
+    tokens, answers = SHAPE.rows * SHAPE.source, SHAPE.rows * SHAPE.target
+    widths = 2 * config.d_model + config.d_ff  # after attention, within and after the feed-forward
+    encoder = config.num_layers * widths * tokens + 2 * config.d_model * tokens
+    decoder = config.num_decoder_layers * (widths + config.d_model) * answers + 2 * config.d_model * answers
+    assert 0 < with_it.kept - without.kept <= encoder + decoder + 4 * SHAPE.rows * (tokens + answers)
