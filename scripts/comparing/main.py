@@ -20,6 +20,8 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.files.atomic import write_json, write_text
 from hyperpelt.tasks.plugins import load_each
 
+INTERRUPTED = 130
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -60,12 +62,20 @@ def compare(
             print(f"{cell.folder}: {said}", flush=True)
             _write(study, everything, output, overrides or (), keep)
 
-        failed = run_study(study, wanted, parallel=parallel, finished=finished)
+        try:
+            failed = run_study(study, wanted, parallel=parallel, finished=finished)
+        except KeyboardInterrupt:
+            done = sum(cell.finished for cell in wanted)
+            told = f"{done} of {len(wanted)} runs are finished, and the same command goes on with the others"
+            print(f"compare: interrupted; {told}.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
     try:
         _write(study, everything, output, overrides or (), keep)
     except UserError as mistake:
         print(f"compare: {mistake}", file=sys.stderr)
         raise typer.Exit(2) from None
+    page = output / f"{study.name}.md"
+    print(f"Table: {page}" if page.exists() else "No run is finished yet, so there is no table.")
     for folder, status in failed.items():
         said = _last_line(Path(folder) / "train.log")
         print(f"compare: {folder} ended with status {status}: see train.log there ({said})", file=sys.stderr)

@@ -200,6 +200,8 @@ def run_study(
                 finished(cell, status)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            if at_work:
+                print("compare: stopping as soon as the runs at work have saved.", file=sys.stderr, flush=True)
             for process in list(at_work):  # one that had Ctrl-C too takes this for its echo
                 process.terminate()
             raise

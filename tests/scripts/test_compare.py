@@ -15,6 +15,7 @@ import warm
 import yaml
 from small_runs import write_run
 from transformers import BartConfig, BartForConditionalGeneration
+from typer.testing import CliRunner
 
 from hyperpelt import methods
 from hyperpelt.config import load_run, to_yaml
@@ -29,6 +30,7 @@ from hyperpelt.vision import load_image_encoder
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare"
 sys.path.insert(0, str(SCRIPT.parent))
 
+from comparing.main import app  # noqa: E402
 from comparing.pictures import _mean_curve  # noqa: E402
 from comparing.study import cells, read_study  # noqa: E402
 from comparing.tables import by_method  # noqa: E402
@@ -308,3 +310,16 @@ def test_what_a_method_asks_for_is_counted_and_drawn(compared: tuple[Path, list]
     drawn = (folder / "first" / "out" / "toys-trade.svg").read_text(encoding="utf8")
     assert "MB kept for backward" in drawn
     assert "| kept MB | GFLOP |" in (folder / "first" / "out" / "toys.md").read_text(encoding="utf8")
+
+
+def test_ctrl_c_says_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("comparing.main.run_study", stopped)
+    study = write_study(tmp_path, METHODS)
+    found = CliRunner().invoke(app, [str(study), "--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
+    assert found.exit_code == 130
+    assert found.stderr == (
+        "compare: interrupted; 0 of 4 runs are finished, and the same command goes on with the others.\n"
+    )
