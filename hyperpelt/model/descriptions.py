@@ -1,7 +1,7 @@
 """What the frozen encoder reads of a task: one vector of its instruction, and one of each of a few rendered inputs.
 
     vectors = read_tasks(model.backbone, model.tokenizer, tasks, max_source_length=128)
-    vectors["glue/rte"]                    # [1 + num_inputs, d]: mean-pooled states of the encoder's last layer
+    vectors["glue/rte"]                    # [1 + NUM_INPUTS, d]: mean-pooled states of the encoder's last layer
     tell_tasks(model, tasks)               # read and given to the model's hypernetworks
 
 Labels are not read. The inputs are a fixed random sample of the task's training split, so that a task has the same
@@ -35,13 +35,12 @@ def read_tasks(
     *,
     max_source_length: int = 128,
     data_root: str | Path | None = None,
-    num_inputs: int = NUM_INPUTS,
+    inputs: bool = True,
 ) -> dict[str, Float[Tensor, "K d"]]:
-    """Task name -> its vectors, float32 on the CPU: the instruction first, then its inputs.
+    """Task name -> its vectors, float32 on the CPU: the instruction first, then NUM_INPUTS inputs.
 
-    A task with fewer rows has them repeated. num_inputs: 0: zeros in their place, no row is read.
-
-    Raises UserError for a task without a description or training rows.
+    A task with fewer rows has them repeated. inputs: False: zeros in their place, no row is read. Raises UserError for
+    a task without a description or training rows.
     """
     found = {}
     for task in tasks:
@@ -49,14 +48,14 @@ def read_tasks(
             raise UserError(
                 f"Task {task.name} has no description, from which its weights would be computed: give it one sentence."
             )
-        if not num_inputs:
+        if not inputs:
             (instruction,) = read_texts(backbone, tokenizer, [task.description], max_source_length)
             found[task.name] = torch.cat([instruction[None], instruction.new_zeros(NUM_INPUTS, len(instruction))])
             continue
-        texts = [example.input for example in task.examples("train", data_root=data_root, limit=num_inputs)]
+        texts = [example.input for example in task.examples("train", data_root=data_root, limit=NUM_INPUTS)]
         if not texts:
             raise UserError(f"{task.name}: its split 'train' has no rows to read.")
-        repeated = [texts[index % len(texts)] for index in range(num_inputs)]
+        repeated = [texts[index % len(texts)] for index in range(NUM_INPUTS)]
         found[task.name] = read_texts(backbone, tokenizer, [task.description, *repeated], max_source_length)
     return found
 
@@ -70,8 +69,8 @@ def tell_tasks(model: Growth, tasks: Iterable[Task], **reading: Any) -> None:
     if networks and model.tokenizer is None:
         raise UserError("This model has no tokenizer, with which descriptions of tasks are read: give one to `build`.")
     if networks and model.tokenizer is not None:
-        num_inputs = max(0 if network.words.alone else network.words.num_inputs for network in networks)
-        model.tell(read_tasks(model.backbone, model.tokenizer, tasks, num_inputs=num_inputs, **reading))
+        inputs = not all(network.words.alone for network in networks)
+        model.tell(read_tasks(model.backbone, model.tokenizer, tasks, inputs=inputs, **reading))
 
 
 @torch.no_grad()

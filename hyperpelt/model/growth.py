@@ -104,12 +104,10 @@ class Growth(Running):
         """
         for network in self.described():
             if set(vectors) >= set(self.tasks) and not network.words.is_told:
-                read = 1 + network.words.num_inputs
-                network.words.tell(torch.stack([vectors[name][:read] for name in self.tasks]).to(self.device))
+                network.words.tell(torch.stack([vectors[name] for name in self.tasks]).to(self.device))
             else:
                 for name, vector in vectors.items():
-                    known = network.words.vectors[self.task_id(name)]
-                    known.copy_(vector[: len(known)])
+                    network.words.vectors[self.task_id(name)] = vector.to(self.device)
 
     def train_only(self, what: str, tasks: Sequence[str] = ()) -> None:
         """Give gradients to a part alone; the optimiser is then built from `trainable_parameters`.
@@ -137,14 +135,8 @@ class Growth(Running):
         wanted = {"embedding": owned, "hypernetwork": owned | made}.get(what)
         for _, parameter in self._own_parameters():
             parameter.requires_grad_(wanted is None or id(parameter) in wanted)
-        joint = wanted is None and not tasks
-        for network in [source for source in self.sources.values() if isinstance(source, HyperNetwork)]:
-            network.joint = joint
-            if network.neighbourhood is not None:
-                network.neighbourhood.requires_grad_(joint)
-            if network.description is None:
-                continue
-            # A task that is being added is known by its embedding.
+        for network in self.described():  # a task that is being added is known by its embedding
+            joint = wanted is None and not tasks
             network.dropped = network.config.description_dropout if joint else 0.0
             if not network.config.described:
                 network.words.requires_grad_(joint)

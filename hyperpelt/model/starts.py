@@ -107,8 +107,7 @@ def _tell(model: TunedModel, task: Task, **reading: Any) -> None:
 def similarity(model: TunedModel, task: Task, others: Sequence[str], **reading: Any) -> dict[str, float]:
     """Cosine of the task's words with those of each other task, after the mean of those others is taken off."""
     vectors = _known_vectors(model, others, **reading)
-    num_inputs = len(vectors[others[0]]) - 1
-    new = read_tasks(model.backbone, model.need_tokenizer(), [task], num_inputs=num_inputs, **reading)[task.name]
+    new = read_tasks(model.backbone, model.need_tokenizer(), [task], **reading)[task.name]
     both = torch.stack([_both(vectors[name]) for name in others])
     centre = both.mean(dim=0) if len(others) > 1 else torch.zeros_like(both[0])
     found = torch.cosine_similarity(both - centre, (_both(new) - centre)[None])

@@ -3,13 +3,13 @@
     v       = [state of the instruction ; mean state of a few rendered inputs]      the frozen encoder's reading
     x       = (v - mean over the trained tasks) / their root mean square
     map:        z_words = rows + tanh(x W1 + c1) W2                                  [N, t], W2 the same for all rows
-    neighbours: z_words = sum_s a_s z_s       the shares of `hyperpelt.weights.neighbours`, by the cosines of x
+    neighbours: z_words = sum_s a_s z_s,  a = softmax over s != t of e^b cos(x, x_s)
 
 Either is trained jointly with everything else: with probability `description_dropout` a task of a training batch is
 known by its words alone, and z_words takes the place of its own embedding. Afterwards a task that nobody trained gets
 an embedding, and through the hypernetwork all its weights, from its words. There are few tasks to learn this from, so
-the map is kept small: only t numbers of an embedding come from the words, five of the rendered inputs are read at a
-time in training, and a tenth of x is dropped.
+the map is kept small: only t numbers of an embedding come from the words, about half of the rendered inputs are read
+at a time in training, and a tenth of x is dropped.
 
 Neighbours have one number to learn, the sharpness b. A trained task that is known by its words alone is made of the
 *other* trained tasks' embeddings, as a task will be that nobody trained: so these come to serve for each other as far
@@ -21,10 +21,12 @@ state, and nothing of it is dropped, so that a step does not depend on how its b
 The vectors of the known tasks are part of the saved model.
 
 Legend: T tasks, U asked for, K vectors of a task (the instruction, then inputs), d model width, N rows, t embedding
-width, h hidden width; s a trained task.
+width, h hidden width; t, s: the task that is read, a trained task.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from jaxtyping import Float, Int
@@ -33,11 +35,10 @@ from torch.nn.functional import dropout
 
 from hyperpelt.tuners.base import Init
 from hyperpelt.weights.base import draw
-from hyperpelt.weights.neighbours import Sharpness
 
-NUM_INPUTS = 8  # rendered inputs that are read of each task, if no other number is asked for
-READ_AT_ONCE = 5  # of them, in training
+NUM_INPUTS = 8  # rendered inputs that are read of each task
 DROPPED = 0.1  # of what the map reads, in training
+SHARPNESS = 8.0  # e^b at the start
 FORMS = ("map", "neighbours")
 
 
@@ -45,13 +46,12 @@ class Descriptions(nn.Module):
     """The description vectors of a model's tasks, and x; see the module's text.
 
     - **alone**: the instruction is all that is read
-    - **num_inputs**: rendered inputs that are read of each task
     """
 
-    def __init__(self, num_tasks: int, width: int, *, alone: bool = False, num_inputs: int = NUM_INPUTS) -> None:
+    def __init__(self, num_tasks: int, width: int, *, alone: bool = False) -> None:
         super().__init__()
-        self._told, self.alone, self.num_inputs = False, alone, num_inputs
-        self.register_buffer("vectors", torch.zeros(num_tasks, 1 + num_inputs, width))
+        self._told, self.alone = False, alone
+        self.register_buffer("vectors", torch.zeros(num_tasks, 1 + NUM_INPUTS, width))
         self.register_buffer("centre", torch.zeros(width if alone else 2 * width))
         self.register_buffer("scale", torch.ones(()))
 
@@ -85,13 +85,13 @@ class Descriptions(nn.Module):
         return vectors[:, 0] if self.alone else torch.cat([vectors[:, 0], vectors[:, 1:].mean(dim=1)], dim=1)
 
     def _both(self, vectors: Float[Tensor, "U K d"]) -> Float[Tensor, "U d2"]:
-        """v; in training of some of the inputs."""
+        """v; in training of half of the inputs."""
         inputs = vectors[:, 1:]
         if not self.training or self.alone:
             return self._whole(vectors)
         chosen = torch.rand(inputs.shape[:2], device=inputs.device)
-        some = chosen >= chosen.topk(min(READ_AT_ONCE, self.num_inputs), dim=1).values[:, -1:]
-        mean = (inputs * some.unsqueeze(-1)).sum(dim=1) / some.sum(dim=1, keepdim=True)
+        half = chosen >= chosen.median(dim=1, keepdim=True).values
+        mean = (inputs * half.unsqueeze(-1)).sum(dim=1) / half.sum(dim=1, keepdim=True)
         return torch.cat([vectors[:, 0], mean], dim=1)
 
 
@@ -109,9 +109,8 @@ class DescriptionMap(Descriptions):
         *,
         alone: bool = False,
         std: float = 1.0,
-        num_inputs: int = NUM_INPUTS,
     ) -> None:
-        super().__init__(num_tasks, width, alone=alone, num_inputs=num_inputs)
+        super().__init__(num_tasks, width, alone=alone)
         read = len(self.centre)
         # Both halves of z_words start with half of the variance that embeddings have.
         self.rows = nn.Parameter(draw((rows, t), Init("normal", std * 0.5**0.5), generator))
@@ -133,14 +132,14 @@ class DescriptionMap(Descriptions):
         return {"inner": self.inner.shape[0], "outer": self.outer.shape[0]}
 
 
-class DescribedNeighbours(Descriptions):
+class Neighbours(Descriptions):
     """z_words of the embeddings of tasks whose words are near: `neighbours` in the module's text."""
 
-    def __init__(self, num_tasks: int, width: int, *, num_inputs: int = NUM_INPUTS) -> None:
-        super().__init__(num_tasks, width, num_inputs=num_inputs)
+    def __init__(self, num_tasks: int, width: int) -> None:
+        super().__init__(num_tasks, width)
         # Those that were trained, of which others are made; a task that is added later is no neighbour.
         self.register_buffer("trained", torch.ones(num_tasks, dtype=torch.bool))
-        self.near = Sharpness()
+        self.sharpness = nn.Parameter(draw((), Init("constant", math.log(SHARPNESS)), None))
 
     @torch.no_grad()
     def add_task(self, vectors: Float[Tensor, "K d"] | None = None) -> None:
@@ -149,6 +148,14 @@ class DescribedNeighbours(Descriptions):
 
     def forward(self, tasks: Int[Tensor, " U"], embeddings: Float[Tensor, "T N t"]) -> Float[Tensor, "U N t"]:
         """z_words of tasks, from the embeddings of all."""
-        own = self._x(self._both(self.vectors.index_select(0, tasks)))
-        shares = self.near.shares(tasks, own, self._x(self._whole(self.vectors)), self.trained)
-        return torch.tensordot(shares, embeddings, dims=1)
+        return torch.tensordot(self.shares(tasks), embeddings, dims=1)
+
+    def shares(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U T"]:
+        """a. A task's share of itself is 0, unless no other was trained."""
+        own = tasks[:, None] == torch.arange(len(self.trained), device=tasks.device)
+        possible = self.trained & ~own
+        possible = possible | (own & ~possible.any(dim=1, keepdim=True))
+        read = self._x(self._both(self.vectors.index_select(0, tasks)))
+        known = self._x(self._whole(self.vectors))
+        cosine = torch.cosine_similarity(read[:, None], known[None], dim=-1)
+        return (self.sharpness.exp() * cosine).masked_fill(~possible, -torch.inf).softmax(dim=1)

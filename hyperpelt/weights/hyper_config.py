@@ -9,7 +9,7 @@ from typing import Any
 from hyperpelt.config.setting_types import check_at_least, check_settings
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.operations import Operation
-from hyperpelt.weights.description import FORMS, NUM_INPUTS
+from hyperpelt.weights.description import FORMS
 
 SHARING: dict[str, Callable[[Operation], str]] = {
     "all": lambda op: "all",
@@ -27,11 +27,6 @@ def block_of(operation: Operation) -> str:
 READS = ("task", "layer", "block")
 INITS = ("plain", "fan_in", "normal")
 MADE_OF = ("encoder", "input")
-UNDESCRIBED: Mapping[str, Any] = {
-    "description_dropout": 0.0,
-    "description_form": "map",
-    "description_inputs": NUM_INPUTS,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +62,6 @@ class HyperNetworkConfig:
       embedding is then computed from the frozen encoder's reading of its description; 0: no such map is trained
     - **description_form**: how an embedding is computed from words: by a `map` that is learnt, or of the embeddings of
       the trained tasks that are its `neighbours` in words; see `hyperpelt.weights.description`
-    - **description_inputs**: rendered inputs that are read of a task beside its description
-    - **neighbour_dropout**: probability with which a task of a training batch is known by its neighbours: its embedding
-      is made of the others' as far as they lie near it; see `hyperpelt.weights.neighbours`
-    - **embedding_rate**: factor of the learning rate of tasks' embeddings in joint training
     """
 
     embedding_dim: int = 64
@@ -87,9 +78,6 @@ class HyperNetworkConfig:
     described: bool = False
     description_dropout: float = 0.0
     description_form: str = "map"
-    description_inputs: int = NUM_INPUTS
-    neighbour_dropout: float = 0.0
-    embedding_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.init not in INITS:
@@ -103,30 +91,26 @@ class HyperNetworkConfig:
             raise UserError(f"A hypernetwork must read at least one of {', '.join(READS)}, got reads=[].")
         widths = {name: getattr(self, name) for name in ("embedding_dim", "hidden_dim", "hyper_dim")}
         check_at_least(1, "a hypernetwork", **widths)
-        for name, what in (("embedding_std", "deviation"), ("embedding_rate", "factor")):
-            if not getattr(self, name) > 0:
-                raise UserError(f"Setting {name!r} of a hypernetwork is a {what} above 0, got {getattr(self, name)}.")
-        for name in ("description_dropout", "neighbour_dropout"):
-            if not 0 <= (got := getattr(self, name)) <= 1:
-                raise UserError(f"Setting {name!r} of a hypernetwork is a probability, got {got}.")
+        if not self.embedding_std > 0:
+            raise UserError(
+                f"Setting 'embedding_std' of a hypernetwork is a deviation above 0, got {self.embedding_std}."
+            )
+        if not 0 <= self.description_dropout <= 1:
+            raise UserError(
+                f"Setting 'description_dropout' of a hypernetwork is a probability, got {self.description_dropout}."
+            )
         check_at_least(0, "a hypernetwork", residual_blocks=self.residual_blocks)
         self._check_descriptions()
 
     def _check_descriptions(self) -> None:
         if self.description_form not in FORMS:
             raise unknown("form of a hypernetwork's descriptions", self.description_form, FORMS)
-        check_at_least(1, "a hypernetwork", description_inputs=self.description_inputs)
-        if self.described and (self.neighbour_dropout or self.description_form != "map"):
+        if self.description_form != "map" and self.described:
             raise UserError("A hypernetwork whose tasks are `described` has no embeddings that could be neighbours.")
-        read = self.description_form, self.description_inputs
-        if not self.description_dropout and read != ("map", NUM_INPUTS):
-            raise UserError(
-                "`description_form` and `description_inputs` are settings of `description_dropout`: set it."
-            )
+        if self.description_form != "map" and not self.description_dropout:
+            raise UserError("`description_form` says what `description_dropout` puts in an embedding's place: set it.")
         if self.description_dropout and self.described:
             raise UserError("A hypernetwork whose tasks are `described` knows none otherwise: no description_dropout.")
-        if self.neighbour_dropout and "task" not in self.reads:
-            raise UserError("A hypernetwork with neighbour_dropout must read the task: add it to `reads`.")
         if (self.description_dropout or self.described) and "task" not in self.reads:
             which = "whose tasks are described" if self.described else "with description_dropout"
             raise UserError(f"A hypernetwork {which} must read the task: add it to `reads`.")

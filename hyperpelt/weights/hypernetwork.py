@@ -34,10 +34,9 @@ from torch import Tensor, nn
 from hyperpelt.errors import UserError
 from hyperpelt.tuners.base import Init
 from hyperpelt.weights.base import Group, Samples, WeightSource, draw, safe, standardise
-from hyperpelt.weights.description import DescribedNeighbours, DescriptionMap, Descriptions
+from hyperpelt.weights.description import DescriptionMap, Descriptions, Neighbours
 from hyperpelt.weights.heads import HeadSet
 from hyperpelt.weights.hyper_config import SHARING, HyperNetworkConfig
-from hyperpelt.weights.neighbours import Neighbourhood
 from hyperpelt.weights.trunk import Trunk
 
 
@@ -63,7 +62,6 @@ class HyperNetwork(WeightSource):
         t = config.embedding_dim
         self.task_embeddings: nn.Parameter | None = None
         self.description: Descriptions | None = None
-        self.joint = True  # all is trained, not an added task alone
         if config.described:
             self.description = self._reader(num_tasks, width, generator, alone=True)
         else:
@@ -91,7 +89,6 @@ class HyperNetwork(WeightSource):
             self._add_head(group, samples, generator)
         if config.description_dropout:  # drawn last, so that all else starts as it does without
             self.description = self._reader(num_tasks, width, generator)
-        self.neighbourhood = Neighbourhood() if config.neighbour_dropout else None
 
     def _add_head(self, group: Group, samples: Samples | None, generator: torch.Generator | None) -> None:
         """The heads of a group, what they read, and the activations that its tensors are in units of."""
@@ -120,10 +117,10 @@ class HyperNetwork(WeightSource):
         self, num_tasks: int, width: int | None, generator: torch.Generator | None, *, alone: bool = False
     ) -> Descriptions:
         assert width is not None, "the width of the backbone's states decides the size of the map"
-        t, std, num = self.config.embedding_dim, self.config.embedding_std, self.config.description_inputs
+        t, std = self.config.embedding_dim, self.config.embedding_std
         if self.config.description_form == "neighbours":
-            return DescribedNeighbours(num_tasks, width, num_inputs=num)
-        return DescriptionMap(num_tasks, self.num_rows, t, width, t, generator, alone=alone, std=std, num_inputs=num)
+            return Neighbours(num_tasks, width)
+        return DescriptionMap(num_tasks, self.num_rows, t, width, t, generator, alone=alone, std=std)
 
     @staticmethod
     def _rows(groups: Sequence[Group], config: HyperNetworkConfig) -> int:
@@ -157,29 +154,19 @@ class HyperNetwork(WeightSource):
         return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
     def _embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
-        """The tasks' own embeddings; in training now and then what their words or neighbours make of them."""
-        if not self.training:
-            return self.embeddings(tasks)
-        if self.neighbourhood is None or self.task_embeddings is None or not self.joint:
-            return self._by_words_at_times(tasks, self.embeddings(tasks))
-        drawn = torch.rand(tasks.shape[0], device=tasks.device) < self.config.neighbour_dropout
-        others = self.neighbourhood(tasks, self.task_embeddings)
-        return self._by_words_at_times(tasks, torch.where(drawn[:, None, None], others, self.embeddings(tasks)))
-
-    def _by_words_at_times(self, tasks: Int[Tensor, " U"], given: Float[Tensor, "U N t"]) -> Float[Tensor, "U N t"]:
-        """What is given; where a description takes an embedding's place, what the tasks' words make."""
+        """The tasks' own embeddings; in training now and then what their words make of them."""
         always = self.task_embeddings is None
-        if self.description is None or not (self.dropped or always):
-            return given
+        if self.description is None or not self.training or not (self.dropped or always):
+            return self.embeddings(tasks)
         if not torch.compiler.is_compiling() and not self.description.is_told:
             raise UserError(
                 "This method reads its tasks' descriptions, but they were not given: call tell_tasks(model, tasks) of "
                 "hyperpelt.model.descriptions before training (`hyperpelt train` does)."
             )
         if always:
-            return given
+            return self.embeddings(tasks)
         by_words = torch.rand(tasks.shape[0], device=tasks.device) < self.dropped
-        return torch.where(by_words[:, None, None], self.by_words(tasks), given)
+        return torch.where(by_words[:, None, None], self.by_words(tasks), self.embeddings(tasks))
 
     def embeddings(self, tasks: Int[Tensor, " U"]) -> Float[Tensor, "U N t"]:
         """The tasks' embeddings: their own, or what their descriptions give where they have none."""
@@ -191,13 +178,6 @@ class HyperNetwork(WeightSource):
             return self.words(tasks)
         assert self.task_embeddings is not None, "neighbours have embeddings of their own"
         return self.words(tasks, self.task_embeddings)
-
-    def learning_rate_scales(self) -> dict[str, float]:
-        """As every source's; in joint training also that of the tasks' embeddings."""
-        scales = super().learning_rate_scales()
-        if self.joint and self.task_embeddings is not None and self.config.embedding_rate != 1:
-            scales["task_embeddings"] = self.config.embedding_rate
-        return scales
 
     @property
     def words(self) -> Descriptions:

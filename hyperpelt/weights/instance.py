@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from hyperpelt.errors import UserError
 from hyperpelt.tuners.base import Init, masked_mean
 from hyperpelt.weights.base import Group, Samples, TensorSource, draw
-from hyperpelt.weights.hyper_config import UNDESCRIBED, InstanceConfig
+from hyperpelt.weights.hyper_config import InstanceConfig
 from hyperpelt.weights.hypernetwork import HyperNetwork
 
 # Stand-ins for rows while the spread of fresh hyper-embeddings is measured.
@@ -62,7 +62,7 @@ class InstanceHyperNetwork(TensorSource):
         self.inner_bias = nn.Parameter(draw((h,), Init("zeros"), generator))
         self.outer = nn.Parameter(draw((h, t), Init("uniform", (3 / h) ** 0.5), generator))
         self.outer_bias = nn.Parameter(draw((t,), Init("zeros"), generator))
-        whole = replace(config, expand_rows=False, neighbour_dropout=0.0, **UNDESCRIBED)
+        whole = replace(config, expand_rows=False, description_dropout=0.0, description_form="map")
         self.network = HyperNetwork(groups, STAND_INS, config=whole, samples=samples, generator=generator)
         self.network.register_parameter("task_embeddings", None)
 

@@ -125,8 +125,8 @@ def test_a_training_step_of_every_method_stays_on_its_device_and_waits_for_nothi
 
 
 @pytest.mark.parametrize("form", ["map", "neighbours"])
-def test_tasks_known_by_their_words_and_neighbours_wait_for_nothing(form):
-    network = {"description_dropout": 0.5, "description_form": form, "neighbour_dropout": 0.5}
+def test_tasks_known_by_their_words_wait_for_nothing(form):
+    network = {"description_dropout": 0.5, "description_form": form}
     backward(model_of("t5", "hyperformer++", hypernetwork=network), rows())
 
 

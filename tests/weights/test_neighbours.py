@@ -1,4 +1,4 @@
-"""Embeddings made of other tasks': the equations, who is a neighbour, when it happens; settings."""
+"""Embeddings made of other tasks': the equations, who is a neighbour, what it trains; settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from support import batch, describe
 from hyperpelt import methods
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.weights.description import NUM_INPUTS, READ_AT_ONCE
 
 SMALL = {"name": "hyperformer++", "bottleneck": 4, "embedding_dim": 8}
 WORDS = {"description_dropout": 0.5, "description_form": "neighbours"}
@@ -42,40 +41,19 @@ def test_neighbours_by_words_are_the_equations():
     model = model_of(**WORDS).eval()
     network = network_of(model)
     with torch.no_grad():
-        network.words.near.sharpness.fill_(0.7)
+        network.words.sharpness.fill_(0.7)
         found = network.by_words(torch.arange(3))
     vectors = network.words.vectors.double()
     read = [torch.cat([one[0], one[1:].mean(dim=0)]) for one in vectors]
     centre = sum(read) / 3
     x = [((one - centre) / network.words.scale.double()).tolist() for one in read]
-    b = network.words.near.sharpness.item()
+    b = network.words.sharpness.item()
     for t in range(3):
         torch.testing.assert_close(found[t].double(), mixture(x[t], x, network.task_embeddings.detach(), t, b))
 
 
-def test_neighbours_by_embeddings_are_the_equations_and_nobodys_in_evaluation():
-    model = model_of(neighbour_dropout=1.0, told=False)
-    network = network_of(model)
-    with torch.no_grad():
-        found = network._embeddings(torch.tensor([2, 0]))
-        own = network.task_embeddings.detach()
-        flat = own.double().flatten(1).tolist()
-        for place, t in enumerate((2, 0)):
-            expected = mixture(flat[t], flat, own, t, network.neighbourhood.sharpness.item())
-            torch.testing.assert_close(found[place].double(), expected)
-        assert torch.equal(model.eval() and network._embeddings(torch.arange(3)), own)
-
-
-def test_now_and_then_means_with_the_probability_that_is_asked_for():
-    network = network_of(model_of(neighbour_dropout=0.25, told=False))
-    torch.manual_seed(0)
-    own = network.task_embeddings[0]
-    kept = sum(bool((network._embeddings(torch.arange(3))[0] == own).all()) for _ in range(200))
-    assert 130 < kept < 170
-
-
 def test_what_stands_in_trains_the_embeddings_of_others_and_the_sharpness():
-    model = model_of(**{**WORDS, "description_dropout": 1.0}, neighbour_dropout=0.5).train()
+    model = model_of(**{**WORDS, "description_dropout": 1.0}).train()
     network = network_of(model)
     with torch.no_grad():  # heads start at zero, where embeddings have no gradient
         for parameter in network.heads.parameters():
@@ -83,14 +61,13 @@ def test_what_stands_in_trains_the_embeddings_of_others_and_the_sharpness():
     model(**{**batch(), "task_ids": torch.zeros(4, dtype=torch.long)}).loss.backward()
     gradient = network.task_embeddings.grad
     assert gradient.flatten(1).any(dim=1).tolist() == [False, True, True]
-    assert network.words.near.sharpness.grad != 0
+    assert network.words.sharpness.grad != 0
 
 
 def test_a_task_alone_is_its_own_neighbour():
-    model = model_of("a", **WORDS, neighbour_dropout=1.0)
+    model = model_of("a", **WORDS)
     network, one = network_of(model), torch.tensor([0])
     assert torch.equal(network.by_words(one), network.task_embeddings)
-    assert torch.equal(network.neighbourhood(one, network.task_embeddings), network.task_embeddings)
 
 
 def test_an_added_task_is_made_of_the_trained_ones_alone_also_after_saving(tmp_path):
@@ -105,38 +82,13 @@ def test_an_added_task_is_made_of_the_trained_ones_alone_also_after_saving(tmp_p
     made = network.task_embeddings.detach()
     assert torch.equal(made[3], made[4])
     own = network.words._x(network.words._whole(network.words.vectors))
-    b = network.words.near.sharpness.item()
+    b = network.words.sharpness.item()
     expected = mixture(own[3].tolist(), own[:3].tolist(), made, -1, b)
     torch.testing.assert_close(made[3].double(), expected)
     model.save_pretrained(tmp_path)
     again = network_of(TunedModel.from_pretrained(tmp_path, backbone=model.backbone))
     assert again.words.trained.tolist() == [True] * 3 + [False] * 2
     assert torch.equal(again.eval().by_words(torch.arange(5)), network.by_words(torch.arange(5)))
-
-
-def test_a_task_that_is_added_is_trained_by_itself_at_the_common_rate():
-    model = model_of(**WORDS, neighbour_dropout=1.0, embedding_rate=4.0).train()
-    network, name = network_of(model), "hypernetwork.task_embeddings"
-    assert model.learning_rate_scales()[name] == 4.0
-    assert name not in model_of(**WORDS).learning_rate_scales()
-    model.add_task("d")
-    model.train_only("embedding", ["d"])
-    assert torch.equal(network._embeddings(torch.tensor([3])), network.task_embeddings[3:])
-    assert name not in model.learning_rate_scales()
-    assert [name for name, _ in model.trainable_parameters()] == [name]
-
-
-@pytest.mark.parametrize("num", [3, 12])
-def test_as_many_inputs_are_read_as_asked_for_and_five_at_a_time(num):
-    network = network_of(model_of(description_dropout=0.5, description_inputs=num))
-    words = network.words.train()
-    assert words.vectors.shape[1] == 1 + num
-    counted = torch.eye(num).expand(2, -1, -1)
-    vectors = torch.cat([torch.zeros(2, 1, num), counted], dim=1)
-    share = words._both(vectors)[:, num:]
-    assert ((share > 0).sum(dim=1) == min(num, READ_AT_ONCE)).all()
-    torch.testing.assert_close(share.sum(dim=1), torch.ones(2))
-    assert READ_AT_ONCE < NUM_INPUTS
 
 
 def test_a_named_method_takes_settings_of_its_hypernetwork_and_keeps_its_own():
@@ -152,13 +104,9 @@ def test_a_named_method_takes_settings_of_its_hypernetwork_and_keeps_its_own():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"description_form": "neighbours"}, "are settings of `description_dropout`"),
+        ({"description_form": "neighbours"}, "what `description_dropout` puts in an embedding's place: set it"),
+        ({"described": True, "description_form": "neighbours"}, "no embeddings that could be neighbours"),
         ({"description_dropout": 0.5, "description_form": "neighbour"}, "Did you mean 'neighbours'"),
-        ({"description_dropout": 0.5, "description_inputs": 0}, "at least 1, got 0"),
-        ({"described": True, "neighbour_dropout": 0.5}, "no embeddings that could be neighbours"),
-        ({"neighbour_dropout": 1.5}, "'neighbour_dropout' of a hypernetwork is a probability, got 1.5"),
-        ({"neighbour_dropout": 0.5, "reads": ["layer"]}, "must read the task"),
-        ({"embedding_rate": 0.0}, "'embedding_rate' of a hypernetwork is a factor above 0"),
     ],
 )
 def test_a_bad_setting_is_named(settings, words):
