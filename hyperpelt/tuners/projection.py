@@ -110,16 +110,17 @@ class Norm(Tuner):
     def whole(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S e"] | None:
         """(w + delta) (.) x_hat + (b + beta): a gradient flows through one norm instead of two.
 
-        Not in bfloat16, where w + delta would swallow a small delta, nor where each row has a delta of its own.
+        Not where each row has a delta of its own; w + delta is summed in float32, as bfloat16 would swallow a small
+        delta, and a centred norm takes no scale but of its own precision.
         """
-        weight, shift = site.frozen.get("weight"), tensors["weight"]
-        if weight is None or weight.dtype == torch.bfloat16 or shift.shape[0] > 1:
+        frozen, shift = site.frozen.get("weight"), tensors["weight"]
+        if frozen is None or shift.shape[0] > 1 or (frozen.dtype == torch.bfloat16 and site.operation.norm_centred):
             return None
-        weight = weight + shift.squeeze(0)
+        wide, narrow = torch.promote_types(frozen.dtype, torch.float32), frozen.dtype == torch.bfloat16
+        weight = frozen.to(wide) + shift.squeeze(0).to(wide)
         if not site.operation.norm_centred:
-            if torch.compiler.is_compiling():
-                return weight * normed(site.input, site.operation)
-            return _RMSNorm.apply(site.input, weight, site.operation.norm_eps)
+            form = _rms_norm if torch.compiler.is_compiling() else _RMSNorm.apply
+            return form(site.input, weight, site.operation.norm_eps, frozen.dtype if narrow else None)
         bias = site.frozen["bias"] + tensors["bias"].squeeze(0) if "bias" in tensors else site.frozen.get("bias")
         compute = partial(_layer_norm, site.operation.norm_eps)
         return noted(compute(site.input, weight, bias), compute, site.input, weight, bias)
@@ -129,27 +130,36 @@ def _layer_norm(eps: float, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
 
 
+def _rms_norm(x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float, narrow: torch.dtype | None) -> Tensor:
+    """w (.) x / rms(x) as T5 computes it, bit for bit.
+
+    - **narrow**: what a backbone in bfloat16 rounds to before and after the product, which is exact in between
+    """
+    x_hat = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+    return weight * x_hat if narrow is None else (weight * x_hat.to(narrow)).to(narrow)
+
+
 class _RMSNorm(torch.autograd.Function):
-    """w (.) x / rms(x) as T5 computes it, bit for bit; kept for backward is x alone, which the backbone has anyway."""
+    """`_rms_norm`; kept for backward is x alone, which the backbone has anyway, and a number a position."""
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def forward(ctx: Any, x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float) -> Tensor:
+    def forward(ctx: Any, x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float, narrow: Any) -> Tensor:
         rsqrt = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, rsqrt, weight)
-        return weight * (x * rsqrt).to(x.dtype)
+        return weight * (x * rsqrt) if narrow is None else (weight * (x * rsqrt).to(narrow)).to(narrow)
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
-    def backward(ctx: Any, grad: Float[Tensor, "B S d"]) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, grad: Float[Tensor, "B S d"]) -> tuple[Tensor | None, Tensor, None, None]:
         x, rsqrt, weight = ctx.saved_tensors
-        x_hat = (x * rsqrt).to(x.dtype)
+        x_hat = x * rsqrt  # at least float32
         product = grad * x_hat
         of_weight = product.flatten(0, -2).sum(0)
         if not ctx.needs_input_grad[0]:
-            return None, of_weight, None
+            return None, of_weight, None, None
         mean = (product @ weight).unsqueeze(-1) / x.shape[-1]
-        return torch.addcmul(grad * weight, x_hat, mean, value=-1).mul(rsqrt).to(x.dtype), of_weight, None
+        return torch.addcmul(grad * weight, x_hat, mean, value=-1).mul(rsqrt).to(x.dtype), of_weight, None, None
 
 
 def normed(x: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B S d"]:

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_models import make_bart, make_t5
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from hyperpelt.attachment import cpu_attention, joined_attention
 from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.operations import PROJECTIONS, list_operations
 from hyperpelt.tuners import adapter, delta, prefix, projection, remade
-from hyperpelt.tuners.projection import Norm
+from hyperpelt.tuners.projection import Norm, _RMSNorm
 from hyperpelt.weights import heads, layers, trunk
 
 BACKBONES = {
@@ -147,6 +148,30 @@ def test_a_trained_norm_in_one_formula_is_the_sum_of_two(make, monkeypatch):
         monkeypatch.setattr(Norm, "whole", lambda *_: None)
 
     check_same(model, plain)
+
+
+def test_a_trained_rms_norm_in_bfloat16_starts_as_t5s_and_swallows_no_small_shift():
+    drawn = torch.Generator().manual_seed(0)
+    norm = T5LayerNorm(64).bfloat16()
+    norm.weight.data.copy_(torch.rand(64, generator=drawn) + 0.5)
+    x, seen = (torch.randn(4, 9, 64, generator=drawn).bfloat16() for _ in range(2))
+    frozen = norm(x)
+    assert torch.equal(_RMSNorm.apply(x, norm.weight.float(), 1e-6, torch.bfloat16), frozen)
+    small = torch.full((64,), 2e-3)  # half of what bfloat16 tells apart at 1
+    weight = norm.weight.detach().float().add(small).requires_grad_()
+    leaves = [x.requires_grad_(), weight]
+    mine = _RMSNorm.apply(*leaves, 1e-6, torch.bfloat16)
+    exact = [x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()]
+    whole = exact[1] * exact[0] * torch.rsqrt(exact[0].pow(2).mean(-1, keepdim=True) + 1e-6)
+    moved, x_hat = (mine.detach() - frozen.detach()).double(), (whole / exact[1]).detach()
+    assert float((moved * x_hat).sum() / x_hat.square().sum()) == pytest.approx(2e-3, rel=0.2)  # on average it is there
+    torch.testing.assert_close(mine.double(), whole, atol=0.02, rtol=0.01)
+    for own, other in zip(
+        torch.autograd.grad((mine * seen).float().sum(), leaves),
+        torch.autograd.grad((whole * seen.double()).sum(), exact),
+        strict=True,
+    ):
+        torch.testing.assert_close(own.double(), other, atol=0.03 * float(other.abs().max()), rtol=0.02)
 
 
 def test_a_conditional_norm_with_a_gamma_for_each_row_keeps_its_input_alone_and_has_the_plain_gradients():
