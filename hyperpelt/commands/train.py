@@ -128,11 +128,11 @@ def _program() -> str:
 def _example_row(task: str, config: RunConfig) -> str:
     """A real row of the task, without its answer, as `predict` reads it."""
     from hyperpelt import tasks
-    from hyperpelt.tasks.lines import columns_of
+    from hyperpelt.tasks.lines import columns_read
 
     definition = tasks.get(task)
     row = definition.rows(config.test_split_of(task), data_root=config.data_root)[0]
-    asked = set(columns_of(definition, "0")) or set(row) - set(definition.answer)
+    asked = set(columns_read(definition, row)) or set(row) - set(definition.answer)
     shown = {name: _without_bytes(row[name]) for name in row if name in asked}
     return json.dumps(shown, ensure_ascii=False, default=str)
 

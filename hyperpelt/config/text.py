@@ -88,6 +88,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         node, values = parse_one(read_text(path, largest=LARGEST), Tagless)
     except FileNotFoundError:
+        if (path.parent / "config.json").is_file() and path.name == "run.yaml":
+            raise UserError(f"{path.parent} holds a model, and no run.yaml with the settings of a run.") from None
         raise UserError(f"Run file {path} does not exist{_near_files(path)}.") from None
     except NotYaml as error:
         place = f"{path}, line {error.line}" if error.line else str(path)

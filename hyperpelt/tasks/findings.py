@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from hyperpelt.backbones import encode_targets
 from hyperpelt.backbones.plain_text import encode
-from hyperpelt.tasks.lines import columns_of
+from hyperpelt.tasks.lines import columns_read
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.rows import evened
 from hyperpelt.tasks.types import Task
@@ -56,11 +56,12 @@ class Blanks:
     know of them."""
 
     def __init__(self, task: Task) -> None:
-        self._columns = columns_of(task, "0")
+        self._task, self._columns = task, list[str]()
         self._found: dict[str, list[int]] = defaultdict(list)
 
     def see(self, number: int, row: Mapping[str, Any]) -> None:
         """A row of the split, before it was rendered."""
+        self._columns = self._columns or columns_read(self._task, row)
         for column in self._columns:
             cell = row.get(column, number)
             if cell is None or (isinstance(cell, str) and not cell.strip()):

@@ -7,13 +7,15 @@ for by `row.get(...)` or `in` it may do without. A task that needs several wants
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperpelt.errors import UserError
+from hyperpelt.tasks.readers import typed
 from hyperpelt.tasks.rendering import Columns
 
 if TYPE_CHECKING:
+    from hyperpelt.tasks.sources import Row
     from hyperpelt.tasks.types import Task
 
 
@@ -26,6 +28,14 @@ def columns_of(task: Task, text: str) -> list[str]:
     with contextlib.suppress(Exception):  # what a stranger's function makes of the row is seen when it is rendered
         task.render(row)
     return list(row.needed or row.welcome)
+
+
+def columns_read(task: Task, row: Row) -> list[str]:
+    """The columns of a row, besides the answer, that its rendering asks for."""
+    noted = _Noted(typed(row, getattr(task.source, "types", ())), task.answer, answered=False)
+    with contextlib.suppress(Exception):  # a row that does not render says so elsewhere
+        task.render(noted)
+    return [name for name in row if name in noted.asked and name not in task.answer]
 
 
 def row_of(task: Task, text: str) -> dict[str, Any]:
@@ -44,6 +54,22 @@ def row_of(task: Task, text: str) -> dict[str, Any]:
         f"a line of text is no row of {task.name}, which reads the columns {named}: give rows as JSONL "
         f"({{{example}}}), CSV, TSV or Parquet"
     )
+
+
+class _Noted(Columns):
+    """A row that remembers which of its columns were asked for."""
+
+    def __init__(self, row: Row, answer: Sequence[str], *, answered: bool) -> None:
+        super().__init__(row, answer, answered=answered)
+        self.asked = set[str]()
+
+    def __getitem__(self, column: str) -> Any:
+        self.asked.add(column)
+        return super().__getitem__(column)
+
+    def get(self, column: str, default: Any = None) -> Any:
+        self.asked.add(column)
+        return super().get(column, default)
 
 
 class _Asked(Columns):

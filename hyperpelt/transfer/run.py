@@ -11,6 +11,7 @@ The output folder (default RUN/transfer): cells.jsonl, summary.json, table.md, c
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from hyperpelt import tasks as registry
 from hyperpelt.config import RunConfig, load_run
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, counted
 from hyperpelt.files import folders
 from hyperpelt.files.names import hidden
 from hyperpelt.model.saving import local_folder, read_config
@@ -101,6 +102,7 @@ class _Job:
     path: Path
     progress: bool
     identities: Identities
+    done: int = 0  # cells, by this process
 
     @classmethod
     def prepare(cls, config: TransferConfig, given: Sequence[Task], *, progress: bool) -> _Job:
@@ -155,7 +157,14 @@ class _Job:
             found, settings = self._bench.run(cell), settings_of(cell, self.config)
             records.append(self.path, {"cell": name, **found, "settings": settings, "run": self.config.run})
         bar.update()
+        self.done += 1
+        self._say(f"{cell.task}, {counted(cell.shots, 'shot')}, {cell.label}, seed {cell.seed}: {found['score']:.1f}")
         return True
+
+    def _say(self, what: str) -> None:
+        """A line where no terminal shows the bar: a transfer may take hours."""
+        if self.progress and not sys.stderr.isatty():
+            print(f"transfer: {what}", file=sys.stderr, flush=True)
 
     @cached_property
     def _bench(self) -> Bench:
@@ -179,7 +188,7 @@ class _Job:
             try:
                 request.write_text(json.dumps(content), encoding="utf8")
                 with self._bar(len(missing)) as bar:
-                    run_workers(request, min(processes, len(missing)), self.path, missing, _shower(bar))
+                    run_workers(request, min(processes, len(missing)), self.path, missing, self._shower(bar))
             finally:
                 request.unlink(missing_ok=True)
 
@@ -202,12 +211,16 @@ class _Job:
     def _bar(self, total: int) -> tqdm[Any]:
         return tqdm(total=total, desc="transfer", unit="cell", disable=None if self.progress else True)
 
+    def _shower(self, bar: tqdm[Any]) -> Callable[[int], None]:
+        """Shows how many cells the workers have done."""
 
-def _shower(bar: tqdm[Any]) -> Callable[[int], None]:
-    def show(done: int) -> None:
-        bar.update(done - bar.n)
+        def show(done: int) -> None:
+            bar.update(done - bar.n)
+            if done > self.done:
+                self.done = done
+                self._say(f"{done} of {bar.total} cells")
 
-    return show
+        return show
 
 
 def _completed(config: TransferConfig, settings: RunConfig | None) -> TransferConfig:

@@ -194,3 +194,9 @@ def test_reading_settings_needs_no_pytorch():
         "import sys, hyperpelt.config; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_model_without_settings_is_told_as_one(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a model, and no run\.yaml with the settings of a run\."):
+        load_run(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 from hyperpelt import Example, Generator, Task, UserError
 from hyperpelt.commands.predict import _read, text_column
 from hyperpelt.tasks.asked import read_asked
+from hyperpelt.tasks.lines import columns_read
 from hyperpelt.tasks.template import Template
 
 ROWS = Generator(lambda split: [{"text": "A fine film", "label": 1}] * 4)
@@ -119,3 +120,13 @@ def test_a_table_on_standard_input_is_called_so(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(UserError, match=told) as caught:
             lines(monkeypatch, content, task, format="csv")
         assert "stdin.csv" not in str(caught.value)
+
+
+def test_a_row_shows_the_columns_that_are_read_of_it_whatever_they_hold() -> None:
+    row = {"image": 7, "question": "which digit?", "id": 3, "label": 1, "hint": None}
+
+    def render(row: Any) -> Example:
+        return Example(input=f"{'#' * row['image']} {row['question']} {row.get('hint') or ''}", label=row["label"])
+
+    assert columns_read(task_of(render), row) == ["image", "question", "hint"]
+    assert columns_read(task_of(Template(input="{question}", label="label")), row) == ["question"]

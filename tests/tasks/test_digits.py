@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 
 import pytest
 
 import hyperpelt.tasks
 from hyperpelt import check_task
+from hyperpelt.commands.train import _example_row
+from hyperpelt.config import build_run
 from hyperpelt_tasks import digits
 
 NAMES = ("digits/which", "digits/parity", "digits/compare")
@@ -82,3 +85,9 @@ def test_check_finds_no_error(name: str) -> None:
 
 PIXELS = "d88351e75a557480c9a0d9b3729b7e81bb0f787aeb899d907494e875e2736d86"
 ROWS = "499c418e2f807d1ba2d788733ee0dae6a67b3ab0e0984f52fe63e49c2099add3"
+
+
+def test_the_row_that_a_run_shows_for_predict_is_one() -> None:
+    row = json.loads(_example_row("digits/which", build_run({"tasks": ["digits/which"], "output_dir": "runs/x"})))
+    assert set(row) == {"image", "question"}
+    assert hyperpelt.tasks.get("digits/which").example(row, answered=False).images

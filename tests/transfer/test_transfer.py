@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -81,7 +82,7 @@ def test_every_way_of_adapting_every_kind_of_task(run, tmp_path):
     assert again["summary"] == found["summary"]
 
 
-def test_a_stopped_transfer_says_what_is_kept(run, tmp_path, monkeypatch):
+def test_a_stopped_transfer_says_what_is_kept(run, tmp_path, monkeypatch, capsys):
     one = {"cell": Bench.run, "left": 1}
 
     def stopped(self, cell):
@@ -91,12 +92,13 @@ def test_a_stopped_transfer_says_what_is_kept(run, tmp_path, monkeypatch):
         return one["cell"](self, cell)
 
     monkeypatch.setattr(Bench, "run", stopped)
+    how = {**QUICK, "progress": True}
     with pytest.raises(
         KeyboardInterrupt, match=r"1 of 2 cells are in .*cells\.jsonl, and the same command goes on from"
     ):
-        hyperpelt.transfer(
-            run, tasks=["toy/word"], output=str(tmp_path), shots=[0], adapt=["embedding", "lora"], **QUICK
-        )
+        hyperpelt.transfer(run, tasks=["toy/word"], output=str(tmp_path), shots=[0], adapt=["embedding", "lora"], **how)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if re.fullmatch(r"transfer: toy/word, 0 shots, .+, seed 0: \d+\.\d", line)]
 
 
 def test_cells_do_not_depend_on_those_before_them(run):
