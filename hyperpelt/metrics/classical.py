@@ -61,7 +61,10 @@ def matthews(predictions: Values, labels: Values, groups: Values | None = None) 
     """Matthews correlation, 0 for constant predictions. An answer that is no choice is a class of its own."""
     from sklearn.metrics import matthews_corrcoef
 
-    return 100.0 * matthews_corrcoef(labels, _numbered(predictions))
+    guess = _numbered(predictions)
+    if len({*labels, *guess}) == 1:  # of which scikit-learn warns
+        return 0.0
+    return 100.0 * matthews_corrcoef(labels, guess)
 
 
 @register("f1a", kinds=("classification",), description="F1 over all answers (MultiRC's F1a)")

@@ -106,3 +106,21 @@ def test_a_metric_can_be_added_once():
             metrics.register("test_shouting", kinds=(), description="")(shouting)
     finally:
         metrics.registry._METRICS.pop("test_shouting")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name", [n for n in metrics.names() if {"classification", "regression"} & {*metrics.get(n).kinds}]
+)
+@pytest.mark.parametrize(
+    ("predictions", "labels"), [([1], [1]), ([0, 0], [0, 0]), ([1, 1, 1], [1, 1, 1]), ([0, 1], [1, 1])]
+)
+def test_few_rows_of_one_answer_are_scored_in_silence(name, predictions, labels):
+    metric = metrics.get(name)
+    values = (
+        [[float(v) for v in each] for each in (predictions, labels)]
+        if "regression" in metric.kinds
+        else [predictions, labels]
+    )
+    found = metric.function(*values, groups=[(0,)] * len(labels))
+    assert math.isfinite(found)
