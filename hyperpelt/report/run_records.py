@@ -67,8 +67,10 @@ class RunRecord:
 
     @property
     def so_far(self) -> dict[str, Any]:
-        """What is known of a run that has not finished: its method, backbone and seed, and the steps logged."""
-        found, logged = self.given, max((curve.steps[-1] for curve in self.curves.values() if curve.steps), default=0)
+        """What is known of a run that has not finished: its method, backbone, seed, and steps logged or saved."""
+        steps_of = [curve.steps[-1] for curve in self.curves.values() if curve.steps]
+        steps_of += [int(path.name[5:]) for path in self.folder.glob("checkpoints/step-*") if path.name[5:].isdigit()]
+        found, logged = self.given, max(steps_of, default=0)
         method, most = found.get("method"), found.get("max_steps")
         steps = f"{logged:,} of {most:,}" if isinstance(most, int) else logged or None
         name = method.get("name", "a composition") if isinstance(method, dict) else method

@@ -27,7 +27,7 @@ from hyperpelt.tasks import meanings
 from hyperpelt.tasks.exchanged import exchanged
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.findings import Finding, Numbered, for_reading
-from hyperpelt.tasks.measured import unknown_metrics, unmeasured, untokenised
+from hyperpelt.tasks.measured import unfit_metrics, unmeasured, untokenised
 from hyperpelt.tasks.registry import get
 from hyperpelt.tasks.rendering import Example, Naming
 from hyperpelt.tasks.spelling import ceiling, lost
@@ -103,8 +103,8 @@ def check_task(
     """
     task = get(task) if isinstance(task, str) else task
     report = CheckReport(task=task.name, origin=task.origin)
-    unknown = list(unknown_metrics(task))
-    report.findings += [*unknown, *_definition(task), *meanings.about_metrics(task)]
+    unfit = list(unfit_metrics(task))
+    report.findings += [*unfit, *_definition(task), *meanings.about_metrics(task)]
     splits: dict[str, list[Numbered]] = {}
     failing: dict[str, list[Finding]] = {}
     for split in task.splits.names():
@@ -113,8 +113,8 @@ def check_task(
             splits[split] = rows
             report.balance[split] = look.balance(task, rows)
             report.findings += [*look.answers(task, split, rows), *meanings.about_answers(task, split, rows)]
-            failing[split] = unknown or list(unmeasured(task, split, rows))
-            report.findings += [] if unknown else failing[split]
+            failing[split] = unfit or list(unmeasured(task, split, rows))
+            report.findings += [] if unfit else failing[split]
     if tokenizer is not None:
         report.findings += look.first_tokens(task, tokenizer)
         for split, rows in splits.items():

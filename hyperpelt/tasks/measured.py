@@ -9,6 +9,7 @@ from hyperpelt.errors import UserError
 from hyperpelt.tasks.findings import Finding, Numbered, about_rows, shorten
 
 if TYPE_CHECKING:
+    from hyperpelt.metrics import Metric
     from hyperpelt.tasks.rendering import Example
     from hyperpelt.tasks.types import Task
 
@@ -44,15 +45,24 @@ def _as_answered(label: Any) -> Any:
     return label[0] if isinstance(label, tuple) else label
 
 
-def unknown_metrics(task: Task) -> Iterator[Finding]:
-    """An error for each metric that there is not."""
+def unfit_metrics(task: Task) -> Iterator[Finding]:
+    """An error for each metric that there is not, or that is not for the task's kind."""
     from hyperpelt import metrics
 
     for name in task.metrics:
         try:
-            metrics.get(name)
+            message = of_another_kind(task, metrics.get(name))
         except UserError as problem:
-            yield Finding(level="error", about="answers", message=str(problem))
+            message = str(problem)
+        if message:
+            yield Finding(level="error", about="answers", message=message)
+
+
+def of_another_kind(task: Task, metric: Metric) -> str:
+    """What is said of a metric that is not for the task's kind; '' of one that is."""
+    if task.kind in metric.kinds:
+        return ""
+    return f"the metric {metric.name!r} is for {' and '.join(metric.kinds)} tasks, and this is a {task.kind} task."
 
 
 def unmeasured(task: Task, split: str, rows: Sequence[Numbered]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ and `null`. JSON and Parquet files say themselves what is a number. Whoever want
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,19 @@ def _why(problem: Exception) -> str:
         )
     if type(problem).__name__ == "EmptyDataError":  # pandas', which is not imported for its name alone
         return "it is empty: expected a line of column names, then rows."
-    text = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {text[0] if text else ''}"
+    text = (str(problem).strip().splitlines() or [""])[0]
+    if shifted := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", text):
+        fields, line, saw = shifted.groups()
+        return (
+            f"line {line} has {saw} fields, the header {fields}: a text with a separator in it is quoted, or another "
+            'separator is named, options: {sep: ";"}.'
+        )
+    if opened := re.search(r"EOF inside string starting at row (\d+)", text):
+        return (
+            f"a quote that opens in row {int(opened[1]) - 1} is never closed: write a quote in a quoted text twice, or "
+            "read the file without quotes, options: {quoting: 3}."
+        )
+    return f"{type(problem).__name__}: {text}"
 
 
 def _read_table(file: Path, options: dict[str, Any]) -> Rows:
@@ -72,6 +84,7 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         try:
             how: Any = {**as_text, **options}
+            _refuse_twice(file, how)
             chunks = list(pandas.read_csv(file, chunksize=CHUNK, **how))
         except pandas.errors.ParserWarning:
             raise UserError("its first row has more fields than the header names (a comma too many?)") from None
@@ -82,6 +95,23 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
     )
     rows: Any = datasets.Dataset(table.replace_schema_metadata(None))
     return rows
+
+
+LOOKS = ("sep", "delimiter", "quoting", "quotechar", "escapechar", "encoding", "compression", "skiprows", "comment")
+
+
+def _refuse_twice(file: Path, how: Any) -> None:
+    """UserError for a name that two columns of the header have: the second would be read by nobody."""
+    import pandas
+
+    if "names" in how or "header" in how:
+        return
+    looks = {name: value for name, value in how.items() if name in LOOKS}
+    first = pandas.read_csv(file, header=None, nrows=1, dtype=str, na_filter=False, **looks)
+    names = [name for name in first.iloc[0] if name] if len(first) else []
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UserError(f"its header names {', '.join(map(repr, twice))} twice: give each column a name of its own")
 
 
 def _read_tsv(file: Path, options: dict[str, Any]) -> Rows:

@@ -10,6 +10,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.evaluation.rehearsal import rehearse
 from hyperpelt.evaluation.run import majority_answer
 from hyperpelt.evaluation.settings import Settings
+from hyperpelt.tasks.measured import of_another_kind
 
 if TYPE_CHECKING:
     from hyperpelt.config import RunConfig
@@ -85,10 +86,6 @@ def evaluations_work(config: RunConfig, tasks: Sequence[Task], model: TunedModel
 def metrics_fit(task: Task) -> None:
     """Raises UserError for metrics that are not known, not of the task's kind, or (all of them) not to be had here."""
     for name in task.metrics:
-        metric = metrics.get(name)
-        if task.kind not in metric.kinds:
-            raise UserError(
-                f"Task {task.name} ({task.origin}): the metric {name!r} is for {' and '.join(metric.kinds)} tasks, and "
-                f"this is a {task.kind} task."
-            )
+        if problem := of_another_kind(task, metrics.get(name)):
+            raise UserError(f"Task {task.name} ({task.origin}): {problem}")
     metrics.require_any(task.metrics, of=f"Task {task.name}")

@@ -180,6 +180,8 @@ def test_a_run_that_has_not_finished_shows_its_curves(tmp_path):
     assert "not finished" in page.text
     assert "hyperpelt" in page.text.split("trained values")[1]
     assert run_records.read_runs([run])[0].so_far == {"method": "hyperpelt", "backbone": None, "seed": 0, "steps": 5}
+    (run / "checkpoints" / "step-12").mkdir(parents=True)
+    assert run_records.read_runs([run])[0].so_far["steps"] == 12
     assert any(picture["alt"] == "training loss" for picture in page.pictures)
 
 

@@ -189,6 +189,20 @@ def test_rows_that_would_be_shifted_are_refused(tmp_path: Path) -> None:
         task_on(Files({"train": "rows.csv"}, base=tmp_path)).rows("train")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("text,label\na,0\nb,1,c\n", "line 3 has 3 fields, the header 2: a text with a separator in it is quoted"),
+        ('text,label\na,0\n"b,1\nc,0\n', "a quote that opens in row 1 is never closed"),
+        ("text,text,label\na,b,0\n", "its header names 'text' twice: give each column a name of its own"),
+    ],
+)
+def test_a_table_that_is_none_says_why(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "rows.csv").write_text(content, encoding="utf8")
+    with pytest.raises(UserError, match=told):
+        task_on(Files({"train": "rows.csv"}, base=tmp_path)).rows("train")
+
+
 def test_json_that_is_no_row_is_named_with_its_line(tmp_path: Path) -> None:
     for content, where in [
         ('{"text": "a"}\n["b"]\n', "line 2: expected a JSON object"),

@@ -100,6 +100,11 @@ def test_unknown_metrics_are_named_once(tiny_tokenizer) -> None:
     assert told.startswith("error    Unknown metric 'acuracy'. Did you mean 'accuracy'")
 
 
+def test_metrics_for_another_kind_of_task_are_named(tiny_tokenizer) -> None:
+    (told,) = found(make_task(good(), metrics=("pearson",)), tokenizer=tiny_tokenizer)
+    assert "the metric 'pearson' is for regression tasks, and this is a classification task" in told
+
+
 def test_metrics_of_other_libraries_are_known() -> None:
     assert not found(make_task(good(), metrics=("accuracy", "evaluate:accuracy")))
 
