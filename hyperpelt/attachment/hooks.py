@@ -8,6 +8,7 @@ of BART is no module of its own).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -31,6 +32,25 @@ class Slot:
         delattr(self.module, SLOT)
 
 
+class Instead:
+    """In the place of a norm's `forward`: a tuner that gives the whole needs no norm before it. Removable as a hook."""
+
+    def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
+        self.module, self.switch, self.operation = module, switch, operation
+        module.forward = self
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        running, plain = self.switch.running, partial(type(self.module).forward, self.module, hidden_states)
+        if running is None or not running.has(self.operation):
+            return plain()
+        return running.tuned_norm(
+            self.operation, hidden_states, plain, dict(self.module.named_parameters(recurse=False))
+        )
+
+    def remove(self) -> None:
+        del self.module.forward
+
+
 def install(switch: Switch, operation: Operation) -> list[Any]:
     """Put hooks for one operation on its modules; the handles that remove them."""
     module = switch.backbone.get_submodule(operation.path)
@@ -44,6 +64,8 @@ def install(switch: Switch, operation: Operation) -> list[Any]:
     if operation.residual_path is not None:
         norm = switch.backbone.get_submodule(operation.residual_path)
         handles.append(norm.register_forward_pre_hook(_keep_residual(switch, operation)))
+    if operation.kind in NORMS:
+        return [*handles, Instead(module, switch, operation)]
     if operation.kind == "hidden":
         return [module.register_forward_pre_hook(_tune_hidden(switch, operation))]
     if operation.kind == "block":
@@ -105,7 +127,7 @@ def _tune_hidden(switch: Switch, operation: Operation) -> Callable[..., Any]:
 
 def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
     """A forward hook that adds the tuners' deltas to the output; several-valued outputs keep their other values."""
-    is_norm, is_projection = operation.kind in NORMS, operation.kind in PROJECTIONS
+    is_projection = operation.kind in PROJECTIONS
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         running = switch.running
@@ -114,8 +136,7 @@ def _tune_output(switch: Switch, operation: Operation) -> Callable[..., Any]:
         read = running.inputs.pop(operation.name, None)
         read = args[0] if read is None else read
         first = output[0] if isinstance(output, tuple) else output
-        frozen = dict(module.named_parameters(recurse=False)) if is_norm else NOTHING
-        frozen = dict(module.named_buffers(recurse=False)) if is_projection else frozen
+        frozen = dict(module.named_buffers(recurse=False)) if is_projection else NOTHING
         tuned = running.tuned_output(operation, read, first, frozen)
         return (tuned, *output[1:]) if isinstance(output, tuple) else tuned
 

@@ -23,7 +23,7 @@ from hyperpelt.attachment.penalties import Penalties
 from hyperpelt.attachment.positions import Positions
 from hyperpelt.attachment.row_images import Choice, RowImages, chosen
 from hyperpelt.errors import UserError
-from hyperpelt.operations import NORMS, Operation
+from hyperpelt.operations import Operation
 from hyperpelt.tuners.base import Site, Tensors, Tuner
 from hyperpelt.tuners.prefix import PrefixRows, together
 from hyperpelt.tuners.remade import picked
@@ -184,11 +184,31 @@ class Pass:
     ) -> Float[Tensor, "B S e"]:
         """OP(x) plus the delta of every tuner there; each tuner sees what those before it left.
 
-        - **frozen**: a norm's own weight and bias, for the first of them; buffers of what stands in OP's place
+        - **frozen**: buffers of what stands in OP's place
         """
         for placed in self.placed_at(operation, "output"):
-            site = self._site(operation, read, output, frozen)
-            output, frozen = self._added(placed, site, output), NOTHING if operation.kind in NORMS else frozen
+            output = self._added(placed, self._site(operation, read, output, frozen), output)
+        self.residuals.pop(operation.name, None)
+        return output
+
+    def tuned_norm(
+        self,
+        operation: Operation,
+        read: Float[Tensor, "B S d"],
+        plain: Callable[[], Float[Tensor, "B S d"]],
+        frozen: Mapping[str, Tensor],
+    ) -> Float[Tensor, "B S d"]:
+        """`tuned_output` of a norm.
+
+        - **plain**: computes the norm alone, where a tuner does not give the whole; **frozen**: its weight and bias
+        """
+        first, *others = self.placed_at(operation, "output")
+        site = self._site(operation, read, None, frozen)
+        output = None if first.visual else self._whole(first, site, self.tensors(first, site))
+        if output is None:
+            output, others = plain(), [first, *others]
+        for placed in others:
+            output = self._added(placed, self._site(operation, read, output), output)
         self.residuals.pop(operation.name, None)
         return output
 
@@ -203,14 +223,18 @@ class Pass:
         num_rows = values.shape[0]
         if not placed.visual:
             tensors = self.tensors(placed, site)
-            whole = placed.tuner.whole(site, tensors)
-            if whole is None:
-                return values + self.call(placed, site, tensors).to(values.dtype)
-            self._note(placed, site, tensors, None)
-            return whole
+            whole = self._whole(placed, site, tensors)
+            return values + self.call(placed, site, tensors).to(values.dtype) if whole is None else whole
         for choice in self.row_images(num_rows).by_order:
             values = choice.add(values, self.call(placed, site, self.of_images(placed, choice), choice))
         return values
+
+    def _whole(self, placed: Placed, site: Site, tensors: dict[str, Tensor]) -> Tensor | None:
+        """What stands in OP(x)'s place, if the tuner gives that."""
+        whole = placed.tuner.whole(site, tensors)
+        if whole is not None:
+            self._note(placed, site, tensors, None)
+        return whole
 
     def call(
         self, placed: Placed, site: Site, tensors: dict[str, Tensor], choice: Choice | None = None, order: int = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
 import torch
 from small_models import make_bart, make_t5
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from hyperpelt.model.tuned import TunedModel
 
@@ -50,3 +52,25 @@ def test_vectors_of_rows_are_picked_for_all_operations_at_once(make):
     counts = [launched(lambda layers=n: make(layers), "hyperformer++")["index_add"] for n in (2, 4)]
     adapters = 2 * (2 + 2)  # after self-attention and feed-forward network of two layers more in both stacks
     assert counts[1] - counts[0] == 2 * adapters
+
+
+@pytest.mark.parametrize(("make", "norm"), [(make_t5, T5LayerNorm), (make_bart, torch.nn.LayerNorm)], ids=BACKBONES)
+def test_a_norm_that_is_tuned_as_a_whole_is_not_computed_before(make, norm, monkeypatch):
+    calls: list[object] = []
+    plain = norm.forward
+    monkeypatch.setattr(norm, "forward", lambda self, x: calls.append(self) or plain(self, x))
+    model = TunedModel.build(make(), method="layer-norm", tasks=["a", "b"]).eval()
+    ids = torch.arange(3, 19).view(2, 8)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, :3].contiguous()}
+    tuned = [module for module in model.backbone.modules() if "forward" in vars(module)]
+    assert len(tuned) == sum(isinstance(module, norm) for module in model.backbone.modules())
+    with torch.no_grad():
+        one = model(**batch, task_ids=torch.tensor([1, 1])).logits  # one task's tensors: the whole
+        assert not calls
+        model(**batch, task_ids=torch.tensor([0, 1]))  # each row's own: what they add
+        assert len(calls) == len(tuned)
+        twin = copy.deepcopy(model)
+        model.detach()
+        assert not [module for module in model.backbone.modules() if "forward" in vars(module)]
+        assert torch.equal(model.backbone(**batch).logits, one)  # nothing is trained yet
+        assert torch.equal(twin(**batch, task_ids=torch.tensor([1, 1])).logits, one)
