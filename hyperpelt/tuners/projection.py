@@ -116,7 +116,8 @@ class Norm(Tuner):
         frozen, shift = site.frozen.get("weight"), tensors["weight"]
         if frozen is None or shift.shape[0] > 1 or (frozen.dtype == torch.bfloat16 and site.operation.norm_centred):
             return None
-        wide, narrow = torch.promote_types(frozen.dtype, torch.float32), frozen.dtype == torch.bfloat16
+        narrow = frozen.dtype == torch.bfloat16
+        wide = torch.float32 if narrow else frozen.dtype
         weight = frozen.to(wide) + shift.squeeze(0).to(wide)
         if not site.operation.norm_centred:
             form = _rms_norm if torch.compiler.is_compiling() else _RMSNorm.apply
