@@ -26,6 +26,7 @@ from hyperpelt.training.distributed import Processes
 from hyperpelt.training.replaced import OURS
 
 FINISHED = ("results.json", "model.safetensors")
+MADE_OF_IT = ("export", "transfer", "geometry")  # what other commands make of a run, in its folder
 
 
 @dataclass
@@ -120,6 +121,12 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"Cannot write to output_dir {self.path} ({error.strerror}); choose another.") from None
+
+    def outlived(self) -> list[str]:
+        """Notes on what was made of a run that gives way, and stays."""
+        there = [name for name in MADE_OF_IT if self.clear and (self.path / name).is_dir()]
+        said = f"{', '.join(there)} in {self.path}: of the run that is replaced; make it anew, or remove it."
+        return [said] if there else []
 
     def finish(self) -> None:
         """The run stands: what it replaced goes."""

@@ -188,6 +188,8 @@ class _Run:
                 screen.say(f"{row['task']}: {row['num_bad_images']} bad images skipped, with their training rows.")
         for warning in self.setup.warnings:
             screen.say(f"Note on {warning}")
+        for note in self.folder.outlived():
+            screen.say(note)
         for note in [f"Resumed from {self.folder.resume_from}.", *notes] if start else []:
             screen.say(note)
 

@@ -79,6 +79,14 @@ def test_two_processes_never_train_into_one_folder(start, run, monkeypatch, caps
     start("overwrite=true")
 
 
+def test_what_was_made_of_a_run_that_gives_way_is_named(settings, start, run, capsys):
+    start()
+    (run / "export" / "toy-baked").mkdir(parents=True)
+    assert cli.run(["train", *settings, "overwrite=true"]) == 0
+    assert f"export in {run}: of the run that is replaced" in capsys.readouterr().err.replace("\n", " ")
+    assert (run / "export" / "toy-baked").is_dir()
+
+
 def test_a_run_that_begins_while_another_one_prepares_is_refused(start, run, monkeypatch):
     """Both found the folder empty; one was quicker."""
     from hyperpelt.training import run as running
