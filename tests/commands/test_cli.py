@@ -685,8 +685,12 @@ def test_ctrl_c_is_130_whatever_a_library_makes_of_it(shell, monkeypatch):
             raise ImportError("initialization failed") from None
 
     monkeypatch.setattr("hyperpelt.tasks.listing.list_tasks", imported)
-    assert shell.fails("tasks", "list", status=130) == "hyperpelt: interrupted."
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert shell.fails("tasks", "list", status=130) == "hyperpelt: interrupted."
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

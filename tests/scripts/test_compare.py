@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import warm
 import yaml
-from small_runs import write_run
+from small_runs import forget_tasks, write_run
 from transformers import BartConfig, BartForConditionalGeneration
 from typer.testing import CliRunner
 
@@ -53,6 +54,13 @@ def write_study(folder: Path, methods: dict, **changes: object) -> Path:
     path = folder / "compare_toys.yaml"
     path.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def no_study_leaves_its_tasks() -> Iterator[None]:
+    """Each loads the toy tasks of a folder of its own."""
+    yield
+    forget_tasks()
 
 
 @pytest.fixture(scope="module")
