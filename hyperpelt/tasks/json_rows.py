@@ -11,6 +11,7 @@ import io
 import json
 import lzma
 import os
+import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -107,17 +108,25 @@ class JsonRows(Sequence[Row]):
     def _bytes(self, start: int, end: int) -> bytes:
         if self._content is not None:
             return self._content[start:end]
-        stream = _opened(self._file, self._stamp)
+        descriptor = _opened(self._file, self._stamp).number
         # Not by seeking: processes that were forked share the place in a file.
-        content = os.pread(stream.fileno(), end - start, start)
-        if _stamp(os.fstat(stream.fileno())) != self._stamp:
+        content = os.pread(descriptor, end - start, start)
+        if _stamp(os.fstat(descriptor)) != self._stamp:
             raise UserError(f"{self._file} changed while it was being read: start again")
         return content
 
 
+class _Descriptor:
+    """An open file, closed when nobody holds it any more, as when the cache lets it go."""
+
+    def __init__(self, file: Path) -> None:
+        self.number = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.number)
+
+
 @lru_cache(OPEN)
-def _opened(file: Path, stamp: Stamp) -> BinaryIO:
-    return file.open("rb")
+def _opened(file: Path, stamp: Stamp) -> _Descriptor:
+    return _Descriptor(file)
 
 
 def _stamp(stat: os.stat_result) -> Stamp:
