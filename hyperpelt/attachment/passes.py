@@ -202,11 +202,12 @@ class Pass:
 
         - **plain**: computes the norm alone, where a tuner does not give the whole; **frozen**: its weight and bias
         """
-        first, *others = self.placed_at(operation, "output")
-        site = self._site(operation, read, None, frozen)
-        output = None if first.visual else self._whole(first, site, self.tensors(first, site))
-        if output is None:
-            output, others = plain(), [first, *others]
+        found, output = self.placed_at(operation, "output"), None  # none, where only images bring one
+        if found and not found[0].visual:
+            site = self._site(operation, read, None, frozen)
+            output = self._whole(found[0], site, self.tensors(found[0], site))
+        others = found if output is None else found[1:]
+        output = plain() if output is None else output
         for placed in others:
             output = self._added(placed, self._site(operation, read, output), output)
         self.residuals.pop(operation.name, None)

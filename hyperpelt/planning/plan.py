@@ -13,6 +13,7 @@ from hyperpelt.config import RunConfig
 from hyperpelt.config.sizes import num_bytes
 from hyperpelt.data import rate_trees, task_names
 from hyperpelt.errors import UserError
+from hyperpelt.methods import Method
 from hyperpelt.planning.cards import Card, card
 from hyperpelt.planning.fit import Spread, largest_batch
 from hyperpelt.planning.stand_in import ACCELERATOR, CPU
@@ -112,11 +113,8 @@ def plan_run(
         )
     load_each(config.plugins)
     chosen = methods.get(method or config.method)
-    if config.precision == "auto":  # which is raced for on the machine itself
-        config = config.model_copy(update={"precision": "fp32" if on == "cpu" else "bf16"})
-    rounded = config.precision == "bf16" and bool(chosen.unfreeze)
-    if rounded:  # as a run would refuse it
-        config = config.model_copy(update={"precision": "fp32"})
+    wanted = ("fp32" if on == "cpu" else "bf16") if config.precision == "auto" else config.precision  # raced for there
+    config = config.model_copy(update={"precision": precision_of(chosen, wanted)})
     known = None if on == "cpu" else card(on)
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
     spread, number = Spread(processes, fsdp), num_tasks or len(_tasks(config))
@@ -149,11 +147,13 @@ def plan_run(
         fits = {size: largest_batch(held, limit, **points) for size, limit in sizes.items()}
     return Plan(
         config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known,
-        notes=(*_notes(config), *([_ROUNDED] if rounded else [])),
+        notes=_notes(config, rounded=config.precision != wanted),
     )  # fmt: skip
 
 
-_ROUNDED = "Counted in fp32: it trains the backbone itself, which bf16 would round after every step."
+def precision_of(method: Method, precision: str) -> str:
+    """fp32 for what trains the backbone itself, which a run refuses to do in bf16."""
+    return "fp32" if precision == "bf16" and method.unfreeze else precision
 
 
 @contextmanager
@@ -171,8 +171,10 @@ def _tasks(config: RunConfig) -> list[str]:
     return list(task_names(rate_trees(config.task_rates)))
 
 
-def _notes(config: RunConfig) -> tuple[str, ...]:
+def _notes(config: RunConfig, *, rounded: bool) -> tuple[str, ...]:
     notes = []
+    if rounded:
+        notes.append("Counted in fp32: it trains the backbone itself, which bf16 would round after every step.")
     if config.loss != "lm":
         notes.append(f"Counted for loss: lm; {config.loss} runs the decoder over a row's choices too.")
     if config.batching == "one_task":

@@ -116,12 +116,12 @@ class Norm(Tuner):
         frozen, shift = site.frozen.get("weight"), tensors["weight"]
         if frozen is None or shift.shape[0] > 1 or (frozen.dtype == torch.bfloat16 and site.operation.norm_centred):
             return None
-        narrow = frozen.dtype == torch.bfloat16
-        wide = torch.float32 if narrow else frozen.dtype
+        narrow = frozen.dtype if frozen.dtype == torch.bfloat16 else None
+        wide = frozen.dtype if narrow is None else torch.float32
         weight = frozen.to(wide) + shift.squeeze(0).to(wide)
         if not site.operation.norm_centred:
             form = _rms_norm if torch.compiler.is_compiling() else _RMSNorm.apply
-            return form(site.input, weight, site.operation.norm_eps, frozen.dtype if narrow else None)
+            return form(site.input, weight, site.operation.norm_eps, narrow)
         bias = site.frozen["bias"] + tensors["bias"].squeeze(0) if "bias" in tensors else site.frozen.get("bias")
         compute = partial(_layer_norm, site.operation.norm_eps)
         return noted(compute(site.input, weight, bias), compute, site.input, weight, bias)
@@ -136,7 +136,15 @@ def _rms_norm(x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float
 
     - **narrow**: what a backbone in bfloat16 rounds to before and after the product, which is exact in between
     """
-    x_hat = x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+    return _scaled(x * _over_rms(x, eps), weight, narrow)
+
+
+def _over_rms(x: Float[Tensor, "B S d"], eps: float) -> Float[Tensor, "B S 1"]:
+    """1 / rms(x), in float32."""
+    return torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+
+
+def _scaled(x_hat: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], narrow: torch.dtype | None) -> Tensor:
     return weight * x_hat if narrow is None else (weight * x_hat.to(narrow)).to(narrow)
 
 
@@ -146,9 +154,9 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def forward(ctx: Any, x: Float[Tensor, "B S d"], weight: Float[Tensor, " d"], eps: float, narrow: Any) -> Tensor:
-        rsqrt = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+        rsqrt = _over_rms(x, eps)
         ctx.save_for_backward(x, rsqrt, weight)
-        return weight * (x * rsqrt) if narrow is None else (weight * (x * rsqrt).to(narrow)).to(narrow)
+        return _scaled(x * rsqrt, weight, narrow)
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
@@ -167,5 +175,4 @@ def normed(x: Float[Tensor, "B S d"], operation: Operation) -> Float[Tensor, "B 
     """x_hat of the norm `operation`: RMS-normed on T5, standardised on BART; statistics in float32."""
     if operation.norm_centred:
         return torch.nn.functional.layer_norm(x, x.shape[-1:], eps=operation.norm_eps)
-    variance = x.float().pow(2).mean(-1, keepdim=True)
-    return (x * torch.rsqrt(variance + operation.norm_eps)).to(x.dtype)
+    return (x * _over_rms(x, operation.norm_eps)).to(x.dtype)

@@ -15,6 +15,7 @@ from torch import nn
 from hyperpelt import methods
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.planning.plan import precision_of
 from hyperpelt.planning.shapes import shape_of
 from hyperpelt.planning.stand_in import ACCELERATOR, CPU
 from hyperpelt.planning.step import Measured, Shape, StepCosts, costs_of
@@ -33,13 +34,14 @@ def measure(
     precision: str,
     checkpointing: bool,
 ) -> list[dict[str, Any]]:
-    """One row a method: `standing` (weights and the optimiser's state) and `step` (the most alive at once beside them),
-    each as planned, as taken (MiB), and as a ratio."""
+    """One row a method: `standing` (bytes of weights and the optimiser's state) and `step` (the most that the allocator
+    gives out beside them), each as planned, as taken (MiB), and as a ratio. What trains the backbone itself is measured
+    in fp32, as it would run."""
     sizes = Shape(rows=rows, source=source, target=target, num_tasks=num_tasks)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options = {"precision": precision, "checkpointing": checkpointing}
     found = []
     for name in names:
+        options = {"precision": precision_of(methods.get(name), precision), "checkpointing": checkpointing}
         costs = _planned(shape, name, sizes, device, **options)
         standing, step = _taken(shape, name, sizes, device, **options)
         found.append(

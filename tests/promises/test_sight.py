@@ -98,6 +98,17 @@ def test_a_row_with_images_gets_in_a_batch_what_it_gets_alone(backbone, method):
     torch.testing.assert_close(interleaved.logits, together.logits, atol=5e-5, rtol=1e-4)
 
 
+def test_a_norm_that_images_tune_is_the_plain_one_without_any(backbone):
+    part = {"tuner": {"type": "norm"}, "at": "encoder.*.self_attention.norm", "source": "v"}
+    sources = {"v": {"type": "visual_hypernetwork", "network": {"init": "fan_in"}}}
+    rows, model = batch(), seeing(backbone, {"parts": [part], "sources": sources})
+    with torch.no_grad():
+        blind = model(**rows).logits
+        seen = model(**rows, visual=pictures(), visual_rows=OWNERS).logits
+    assert torch.equal(seen[3], blind[3])
+    assert (seen - blind)[:3].abs().amax(dim=(1, 2)).min() > 1e-4
+
+
 def test_one_image_a_row_needs_no_rows_named(backbone):
     rows, model = batch(), seeing(backbone, "vl-hyperpelt")
     with torch.no_grad():
