@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,7 @@ from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
     from hyperpelt.data.seeing import Eye
-    from hyperpelt.tasks import Example, Task
+    from hyperpelt.tasks import Task
     from hyperpelt.vision import FeatureStore
 
 app = typer.Typer(no_args_is_help=True, help="Image features on disk: compute those of tasks, list, clear.")
@@ -83,22 +82,16 @@ def _row(
     task: Task, split: str, eye: Eye, store: FeatureStore, data_root: Path | None, limit: int | None
 ) -> dict[str, Any]:
     """See one split; how many of its images were encoded now, and how many could not be used."""
+    from hyperpelt.data.progress import shown
+
     examples = task.examples(split, data_root=data_root, limit=limit)
     name, before, bad = f"{task.name} {split}", store.misses, eye.num_bad
-    numbered = _shown(zip(examples.numbers, examples, strict=True), len(examples), name)
+    rows = zip(examples.numbers, examples, strict=True)
+    numbered = shown(rows, name, "rows", total=len(examples))
     images = sum(len(example.images) for _, example in eye.see(numbered, where=name))
     encoded = store.misses - before
     counts = {"rows": len(examples), "images": images, "encoded": encoded, "bad": eye.num_bad - bad}
     return {"task": task.name, "split": split, **counts}
-
-
-def _shown(rows: Iterator[tuple[int, Example]], total: int, name: str) -> Iterator[tuple[int, Example]]:
-    """The rows, with a bar on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(rows, name, total=total, console=console, transient=True, disable=not console.is_terminal)
 
 
 @app.command("show")

@@ -185,10 +185,10 @@ class Scorer:
 
     def _batches(self, items: list[Any], *, presorted: bool = False) -> Iterator[list[Any]]:
         """In batches of like length, with a bar."""
-        from tqdm import tqdm
+        from hyperpelt.data.progress import shown
 
         ordered = items if presorted else sorted(items, key=len, reverse=True)
-        for start in tqdm(range(0, len(ordered), self.batch_size), desc=self.task, unit="batch", leave=False):
+        for start in shown(range(0, len(ordered), self.batch_size), self.task, "batches"):
             yield ordered[start : start + self.batch_size]
 
     def _inputs(self, contexts: Sequence[str]) -> dict[str, Any]:

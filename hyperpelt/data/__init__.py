@@ -8,7 +8,7 @@
 
 The walls of this room: mixing (rates), sampler (the order of rows), tokenized (tokens on disk) and its parts, streamed
 (rows as they are read), making (how tokens come about), fingerprints (what they are made of), choices and candidates
-(for losses that compare), batches, rows (the same for anybody's loop).
+(for losses that compare), batches, rows (the same for anybody's loop), progress (how far long work is).
 """
 
 from __future__ import annotations

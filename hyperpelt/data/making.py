@@ -12,9 +12,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from hyperpelt.backbones.plain_text import encode, encode_framed, frame
+from hyperpelt.data.progress import shown as told
 from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
@@ -175,8 +175,7 @@ def see_again(examples: Examples, eye: Eye, *, progress: bool) -> None:
 
 def _with_progress(rows: Iterator[Numbered], what: str, shown: Shown | None) -> Iterator[Numbered]:
     done, total = shown or (0, 0)
-    hidden = True if shown is None else None
-    yield from tqdm(rows, initial=done, total=total, desc=what, unit="row", leave=False, disable=hidden)
+    yield from told(rows, what, "rows", progress=shown is not None, done=done, total=total)
 
 
 def _numbered(examples: Any, blind: bool) -> Iterator[Numbered]:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from tqdm import tqdm
 
 from hyperpelt.data import IGNORED, MULTIPLE
+from hyperpelt.data.progress import shown
 from hyperpelt.data.seeing import refuse
 from hyperpelt.evaluation.encoded import Input, cut, deal, encode, tokenizer_of
 from hyperpelt.evaluation.settings import Settings
@@ -78,7 +78,7 @@ def answer(
     mine = list(deal(batches, rank, world))
     found: list[tuple[int, Answer]] = []
     with _evaluating(model):
-        for batch, counts in tqdm(mine, desc=task.name, unit="batch", leave=False, disable=None if progress else True):
+        for batch, counts in shown(mine, task.name, "batches", progress=progress):
             answers = _answer_batch(model, [task] * len(batch), [inputs[index] for index in batch], settings, eye)
             found += zip(batch, answers, strict=True) if counts else []
     return Answers(answers=_in_order(_gathered(found, world), len(examples)), num_cut=num_cut)

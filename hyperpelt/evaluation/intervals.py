@@ -15,9 +15,9 @@ from zlib import crc32
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from hyperpelt import metrics
+from hyperpelt.data.progress import shown
 
 RESAMPLES = 1000
 COVERED = 95.0  # percent
@@ -53,8 +53,8 @@ def resampled(
             found[metric_name] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
             continue
         values = np.empty(resamples)
-        bar = tqdm(drawn, desc=f"{name} {metric_name}", unit="sample", leave=False, disable=None if progress else True)
-        for place, sample in enumerate(bar):
+        samples = shown(drawn, f"{name} {metric_name}", "samples", progress=progress, total=len(drawn))
+        for place, sample in enumerate(samples):
             # A cluster that is drawn twice counts as two groups.
             chosen = [(row, (place, groups[row])) for place, number in enumerate(sample) for row in clusters[number]]
             parts = [predictions[row] for row, _ in chosen], [labels[row] for row, _ in chosen]

@@ -19,10 +19,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from tqdm import tqdm
-
 from hyperpelt import metrics
 from hyperpelt import tasks as registry
+from hyperpelt.data.progress import shown
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.intervals import RESAMPLES, Draws, of_averages
 from hyperpelt.evaluation.judging import majority_answer
@@ -96,7 +95,7 @@ def evaluate(
         resamples=RESAMPLES if intervals else 0,
         seed=seed,
         accelerator=accelerator,
-        progress=progress,
+        progress=progress and (accelerator is None or accelerator.is_main_process),
     )
     measured = _measured(measuring, model, chosen, splits, log_samples)
     found = {name: result for name, (result, _) in measured.items()}
@@ -146,7 +145,7 @@ def _told(measuring: Measuring, tasks: Sequence[Task], splits: Mapping[str, str]
 
 def _shown(tasks: Sequence[Task], progress: bool) -> Iterable[Task]:
     """The tasks, with a bar over them where there are several."""
-    return tqdm(tasks, desc="tasks", unit="task", leave=False, disable=None if progress and len(tasks) > 1 else True)
+    return shown(tasks, "evaluated", "tasks", progress=progress and len(tasks) > 1)
 
 
 def _see(tasks: Iterable[Task]) -> bool:

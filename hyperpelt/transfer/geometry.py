@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from tqdm import tqdm
 
 from hyperpelt import tasks as registry
 from hyperpelt.backbones import resolve_dtype
 from hyperpelt.backbones.shipped import place_for
 from hyperpelt.config import load_run
 from hyperpelt.config.paths import at_home
+from hyperpelt.data.progress import shown
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import evaluate
 from hyperpelt.files.atomic import write_json, write_text
@@ -95,15 +95,12 @@ def transfer_matrix(
     tasks = [registry.get(name) for name in model.tasks]
     how = as_the_run(settings, model)
     found = np.zeros((len(tasks), len(tasks)))
-    bar = tqdm(total=found.size, desc="transfer matrix", unit="cell", disable=None if progress else True)
-    for row, weights in enumerate(tasks):
-        for column, measured in enumerate(tasks):
-            # The rows and choices of one task under the name, and so with the weights, of another one.
-            posing = replace(measured, name=weights.name)
-            options = {"split": split, "limit": limit, "data_root": data_root, "majority": False, "progress": False}
-            found[row, column] = evaluate(model, [posing], **options, **how).tasks[weights.name].score
-            bar.update()
-    bar.close()
+    options = {"split": split, "limit": limit, "data_root": data_root, "majority": False, "progress": False}
+    for row, column in shown(list(np.ndindex(found.shape)), "transfer matrix", "cells", progress=progress):
+        # The rows and choices of one task under the name, and so with the weights, of another one.
+        weights = tasks[row].name
+        posing = replace(tasks[column], name=weights)
+        found[row, column] = evaluate(model, [posing], **options, **how).tasks[weights].score
     return found
 
 

@@ -13,7 +13,7 @@ MEMORY_COLUMNS = [
     "method", "precision", "standing_planned", "standing", "standing_ratio", "step_planned", "step", "step_ratio",
 ]  # fmt: skip
 DATA_COLUMNS = ["method", "seconds", "peak_mb", "ratio_to_limit"]
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _known_shape(name: str) -> str:
