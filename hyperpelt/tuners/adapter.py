@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -137,34 +138,41 @@ class Adapter(Tuner):
 def _conditional_norm(
     x: Float[Tensor, "B S e"], gamma: Float[Tensor, "b e"], beta: Float[Tensor, "b e"], eps: float
 ) -> Float[Tensor, "B S e"]:
-    """LN_{gamma,beta}(x), of which x alone is kept, or what it is made of; where all rows share both, in one kernel."""
-    if gamma.shape[0] == 1:
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.squeeze(0), beta.squeeze(0), eps)
+    """LN_{gamma,beta}(x), of which x alone is kept, or what it is made of."""
     if not torch.compiler.is_compiling() and not autocast(x):
         return _ConditionalNorm.apply(x, gamma, beta, eps)
+    if gamma.shape[0] == 1:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], gamma.squeeze(0), beta.squeeze(0), eps)
     normed = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
 
 
 class _ConditionalNorm(torch.autograd.Function):
-    """beta + x_hat (.) gamma with a gamma and a beta for each row; x_hat is made again for backward, not kept."""
+    """beta + x_hat (.) gamma with a gamma and a beta for each row; x_hat is made again for backward, not kept.
+
+    Where all rows share both, they are the kernel's own.
+    """
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def forward(
-        ctx: Any, x: Float[Tensor, "B S e"], gamma: Float[Tensor, "B e"], beta: Float[Tensor, "B e"], eps: float
+        ctx: Any, x: Float[Tensor, "B S e"], gamma: Float[Tensor, "b e"], beta: Float[Tensor, "b e"], eps: float
     ) -> Float[Tensor, "B S e"]:
-        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        keep(ctx, x, gamma, mean, rstd)
-        return torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
+        shared = gamma.shape[0] == 1
+        own = (gamma.squeeze(0), beta.squeeze(0)) if shared else (None, None)
+        normed, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], *own, eps)
+        keep(ctx, x, gamma, beta if shared else None, mean, rstd)
+        return normed if shared else torch.addcmul(beta.unsqueeze(1), normed, gamma.unsqueeze(1))
 
     @staticmethod
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, ...]:
-        x, gamma, mean, rstd = kept(ctx)
+        x, gamma, beta, mean, rstd = kept(ctx)
+        of_norm = partial(torch.ops.aten.native_layer_norm_backward, normalized_shape=x.shape[-1:], mean=mean, rstd=rstd)
+        if beta is not None:
+            own = {"weight": gamma.squeeze(0), "bias": beta.squeeze(0)}
+            of_x, of_gamma, of_beta = of_norm(grad, x, **own, output_mask=[True, True, True])
+            return of_x, of_gamma.unsqueeze(0), of_beta.unsqueeze(0), None
         normed = (x - mean).mul_(rstd)
-        of_normed = grad * gamma.unsqueeze(1)
-        of_x, *_ = torch.ops.aten.native_layer_norm_backward(
-            of_normed, x, x.shape[-1:], mean, rstd, None, None, [True, False, False]
-        )
+        of_x, *_ = of_norm(grad * gamma.unsqueeze(1), x, weight=None, bias=None, output_mask=[True, False, False])
         return of_x, normed.mul_(grad).sum(1), grad.sum(1), None

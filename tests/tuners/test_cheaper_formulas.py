@@ -174,11 +174,14 @@ def test_a_trained_rms_norm_in_bfloat16_starts_as_t5s_and_swallows_no_small_shif
         torch.testing.assert_close(own.double(), other, atol=0.03 * float(other.abs().max()), rtol=0.02)
 
 
-def test_a_conditional_norm_with_a_gamma_for_each_row_keeps_its_input_alone_and_has_the_plain_gradients():
+@pytest.mark.parametrize("sets", [1, 3], ids=["shared", "each row's own"])
+def test_a_conditional_norm_keeps_its_input_alone_or_what_that_is_made_of_and_has_the_plain_gradients(sets):
     drawn = torch.Generator().manual_seed(0)
-    x, gamma, beta, seen = (
-        torch.randn(shape, generator=drawn, dtype=torch.float64) for shape in ((3, 5, 8), (3, 8), (3, 8), (3, 5, 8))
+    narrow, up, gamma, beta, seen = (
+        torch.randn(shape, generator=drawn, dtype=torch.float64)
+        for shape in ((3, 5, 2), (2, 8), (sets, 8), (sets, 8), (3, 5, 8))
     )
+    x = narrow @ up
     leaves = [tensor.requires_grad_() for tensor in (x, gamma, beta)]
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -187,9 +190,13 @@ def test_a_conditional_norm_with_a_gamma_for_each_row_keeps_its_input_alone_and_
     spread = x.var(-1, correction=0, keepdim=True).add(1e-5).sqrt()
     plain = (x - x.mean(-1, keepdim=True)) / spread * gamma[:, None] + beta[:, None]
     torch.testing.assert_close(mine, plain)
-    pairs = zip(*(torch.autograd.grad((y * seen).sum(), leaves) for y in (mine, plain)), strict=True)
-    for own, other in pairs:
-        torch.testing.assert_close(own, other)
+    own = torch.autograd.grad((mine * seen).sum(), leaves)
+    torch.testing.assert_close(own, torch.autograd.grad((plain * seen).sum(), leaves))
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        again = adapter._conditional_norm(remade.noted(x * 1, torch.matmul, narrow, up), gamma, beta, 1e-5)
+    assert x.numel() not in [t.numel() for t in kept]
+    torch.testing.assert_close(torch.autograd.grad((again * seen).sum(), leaves), own)
 
 
 ENTRIES = [{"tuner": {"type": "entries", "share": 0.01}, "at": ["projections"], "source": "per_task"}]
