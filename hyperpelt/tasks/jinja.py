@@ -15,7 +15,7 @@ Source: promptsource (Bach et al. 2022, arXiv 2202.01279), whose files `read_pro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.rendering import Example
 
 if TYPE_CHECKING:
+    from jinja2 import nodes
     from jinja2.sandbox import SandboxedEnvironment
 
 PARTED = "|||"
@@ -46,21 +47,27 @@ class JinjaTemplate:
     def __post_init__(self) -> None:
         self.columns()
 
-    def columns(self) -> set[str]:
+    def columns(self) -> frozenset[str]:
         """The columns that the template mentions. Raises UserError if it is malformed."""
-        from jinja2 import TemplateSyntaxError, meta
+        from jinja2 import TemplateSyntaxError
 
         try:
-            trees = [_environment(strict=True).parse(text) for text in (self.jinja, self.answer_choices)]
+            return _columns(self.jinja) | _columns(self.answer_choices)
         except TemplateSyntaxError as error:
             raise UserError(f"the template {self.name!r} is malformed ({error})") from None
-        return {name for tree in trees for name in meta.find_undeclared_variables(tree)} - set(OURS)
 
     def __call__(self, row: Mapping[str, Any]) -> Example:
         for column in sorted(self.columns()):
             if column not in row and column not in self.answer:
                 raise UserError(f"the template {self.name!r} needs a column that is not there. {_hint(column, row)}")
         answered = all(row.get(column) is not None for column in self.answer if column in self.columns())
+        try:
+            return self._rendered(row, answered=answered)
+        except _NoPlace as place:  # a number such as -1 instead of an answer, which the task's kind judges
+            unanswered = self._rendered(row, answered=False)
+            return replace(unanswered, label=None if unanswered.choices is None else place.args[0])
+
+    def _rendered(self, row: Mapping[str, Any], *, answered: bool) -> Example:
         texts = [text.strip() for text in self._filled(self.answer_choices, row, (), answered).split(PARTED)]
         choices = tuple(texts) if self.answer_choices else None
         read, _, written = self._filled(self.jinja, row, choices or (), answered).partition(PARTED)
@@ -83,18 +90,52 @@ def _hint(column: str, row: Mapping[str, Any]) -> str:
     return str(unknown("column", column, list(row)))
 
 
+class _NoPlace(Exception):
+    """A number below 0 where a place in a list is asked for, as an unlabelled row's -1: Python would count from the
+    end, and the row would have the last answer."""
+
+
 @cache
 def _environment(*, strict: bool) -> SandboxedEnvironment:
     """strict: what is not there is an error; else, for rows without an answer, nothing."""
     from jinja2 import ChainableUndefined, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined if strict else ChainableUndefined)
+    class Environment(ImmutableSandboxedEnvironment):
+        def getitem(self, obj: Any, argument: Any) -> Any:
+            if isinstance(obj, list | tuple) and isinstance(argument, int) and argument < 0:
+                if strict:
+                    raise _NoPlace(argument)
+                return self.undefined(obj=obj, name=str(argument))
+            return super().getitem(obj, argument)
+
+    return Environment(undefined=StrictUndefined if strict else ChainableUndefined)
+
+
+def _parsed(text: str, strict: bool) -> nodes.Template:
+    """The template's tree. What its author counts from the end (`words[-1]`) is written as a piece, `words[-1:][0]`:
+    only what a row says is checked."""
+    from jinja2 import nodes
+
+    tree = _environment(strict=strict).parse(text)
+    for found in list(tree.find_all(nodes.Getitem)):
+        if isinstance(found.arg, nodes.Neg) and isinstance(found.arg.node, nodes.Const):
+            end = found.arg.node.value - 1
+            piece = nodes.Slice(found.arg, nodes.Const(-end) if end else None, None, lineno=found.lineno)
+            found.node, found.arg = nodes.Getitem(found.node, piece, "load", lineno=found.lineno), nodes.Const(0)
+    return tree.set_environment(_environment(strict=strict))
+
+
+@cache
+def _columns(text: str) -> frozenset[str]:
+    from jinja2 import meta
+
+    return frozenset(meta.find_undeclared_variables(_parsed(text, strict=True))) - frozenset(OURS)
 
 
 @cache
 def _compiled(text: str, strict: bool) -> Any:
-    return _environment(strict=strict).from_string(text)
+    return _environment(strict=strict).from_string(_parsed(text, strict))
 
 
 def read_promptsource(path: Path, answer: tuple[str, ...]) -> Iterator[JinjaTemplate]:

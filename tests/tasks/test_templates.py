@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from hyperpelt import UserError, tasks, train
 from hyperpelt.config import load_run
 from hyperpelt.data import TemplatedSet, tokens_of
+from hyperpelt.tasks.completing import complete
 from hyperpelt.tasks.jinja import JinjaTemplate
 
 ROWS = [{"premise": f"it is {w}", "hypothesis": "it is so", "label": i % 2} for i, w in enumerate("abcdefghijkl")]
@@ -96,6 +97,23 @@ def test_a_template_that_fails_on_a_row_is_told_with_its_name(jinja: str, words:
     template = JinjaTemplate(name="mine", jinja=jinja)
     with pytest.raises(UserError, match=f"the template 'mine' {words}"):
         template(ROWS[0])
+
+
+def test_a_label_of_an_unlabelled_row_is_no_place_counted_from_the_end() -> None:
+    template = JinjaTemplate(
+        name="mine", jinja="{{premise.split()[-1]}} ||| {{answer_choices[label]}}", answer_choices="yes ||| no"
+    )
+    assert template(ROWS[1]).target == "no"
+    assert template(ROWS[1]).input == "b"
+    unlabelled = template({"premise": "it is a", "label": -1})
+    assert (unlabelled.input, unlabelled.target, unlabelled.choices) == ("a", "", ("yes", "no"))
+    with pytest.raises(UserError, match=r"unknown label -1: .*drop=\{column: -1\}"):
+        complete("classification", unlabelled, None)
+    assert complete("classification", unlabelled, None, answered=False).target == ""
+    counted = JinjaTemplate(name="mine", jinja="{{premise}} ||| {{['yes', 'no'][label - 1]}}")
+    assert [counted({"premise": "p", "label": label}).target for label in (1, 2)] == ["yes", "no"]
+    with pytest.raises(UserError, match="the row has no answer"):
+        complete("generation", counted({"premise": "p", "label": 0}), None)
 
 
 def test_malformed_templates_and_mixed_keys_are_refused_at_once(tmp_path: Path) -> None:
