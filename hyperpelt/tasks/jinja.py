@@ -123,7 +123,8 @@ def _parsed(text: str, strict: bool) -> nodes.Template:
             end = found.arg.node.value - 1
             piece = nodes.Slice(found.arg, nodes.Const(-end) if end else None, None, lineno=found.lineno)
             found.node, found.arg = nodes.Getitem(found.node, piece, "load", lineno=found.lineno), nodes.Const(0)
-    return tree.set_environment(_environment(strict=strict))
+    tree.set_environment(_environment(strict=strict))
+    return tree
 
 
 @cache

@@ -4,9 +4,10 @@ A source is a frozen, hashable value with three verbs: `splits` (what it offers)
 read is still good) and `read` (the rows of one split). `read_rows` is the cached way to call it: one (source, split) is
 loaded once a process.
 
-A local mirror has the layout of the hub's own repositories, `<root>/<namespace>/<name>/<config>/<split>-*.parquet`. Its
-root is the argument `data_root`, else the environment variable HYPERPELT_DATA; with neither, rows come from the hub. A
-data root that is given and lacks the set is an error: rows never come from elsewhere behind the user's back.
+A local mirror has the layout of the hub's own repositories, `<root>/<namespace>/<name>/<config>/<split>-*.parquet`, or
+that of their branch `refs/convert/parquet`, `.../<config>/<split>/0000.parquet`. Its root is the argument `data_root`,
+else the environment variable HYPERPELT_DATA; with neither, rows come from the hub. A data root that is given and lacks
+the set is an error: rows never come from elsewhere behind the user's back.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from hyperpelt.tasks.reachable import offline_at_once
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 DATA_VARIABLE = "HYPERPELT_DATA"
-_PARQUET = re.compile(r"(?P<split>.+?)(-\d+-of-\d+)?\.parquet")
+# train-00000-of-00002.parquet; uploads of 2022 and 2023 have a hash behind it.
+_PARQUET = re.compile(r"(?P<split>.+?)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet")
 
 
 @runtime_checkable
@@ -107,12 +109,13 @@ class Hub:
         return self._ask_hub("load_dataset", split=split, revision=self.revision, streaming=True)
 
     def files(self, split: str, data_root: Path) -> tuple[Path, ...]:
-        """The files of a split below a data root. Raises UserError for one that is not there."""
+        """The files of a split below a data root. Raises UserError for one that is not there, or not whole."""
         found = self._mirror(data_root)
         if split not in found:
             raise UserError(
                 f"No split {split!r} of {self.repo} {self.config or ''} below {data_root}; it has: {', '.join(found)}."
             )
+        _refuse_part(found[split])
         return found[split]
 
     def _mirror(self, data_root: Path) -> dict[str, tuple[Path, ...]]:
@@ -218,7 +221,30 @@ def _parquet_splits(folder: Path) -> dict[str, tuple[Path, ...]]:
     for file in sorted(folder.glob("*.parquet")):
         if match := _PARQUET.fullmatch(file.name):
             found.setdefault(match["split"], []).append(file)
+    for file in () if found else sorted(folder.glob("*/*.parquet")):
+        if file.stem.isdecimal():
+            found.setdefault(file.parent.name, []).append(file)
     return {split: tuple(files) for split, files in found.items()}
+
+
+def _refuse_part(files: Sequence[Path]) -> None:
+    """UserError for a split of which files are missing, as after a download that broke off, or are there twice, as
+    where a later upload was fetched into the same folder."""
+    named = [match for file in files if (match := _PARQUET.fullmatch(file.name)) and match["count"]]
+    counts = {int(match["count"]) for match in named}
+    numbers = {int(match["number"]) for match in named}
+    if len(counts) > 1 or len(numbers) < len(named) or (named and len(named) < len(files)):
+        raise UserError(
+            f"{files[0].parent} holds files of more than one upload of a split ({_listing([f.name for f in files])}): "
+            "its rows would be read twice. Remove the earlier ones."
+        )
+    lacking = [number for count in counts for number in range(count) if number not in numbers]
+    if lacking:
+        raise UserError(
+            f"{files[0].parent} holds {len(files)} of the {max(counts)} files of a split ({files[0].name} is there, "
+            f"number {lacking[0]:05d} is not): fetch it again, which goes on where it stopped, or name these files in "
+            "Files(...)."
+        )
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -93,6 +93,39 @@ def test_rows_that_a_copied_run_does_not_bring_are_looked_for_in_the_data_root(t
     assert list(read_rows(source, "test", tmp_path)) == [{"text": "hello"}]
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("train-00000-of-00003.parquet", "train-00002-of-00003.parquet"), "2 of the 3 files .* number 00001 is not"),
+        (("train-00000-of-00001.parquet", "train-00000-of-00001-a09b74b3ef9c3b56.parquet"), "more than one upload"),
+        (("train-00000-of-00001.parquet", "train-00000-of-00002.parquet"), "more than one upload"),
+        (("train.parquet", "train-00000-of-00001.parquet"), "more than one upload"),
+    ],
+)
+def test_a_split_that_is_there_in_part_or_twice_is_refused(tmp_path: Path, names: tuple[str, ...], words: str) -> None:
+    (tmp_path / "some" / "set" / "data").mkdir(parents=True)
+    for name in names:
+        datasets.Dataset.from_list(rows_of(1)).to_parquet(tmp_path / "some" / "set" / "data" / name)
+    with pytest.raises(UserError, match=words):
+        read_rows(Hub("some/set"), "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (None, "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet"),
+        (None, "default/train/0000.parquet"),
+        ("part", "part/train/0000.parquet"),
+    ],
+)
+def test_other_layouts_of_the_hub_are_read(tmp_path: Path, config: str | None, name: str) -> None:
+    file = tmp_path / "some" / "set" / name
+    file.parent.mkdir(parents=True)
+    datasets.Dataset.from_list(rows_of(2)).to_parquet(file)
+    assert Hub("some/set", config).splits(tmp_path) == ("train",)
+    assert len(read_rows(Hub("some/set", config), "train", tmp_path)) == 2
+
+
 def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
     write_mirror(tmp_path, "some/set", "part", train=rows_of(200))
     file = next((tmp_path / "some" / "set" / "part").glob("*.parquet"))
