@@ -168,7 +168,8 @@ class _ConditionalNorm(torch.autograd.Function):
     # pyrefly: ignore[bad-override]  (PyTorch's base takes anything)
     def backward(ctx: Any, grad: Float[Tensor, "B S e"]) -> tuple[Tensor | None, ...]:
         x, gamma, beta, mean, rstd = kept(ctx)
-        of_norm = partial(torch.ops.aten.native_layer_norm_backward, normalized_shape=x.shape[-1:], mean=mean, rstd=rstd)
+        given = {"normalized_shape": x.shape[-1:], "mean": mean, "rstd": rstd}
+        of_norm = partial(torch.ops.aten.native_layer_norm_backward, **given)
         if beta is not None:
             own = {"weight": gamma.squeeze(0), "bias": beta.squeeze(0)}
             of_x, of_gamma, of_beta = of_norm(grad, x, **own, output_mask=[True, True, True])
