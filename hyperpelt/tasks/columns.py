@@ -44,8 +44,9 @@ def class_names(rows: Any) -> dict[str, tuple[str, ...]]:
 
 
 def with_names(row: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Mapping[str, Any]:
-    """The row, the numbers of whose classes know their names."""
-    known = {column: row[column] for column in names if isinstance(row.get(column), int)}
+    """The row, the numbers of whose classes know their names; a number that knows its own keeps them."""
+    numbers = {column: row[column] for column in names if isinstance(row.get(column), int)}
+    known = {column: number for column, number in numbers.items() if not isinstance(number, ClassNumber)}
     if not known:
         return row
     made = copy.copy(row) if isinstance(row, dict) else dict(row)  # a row may know its file, too

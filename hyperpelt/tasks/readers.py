@@ -11,10 +11,12 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.columns import class_names, with_names
 from hyperpelt.tasks.json_rows import PACKED, JsonRows, content_of
 from hyperpelt.tasks.rows import picked
 from hyperpelt.tasks.sources import Row, Rows, load_rows
@@ -221,7 +223,8 @@ class FileRow(dict[str, Any]):
 
 
 class FileRows(Sequence[Row]):
-    """The rows of some files, in order. parts: (rows, their file, their numbers in it)."""
+    """The rows of some files, in order. parts: (rows, their file, their numbers in it). The number of a class knows its
+    name, as each file may number them differently."""
 
     def __init__(self, parts: Sequence[tuple[Rows, Path, Sequence[int]]]) -> None:
         self.parts = tuple(parts)
@@ -238,15 +241,20 @@ class FileRows(Sequence[Row]):
         first: Row = rows[0] if len(rows) else {}
         return getattr(rows, "features", None) or dict.fromkeys(first)
 
+    @cached_property
+    def _names(self) -> list[dict[str, tuple[str, ...]]]:
+        """The names of each part's classes."""
+        return [class_names(rows) for rows, _, _ in self.parts]
+
     def __len__(self) -> int:
         return sum(len(rows) for rows, _, _ in self.parts)
 
     def __iter__(self) -> Iterator[Row]:
         from hyperpelt.tasks.rows import iterate
 
-        for rows, file, numbers in self.parts:
+        for (rows, file, numbers), names in zip(self.parts, self._names, strict=True):
             for row, number in zip(iterate(rows), numbers, strict=True):
-                yield FileRow(row, file, number)
+                yield FileRow(with_names(row, names), file, number)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -255,24 +263,27 @@ class FileRows(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        (rows, file, numbers), place = self._locate(range(len(self))[index])
-        return FileRow(rows[place], file, numbers[place])
+        part, place = self._locate(range(len(self))[index])
+        rows, file, numbers = self.parts[part]
+        return FileRow(with_names(rows[place], self._names[part]), file, numbers[place])
 
-    def _locate(self, index: int) -> tuple[tuple[Rows, Path, Sequence[int]], int]:
-        for part in self.parts:
-            if index < len(part[0]):
+    def _locate(self, index: int) -> tuple[int, int]:
+        """(which part, the row's place in it)."""
+        for part, (rows, _, _) in enumerate(self.parts):
+            if index < len(rows):
                 return part, index
-            index -= len(part[0])
+            index -= len(rows)
         raise IndexError(index)
 
     def select(self, numbers: Sequence[int]) -> FileRows:
         """The rows of these numbers, in this order."""
-        chosen: list[tuple[tuple[Rows, Path, Sequence[int]], list[int]]] = []
+        chosen: list[tuple[int, list[int]]] = []
         for number in numbers:
             part, place = self._locate(number)
-            if not chosen or chosen[-1][0] is not part:
+            if not chosen or chosen[-1][0] != part:
                 chosen.append((part, []))
             chosen[-1][1].append(place)
+        found = [(self.parts[part], places) for part, places in chosen]
         return FileRows(
-            [(picked(rows, places), file, [there[i] for i in places]) for (rows, file, there), places in chosen]
+            [(picked(rows, places), file, [there[i] for i in places]) for (rows, file, there), places in found]
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError
-from hyperpelt.tasks.columns import undecoded
+from hyperpelt.tasks.columns import class_names, undecoded, with_names
 from hyperpelt.tasks.files import Files
 from hyperpelt.tasks.json_rows import BOM, json_object, open_packed
 from hyperpelt.tasks.readers import format_of
@@ -69,12 +69,14 @@ class Stream:
             return self.source.read(split, data_root)
         found: list[Row] = []
         features: Any = None
+        names: list[dict[str, tuple[str, ...]]] = []
         for shard in self.shards(split, data_root):
             features = features or shard.features
+            names.append(class_names(shard))
             found += [row for _, row in islice(shard.read(), HEAD - len(found))]
             if len(found) == HEAD:
                 break
-        if features is not None:
+        if features is not None and all(others == names[0] for others in names):
             import datasets
 
             return undecoded(datasets.Dataset.from_list([dict(row) for row in found], features=features))
@@ -182,9 +184,10 @@ class ParquetShard(Shard):
             with pq.ParquetFile(self.file) as file:
                 for batch in file.iter_batches(batch_size=GROUP, row_groups=groups) if groups else ():
                     rows: Any = undecoded(datasets.Dataset(pa.Table.from_batches([batch])))
+                    names = class_names(rows)
                     for number, row in enumerate(iterate(rows), first):
                         if number >= start:
-                            yield number, row
+                            yield number, with_names(row, names)
                     first += len(rows)
         except (OSError, pa.ArrowException) as problem:
             raise UserError(f"Could not read {self.file}: {type(problem).__name__}: {problem}") from problem

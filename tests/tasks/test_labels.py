@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from task_support import make_task
 
-from hyperpelt import Example, Files, Generator, Splits, Task, UserError, check_task
+from hyperpelt import Example, Files, Generator, Splits, Stream, Task, UserError, check_task
 from hyperpelt.tasks.labels import place_of
 from hyperpelt.tasks.values import ClassNumber, known_by, number_text, read_number, same_text
 from hyperpelt.tasks.yaml import load_yaml
@@ -507,3 +507,25 @@ def test_what_was_written_alike_is_the_same() -> None:
     assert not same_text(0, None)
     assert known_by(ClassNumber(1, ("a", "b"))) == ("b",)
     assert known_by(np.int64(3)) == ("3",)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_files_that_number_their_classes_differently_are_read_each_by_its_own(tmp_path: Path, streamed: bool) -> None:
+    import datasets
+
+    for number, names in enumerate([("bad", "good"), ("good", "bad")]):
+        features = datasets.Features(
+            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=list(names))}
+        )
+        rows = {"text": [f"{name} {number}" for name in names], "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"rows{number}.parquet")
+    files = Files({"train": "rows*.parquet"}, base=tmp_path)
+    task = task_of(Stream(files, rows={"train": 4}) if streamed else files, ("good", "bad"))
+    for examples in (task.examples("train"), task.examples("train").select([2, 3]), task.examples("train", limit=3)):
+        assert [example.input.split()[0] for example in examples] == [example.target for example in examples]
+    assert [task.examples("train")[place].target for place in range(4)] == ["bad", "good", "good", "bad"]
+    if streamed:
+        shards = task.shards("train")
+        assert [task.examples("train").rendered(row, n).target for shard in shards for n, row in shard.read()] == [
+            "bad", "good", "good", "bad",
+        ]  # fmt: skip
