@@ -12,9 +12,12 @@ VARIABLE = "HYPERPELT_CACHE"
 
 
 def user_cache() -> Path:
-    """HYPERPELT_CACHE, else `hyperpelt` in XDG_CACHE_HOME or in ~/.cache. It need not exist."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return place(os.environ.get(VARIABLE) or home / "hyperpelt")
+    """HYPERPELT_CACHE, else `hyperpelt` in XDG_CACHE_HOME or in ~/.cache. It need not exist.
+
+    Raises:
+        UserError: none of them is named, and who runs this has no home.
+    """
+    return place(os.environ.get(VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hyperpelt"))
 
 
 def writable(folder: Path) -> Path:

@@ -206,7 +206,7 @@ class _MixedReading(_Reading):
             if "task" not in row and len(self.tasks) > 1:
                 raise UserError("the row names no task: expected a column 'task' (or --task for all rows)")
             name = row.get("task", self.task.name)
-            if name not in self.tasks:
+            if not isinstance(name, str) or name not in self.tasks:
                 raise unknown("task", str(name), self.tasks)
         except UserError as problem:
             return Asked(place | self._id_or_nothing(row), error=str(problem))

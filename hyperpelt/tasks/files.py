@@ -84,8 +84,9 @@ class Files:
             full = folder / Path(path).expanduser()
             if full.is_file():
                 return [full]
-            pattern = full.relative_to(full.anchor)
-            if found := sorted(p for p in Path(full.anchor).glob(str(pattern)) if p.is_file()):
+            # A pattern is what was written: the folder that it starts from may be called "run[1]".
+            start = Path(full.anchor) if Path(path).expanduser().is_absolute() else folder
+            if found := sorted(p for p in start.glob(str(full.relative_to(start))) if p.is_file()):
                 return found
         for folder in folders:
             if (full := folder / Path(path).expanduser()).is_dir():

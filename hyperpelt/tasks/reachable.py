@@ -19,7 +19,7 @@ def reachable(address: str | None = None) -> bool:
     """Whether the hub's host (HF_ENDPOINT, else huggingface.co) can be connected to; True behind a proxy."""
     parts = urlsplit(address or os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     host = parts.hostname or "huggingface.co"
-    if getproxies():
+    if getproxies().keys() - {"no"}:  # hosts that are reached without a proxy make none
         return True
     asked, answer = _ASKED.get(host, (-REMEMBERED, False))
     if time.monotonic() - asked > REMEMBERED:

@@ -17,7 +17,7 @@ from typing import Any, overload
 
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.columns import class_names, with_names
-from hyperpelt.tasks.json_rows import PACKED, JsonRows, content_of
+from hyperpelt.tasks.json_rows import BOM, PACKED, JsonRows, content_of, open_packed
 from hyperpelt.tasks.rows import picked
 from hyperpelt.tasks.sources import Row, Rows, load_rows
 
@@ -83,7 +83,8 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
         "encoding": "utf8",
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        warnings.filterwarnings("error", "Length of header", pandas.errors.ParserWarning)  # of others pandas goes on
+        warnings.filterwarnings("ignore", "Falling back to the 'python' engine", pandas.errors.ParserWarning)
         try:
             how: Any = {**as_text, **options}
             _refuse_twice(file, how)
@@ -99,7 +100,10 @@ def _read_table(file: Path, options: dict[str, Any]) -> Rows:
     return rows
 
 
-LOOKS = ("sep", "delimiter", "quoting", "quotechar", "escapechar", "encoding", "compression", "skiprows", "comment")
+LOOKS = (
+    "sep", "delimiter", "dialect", "quoting", "quotechar", "doublequote", "escapechar", "skipinitialspace", "encoding",
+    "encoding_errors", "lineterminator", "compression", "skiprows", "skip_blank_lines", "comment", "engine",
+)  # fmt: skip
 
 
 def _refuse_twice(file: Path, how: Any) -> None:
@@ -150,7 +154,10 @@ def _read_json(file: Path, options: dict[str, Any]) -> Rows:
 
 
 def _read_text(file: Path, options: dict[str, Any]) -> Rows:
-    return load_rows("text", [file], **options)
+    with open_packed(file) as stream:
+        if not stream.read(len(BOM) + 1).removeprefix(BOM):
+            return []
+    return load_rows("text", [file], **{"encoding": "utf-8-sig", **options})
 
 
 def _read_parquet(file: Path, options: dict[str, Any]) -> Rows:

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from hyperpelt.config.paths import place
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.tasks.columns import undecoded
 from hyperpelt.tasks.neighbours import without_prefix
@@ -57,7 +58,7 @@ def resolve_root(data_root: str | Path | None) -> Path | None:
     value = data_root if data_root is not None else os.environ.get(DATA_VARIABLE) or None
     if value is None:
         return None
-    root = Path(value).expanduser().absolute()
+    root = place(value).absolute()
     if not root.is_dir():
         raise UserError(f"The data root {root} (from {origin}) is not a folder.")
     return root

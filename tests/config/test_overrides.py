@@ -14,6 +14,7 @@ from hyperpelt.backbones import load_config
 from hyperpelt.config import load_run
 from hyperpelt.config.caching import user_cache
 from hyperpelt.config.paths import at_home, place
+from hyperpelt.tasks.sources import resolve_root
 
 NEEDED = ["tasks=glue/rte", "output_dir=runs/a"]
 
@@ -93,6 +94,9 @@ def test_the_home_is_meant_everywhere(tmp_path: Path, monkeypatch: pytest.Monkey
         assert {key: getattr(config, key) for key in values} == expected
     monkeypatch.setenv("HYPERPELT_CACHE", "~/cache")
     assert user_cache() == home / "cache"
+    monkeypatch.setenv("HYPERPELT_DATA", "~nobody_of_this_name/data")
+    with pytest.raises(UserError, match="the home of nobody_of_this_name, which is not known"):
+        resolve_root(None)
     with pytest.raises(UserError, match=f"{home}/t5"):
         load_config("~/t5")
     assert cli.run(["tasks", "new", "my-tasks", "--folder=~/made"]) == 0
@@ -141,3 +145,18 @@ def test_each_task_may_be_tested_on_a_split_of_its_own() -> None:
     config = load_run(None, [*NEEDED, "test_split={glue/*: validation, '*': test}", "test_split.glue/rte=train"])
     assert [config.test_split_of(name) for name in ("glue/rte", "glue/mnli", "cb")] == ["train", "validation", "test"]
     assert load_run(None, [*NEEDED, "test_split=validation"]).test_split_of("cb") == "validation"
+
+
+def test_a_cache_that_is_named_needs_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As of a user in a container whom no passwd file knows."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for name in ("HOME", "XDG_CACHE_HOME", "HYPERPELT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="the home of you, which is not known here"):
+        user_cache()
+    monkeypatch.setenv("HYPERPELT_CACHE", str(tmp_path))
+    assert user_cache() == tmp_path

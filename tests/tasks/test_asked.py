@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from hyperpelt import Example, Generator, Task, UserError
 from hyperpelt.commands.predict import _read, text_column
-from hyperpelt.tasks.asked import read_asked
+from hyperpelt.tasks.asked import read_asked, read_mixed
 from hyperpelt.tasks.lines import columns_read
 from hyperpelt.tasks.template import Template
 
@@ -100,6 +101,19 @@ def test_a_table_without_the_column_is_one_error(tmp_path: Path) -> None:
         list(read_asked(task_of(ONE_COLUMN["template"]), tmp_path / "rows.csv"))
     with pytest.raises(UserError, match="no such file"):
         list(read_asked(task_of(ONE_COLUMN["template"]), tmp_path / "absent.csv"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_a_task_that_is_no_text_is_the_error_of_its_row_alone(tmp_path: Path, kind: str) -> None:
+    rows = [{"task": ["my/text"], "text": "a"}, {"task": "my/text", "text": "b"}]
+    text = json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows))
+    (tmp_path / f"rows.{kind}").write_text(text, encoding="utf8")
+    task = Task(
+        name="my/text", source=Generator(lambda split: []), render=Template(input="{text}"), choices=("no", "yes")
+    )
+    bad, good = read_mixed({task.name: task}, tmp_path / f"rows.{kind}")
+    assert "Unknown task" in bad.error
+    assert good.example is not None
 
 
 def test_a_blank_answer_is_none(tmp_path: Path) -> None:

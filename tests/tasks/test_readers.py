@@ -250,3 +250,30 @@ def test_images_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None
         (asked,) = read_asked(task, tmp_path / "light" / f"rows.{kind}")
         assert asked.example is not None
         assert load_image(asked.example.images[0]).getpixel((0, 0)) == (240, 240, 240)
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (b"text::label\nso it is::1\n", {"sep": "::"}),
+        (b"text::label\nso it is::1\n", {"sep": "::", "engine": "python"}),
+        (b"text;label\nso it is;1\n", {"sep": None}),
+        (b"text,label,\xe9\nso it is,1,2\n", {"encoding_errors": "replace"}),
+    ],
+)
+def test_what_pandas_reads_in_another_way_is_read(tmp_path: Path, content: bytes, options: dict[str, Any]) -> None:
+    (tmp_path / "rows.csv").write_bytes(content)
+    (row,) = read_file(tmp_path / "rows.csv", "csv", options)
+    assert (row["text"], row["label"]) == ("so it is", "1")
+    (tmp_path / "rows.csv").write_bytes(content.replace(b"it is", b"it is, or::or;or"))
+    if "encoding_errors" not in options:
+        with pytest.raises(UserError, match="more fields than the header"):
+            read_file(tmp_path / "rows.csv", "csv", options)
+
+
+def test_lines_of_text_have_no_byte_order_mark_and_an_empty_file_has_none(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_bytes("\ufeffone\r\ntwo \ufeff\r\n".encode())
+    assert [row["text"] for row in read_file(tmp_path / "rows.txt", "txt", {})] == ["one", "two \ufeff"]
+    for empty in ("", "\ufeff"):
+        (tmp_path / "rows.txt").write_bytes(empty.encode())
+        assert len(read_file(tmp_path / "rows.txt", "txt", {})) == 0

@@ -13,6 +13,7 @@ import datasets
 import pytest
 
 from hyperpelt import Example, Files, Generator, Hub, Splits, Task, UserError
+from hyperpelt.tasks.reachable import reachable
 from hyperpelt.tasks.sources import read_rows
 
 
@@ -61,6 +62,17 @@ def test_paths_with_pattern_signs_are_read_literally(tmp_path: Path) -> None:
     root = tmp_path / "run[1]*"
     write_mirror(root, "some/set", "part", train=rows_of(2))
     assert len(read_rows(Hub("some/set", "part"), "train", root)) == 2
+    (root / "rows.csv").write_text("text\nhello\n")
+    for paths in ("*.csv", "../run*/*.csv"):
+        assert len(read_rows(Files({"train": paths}, base=root), "train", None)) == 1
+    assert len(read_rows(Files({"train": f"{tmp_path}/*/*.csv"}, base=root), "train", None)) == 1
+
+
+def test_hosts_without_a_proxy_are_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperpelt.tasks.reachable.getproxies", lambda: {"no": "localhost"})
+    assert not reachable("http://127.0.0.1:1")
+    monkeypatch.setattr("hyperpelt.tasks.reachable.getproxies", lambda: {"https": "http://proxy", "no": "localhost"})
+    assert reachable("http://127.0.0.1:1")
 
 
 def test_what_a_mirror_lacks_is_named_with_what_it_has(tmp_path: Path) -> None:
