@@ -128,8 +128,12 @@ def _beside_frozen(
     splits: Mapping[str, str],
 ) -> dict[str, TaskResult]:
     """The results, and what the backbone scores without the method."""
-    bare, alone = without_method(model), measuring.alone()
-    frozen = {task.name: alone.on(splits[task.name]).task(bare, task)[0].metrics for task in tasks}
+    bare, alone, mode = without_method(model), measuring.alone(), model.training
+    try:
+        frozen = {task.name: alone.on(splits[task.name]).task(bare, task)[0].metrics for task in tasks}
+    finally:
+        bare.detach()
+        model.train(mode)  # they share the backbone
     return {name: replace(found[name], frozen=scores) for name, scores in frozen.items()}
 
 

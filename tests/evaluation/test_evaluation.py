@@ -175,6 +175,17 @@ def test_the_frozen_row_leaves_the_tuned_model_as_it_was(model):
     assert evaluation.evaluate(model, [NUMBER], progress=False).tasks[NUMBER.name].metrics == before
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_the_frozen_row_leaves_the_backbone_in_its_mode_and_to_its_model_alone(model, training):
+    """The two models share it: one that is left on it, or in training mode, is noticed only later."""
+    model.train(training)
+    evaluation.evaluate(model, [NUMBER], frozen=True, progress=False)
+    assert {module.training for module in model.modules()} == {training}
+    model.detach()
+    assert model.backbone.config._attn_implementation != "hyperpelt"
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
 def test_a_task_without_training_rows_takes_its_majority_from_the_split_itself():
     alone = task("t/binary", source=Generator(rows, ("test",)), splits=Splits(train=None, validation=None))
     assert evaluation.majority_answer(alone, "test", None) == 0
