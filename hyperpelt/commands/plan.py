@@ -61,8 +61,12 @@ def plan(
         common.print_json([one.to_dict() for one in plans] if method else plans[0].to_dict())
         return
     _print_one(plans[0]) if len(plans) == 1 else _print_all(plans)
-    for line in plans[0].notes:
-        common.note(line)
+    notes: dict[str, list[str]] = {}
+    for one in plans:
+        for line in one.notes:
+            notes.setdefault(line, []).append(one.method)
+    for line, of in notes.items():
+        common.note(line if len(of) == len(plans) else f"{', '.join(of)}: {line}")
 
 
 def _print_all(plans: list[Plan]) -> None:

@@ -7,7 +7,8 @@ runs over them, and what it keeps, holds alive, multiplies and moves is summed u
 
 The walls of this room: plan (a run's plan), step (one step measured), stand_in (a model of shapes), kept, live and work
 (bytes kept for backward, bytes alive, products and traffic), fit (the largest batch), cards (what devices state),
-shapes (published backbones by their configuration), page (tables and pictures).
+shapes (published backbones by their configuration), page (tables and pictures),
+settled (what the settings make of the run's model).
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ MOST = 65536  # rows
 
 @dataclass(frozen=True)
 class Spread:
-    """How processes share: `none`, `ddp` (each holds all) or `fsdp` (layers of the frozen backbone are sharded)."""
+    """How processes share: `none`, `ddp` (each holds all) or `fsdp` (layers of the frozen backbone are sharded, its
+    embeddings are not)."""
 
     processes: int = 1
     fsdp: bool = False
@@ -26,12 +27,12 @@ class Spread:
         if not self.fsdp or self.processes == 1:
             return costs.peak
         gathered = 2 * costs.largest_layer  # the one that computes, and the next one on its way
-        return costs.peak - costs.frozen + costs.frozen // self.processes + gathered
+        return costs.peak - costs.sharded + costs.sharded // self.processes + gathered
 
     def sent(self, costs: StepCosts) -> int:
         """Bytes that one process sends in a step: gradients summed over a ring, and frozen layers gathered twice."""
         others = (self.processes - 1) / self.processes
-        gathered = 2 * costs.frozen if self.fsdp else 0
+        gathered = 2 * costs.sharded if self.fsdp else 0
         return int(others * (2 * costs.gradients + gathered))
 
 

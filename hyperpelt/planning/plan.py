@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from hyperpelt import methods
 from hyperpelt.config import RunConfig
 from hyperpelt.config.sizes import num_bytes
-from hyperpelt.data import rate_trees, task_names
 from hyperpelt.errors import UserError
 from hyperpelt.methods import Method
 from hyperpelt.planning.cards import Card, card
 from hyperpelt.planning.fit import Spread, largest_batch
+from hyperpelt.planning.settled import settle
 from hyperpelt.planning.stand_in import ACCELERATOR, CPU
 from hyperpelt.planning.step import Measured, Shape, StepCosts, costs_of
 from hyperpelt.tasks.plugins import load_each
@@ -105,24 +104,28 @@ def plan_run(
     - **on**: a card of `hyperpelt.planning.cards`; or `cpu`, whose code paths are then counted, and no time told
 
     Raises:
-        UserError: an unknown card, task, method or backbone; a memory that is no size.
+        UserError: an unknown card, task, method or backbone; a memory that is no size; what no run does.
     """
     if config.precision == "bf16-mixed":
         raise UserError(
             "plan counts fp32 and bf16: plan precision=fp32, to which bf16-mixed adds bf16 copies of weights."
         )
     load_each(config.plugins)
-    chosen = methods.get(method or config.method)
+    settled = settle(config, method=method, num_tasks=num_tasks)
+    config, chosen, number = settled.config, settled.method, settled.num_tasks
     wanted = ("fp32" if on == "cpu" else "bf16") if config.precision == "auto" else config.precision  # raced for there
     config = config.model_copy(update={"precision": precision_of(chosen, wanted)})
     known = None if on == "cpu" else card(on)
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
-    spread, number = Spread(processes, fsdp), num_tasks or len(_tasks(config))
+    spread = Spread(processes, fsdp)
     device = CPU if known is None else ACCELERATOR
     if config.quantization and (chosen.unfreeze or any(part.tuner.replaces for part in chosen.parts)):
         raise UserError(f"Method {chosen.name!r} changes the backbone itself, which quantization rules out.")
+    if config.quantization and fsdp:
+        raise UserError("quantization: packed weights are not sharded; plan it without --fsdp, they are small.")
     options: dict[str, Any] = {"precision": config.precision, "checkpointing": config.gradient_checkpointing}
-    options["quantization"] = config.quantization
+    options |= {"quantization": config.quantization, "dropout": config.dropout}
+    options |= {"visual": settled.visual, "blind": config.blind, "known": settled.known}
     with (
         _counting(chosen.name),
         Measured(config.backbone, chosen, num_tasks=number, device=device, **options) as measured,
@@ -147,7 +150,7 @@ def plan_run(
         fits = {size: largest_batch(held, limit, **points) for size, limit in sizes.items()}
     return Plan(
         config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known,
-        notes=_notes(config, rounded=config.precision != wanted),
+        notes=(*_notes(config, rounded=config.precision != wanted), *settled.notes),
     )  # fmt: skip
 
 
@@ -165,10 +168,6 @@ def _counting(name: str) -> Iterator[None]:
             f"Method {name!r} cannot be planned over shapes alone ({type(problem).__name__}: "
             f"{str(problem).splitlines()[0]}): measure it with scripts/benchmark step."
         ) from problem
-
-
-def _tasks(config: RunConfig) -> list[str]:
-    return list(task_names(rate_trees(config.task_rates)))
 
 
 def _notes(config: RunConfig, *, rounded: bool) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ from hyperpelt.planning.live import Live
 from hyperpelt.planning.shapes import shape_of
 from hyperpelt.planning.stand_in import ACCELERATOR, CPU, attention_of, empty, stood_in
 from hyperpelt.planning.work import Work, counted
+from hyperpelt.training.distributed import layers_of
+from hyperpelt.training.setup import drop
+from hyperpelt.vision.spec import VisualSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class Shape:
 class StepCosts:
     """Bytes, unless said otherwise.
 
-    - **frozen**, **trained**: the backbone's weights, and what the method trains; **values**: how many those are
+    - **frozen**, **trained**: what no step changes, and what the method trains; **values**: how many those are
+    - **sharded**: what FSDP parts of the frozen, which are the backbone's layers; **largest_layer**: of one of them
     - **optimizer**, **gradients**: of what is trained
     - **kept**: what forward keeps for backward, logits of real targets included; **logits**: those alone
     - **step**, **scoring**, **writing**: the most that is alive at once beside all of the above but what is kept
@@ -58,6 +62,7 @@ class StepCosts:
     step: int
     scoring: int
     writing: int
+    sharded: int
     largest_layer: int
     work: dict[str, Work] = field(default_factory=dict)
 
@@ -73,18 +78,29 @@ class StepCosts:
 
 
 class Measured:
-    """A model of shapes, and its inputs."""
+    """A model of shapes, and its inputs.
+
+    - **known**: tasks beside those that are trained, which are then added to it: their embeddings alone are trained
+    - **dropout**: of the frozen backbone, None: its own; **visual**: the features that are read, None: the method's
+      own; **blind**: no images are
+    """
 
     def __init__(
         self, backbone: str, method: Method, *, num_tasks: int, precision: str, device: torch.device,
-        checkpointing: bool = False, quantization: str | None = None,
+        checkpointing: bool = False, quantization: str | None = None, dropout: float | None = None,
+        visual: VisualSpec | None = None, blind: bool = False, known: int = 0,
     ) -> None:  # fmt: skip
-        names = [f"task-{number}" for number in range(num_tasks)]
+        names = [f"task-{number}" for number in range(known + num_tasks)]
         with torch.device("meta"):
-            self.model = TunedModel(shape_of(backbone, precision), method, names, calibrate=False).train()
+            shape = shape_of(backbone, precision)
+            self.model = TunedModel(shape, method, names, calibrate=False, visual=visual).train()
             for network in self.model.described():
                 network.words.tell(torch.empty_like(network.words.vectors))
-        self.device, self.num_tasks = device, num_tasks
+        if known:
+            self.model.train_only("embedding", names[known:])
+        if dropout is not None:
+            drop(self.model, dropout)
+        self.device, self.num_tasks, self.known, self.blind = device, num_tasks, known, blind
         # Packed weights take less, but a matrix at a time is there unpacked.
         self.spared = self.unpacked = 0
         if quantization is not None:
@@ -107,7 +123,7 @@ class Measured:
 
     def inputs(self, shape: Shape) -> dict[str, Any]:
         """A batch of full rows whose tasks go round."""
-        tasks = torch.arange(shape.rows) % self.num_tasks
+        tasks = self.known + torch.arange(shape.rows) % self.num_tasks
         given: dict[str, Any] = {
             "input_ids": self.ids(shape.rows, shape.source),
             "attention_mask": self.ids(shape.rows, shape.source),
@@ -116,7 +132,7 @@ class Measured:
             "targets": Targets(None),
             "keep_logits": False,
         }
-        if self.model.visual is not None:  # an image a row
+        if self.model.visual is not None and not self.blind:  # an image a row
             spec = self.model.visual
             like = torch.empty(shape.rows, spec.cells, spec.dim, device="meta")
             given |= {"visual": empty(self.mode, like, self.device), "visual_rows": OnHost(torch.arange(shape.rows))}
@@ -189,7 +205,8 @@ class Measured:
         """A step's work by part: the backbone alone, the weight sources, and the rest, which is the tuners'."""
         given = self.inputs(shape)
         backbone = self._work_of(partial(self._bare, given))
-        tasks = empty(self.mode, torch.arange(min(self.num_tasks, shape.rows)).to("meta"), self.device)
+        tasks = torch.arange(min(self.num_tasks, shape.rows)) + self.known
+        tasks = empty(self.mode, tasks.to("meta"), self.device)
         sources = self._work_of(partial(self._made, tasks))
         return {"step": whole, "backbone": backbone, "sources": sources, "tuners": whole - backbone - sources}
 
@@ -231,12 +248,12 @@ def costs_of(measured: Measured, shape: Shape, *, optimizer: str = "adamw", part
     kept, most, whole = measured.train(shape)
     head = model.backbone.get_output_embeddings()
     assert isinstance(head, nn.Linear), "every family promised has one"
+    layers = [bytes_of(p for p in layer.parameters() if id(p) not in ours) for layer in layers_of(model.backbone)]
     return StepCosts(
         shape=shape,
-        frozen=bytes_of(x for x in (*model.backbone.parameters(), *model.backbone.buffers()) if id(x) not in ours)
-        - measured.spared,
+        frozen=bytes_of(tensor for tensor in measured.own() if id(tensor) not in ours) - measured.spared,
         trained=bytes_of(trained),
-        values=sum(parameter.numel() for parameter in trained),
+        values=model.num_trainable(),
         optimizer=optimizer_bytes([parameter.shape for parameter in trained], optimizer),
         gradients=bytes_of(trained),
         kept=kept,
@@ -244,7 +261,8 @@ def costs_of(measured: Measured, shape: Shape, *, optimizer: str = "adamw", part
         step=most + measured.unpacked,
         scoring=measured.score(shape) + measured.unpacked if parts else 0,
         writing=measured.write(shape) + measured.unpacked if parts else 0,
-        largest_layer=_largest_layer(model),
+        sharded=sum(layers),
+        largest_layer=max(layers, default=0),
         work=measured.parts(shape, whole) if parts else {"step": whole},
     )
 
@@ -264,10 +282,3 @@ def measure(
     options = {"num_tasks": shape.num_tasks, "precision": precision, "checkpointing": checkpointing}
     with Measured(backbone, method, device=device, **options) as measured:
         return costs_of(measured, shape, optimizer=optimizer)
-
-
-def _largest_layer(model: TunedModel) -> int:
-    """Bytes of the backbone's largest layer: what FSDP gathers at once."""
-    names = set(model.backbone._no_split_modules or ())
-    layers = [module for module in model.backbone.modules() if type(module).__name__ in names]
-    return max((bytes_of(layer.parameters()) for layer in layers), default=0)

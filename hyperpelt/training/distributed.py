@@ -25,6 +25,7 @@ from hyperpelt.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedModel
 
     from hyperpelt.model.tuned import TunedModel
 
@@ -208,9 +209,13 @@ def _shard_backbone(model: TunedModel, device: torch.device) -> nn.Module:
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     trained = {parameter for parameter in model.parameters() if parameter.requires_grad}
-    layers = set(model.backbone._no_split_modules or ())
     offload = CPUOffloadPolicy() if _flag("FSDP_OFFLOAD_PARAMS") else OffloadPolicy()
-    for module in model.backbone.modules():
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh, ignored_params=trained, offload_policy=offload)
+    for layer in layers_of(model.backbone):
+        fully_shard(layer, mesh=mesh, ignored_params=trained, offload_policy=offload)
     return model
+
+
+def layers_of(backbone: PreTrainedModel) -> list[nn.Module]:
+    """What is sharded of a backbone."""
+    names = set(backbone._no_split_modules or ())
+    return [module for module in backbone.modules() if type(module).__name__ in names]

@@ -177,14 +177,19 @@ def _build_model(
             "after every step, losing small updates; set precision=fp32."
         )
     if config.dropout is not None:
-        side = model.sources.side_network
-        for one in (model.backbone, *(side.stacks() if side is not None else ())):
-            set_dropout(one, config.dropout)
+        drop(model, config.dropout)
     if config.torch_compile:
         check_compilable(model.method, sharded=processes.sharded)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     return model
+
+
+def drop(model: TunedModel, probability: float) -> None:
+    """The setting `dropout`: of the frozen backbone in training, and of what stands beside it."""
+    side = model.sources.side_network
+    for one in (model.backbone, *(side.stacks() if side is not None else ())):
+        set_dropout(one, probability)
 
 
 def build_model(
