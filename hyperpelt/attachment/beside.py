@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hyperpelt.backbones.decoder_cache import CACHE, cache_of
+
 if TYPE_CHECKING:
     from hyperpelt.attachment.switch import Switch
     from hyperpelt.operations import Operation
@@ -92,8 +94,8 @@ class Beside:
             attention_mask=given.get("attention_mask"),
             encoder_hidden_states=self.states,
             encoder_attention_mask=given.get("encoder_attention_mask"),
-            past_key_values=None if cache is None else getattr(cache, OWN),
             use_cache=cache is not None,
+            **{CACHE: None if cache is None else getattr(cache, OWN)},
         )
         return self.network.answer(states, written)
 
@@ -160,7 +162,7 @@ def _decoded(switch: Switch) -> Callable[..., None]:
     def hook(_module: nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         beside = _seen(switch)
         if beside is not None:
-            cache = output.past_key_values
+            cache = cache_of(output)
             output.last_hidden_state = beside.decoded(output.last_hidden_state, kwargs, cache)
 
     return hook

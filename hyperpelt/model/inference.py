@@ -22,6 +22,7 @@ from hyperpelt.attachment.positions import Positions, RememberingCache
 from hyperpelt.attachment.roomy_cache import roomy_cache
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.backbones import without_language
+from hyperpelt.backbones.decoder_cache import CACHE
 from hyperpelt.data import encode_inputs, pad
 from hyperpelt.errors import UserError
 from hyperpelt.model.running import Running
@@ -29,7 +30,7 @@ from hyperpelt.model.scoring import group, normalise
 
 TRAINED_ON = ("labels", "row_weights")  # what a batch holds for training alone
 # Options of generation that bring a cache, or for which transformers makes one of another kind.
-OF_ANOTHER_CACHE = ("past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
+OF_ANOTHER_CACHE = ("cache", "past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
 
 
 class Inference(Running):
@@ -131,7 +132,7 @@ class Inference(Running):
             return options
         else:
             cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))
-        return {**options, "past_key_values": cache}
+        return {**options, CACHE: cache}
 
     @torch.no_grad()
     def token_log_probs(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from hyperpelt.backbones.decoder_cache import CACHE, cache_of
 from hyperpelt.backbones.quantised import bytes_packed, to_pack
 from hyperpelt.data.host import OnHost, Targets
 from hyperpelt.methods import Method
@@ -195,9 +196,9 @@ class Measured:
                 options = {"attention_mask": joined, "use_cache": True}
                 first = model.backbone(**inputs, decoder_input_ids=before, **options)
                 states = BaseModelOutput(last_hidden_state=first.encoder_last_hidden_state)
-                cache, last = first.past_key_values, self.ids(shape.rows, 1)
+                cache, last = cache_of(first), self.ids(shape.rows, 1)
                 del first
-                model.backbone(encoder_outputs=states, decoder_input_ids=last, past_key_values=cache, **options)
+                model.backbone(encoder_outputs=states, decoder_input_ids=last, **{CACHE: cache}, **options)
 
         return self.alive(run, given)
 

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, EncoderDecoderCache
 
 from hyperpelt.attachment.roomy_cache import RoomyLayer, joined_in_place
+from hyperpelt.backbones.decoder_cache import CACHE
 from hyperpelt.model import inference
 from hyperpelt.model.tuned import TunedModel
 
@@ -117,5 +118,5 @@ def test_a_cache_that_is_given_is_used():
     model = TunedModel.build(make_bart(), method="hyperpelt", tasks=["a"]).eval()
     config = model.backbone.config
     cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
-    model.generate(torch.arange(3, 11)[None], task="a", max_new_tokens=4, min_new_tokens=4, past_key_values=cache)
+    model.generate(torch.arange(3, 11)[None], task="a", max_new_tokens=4, min_new_tokens=4, **{CACHE: cache})
     assert cache.get_seq_length() == 4

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_outputs import BaseModelOutput
 
 from hyperpelt import methods
+from hyperpelt.backbones.decoder_cache import CACHE, cache_of
 from hyperpelt.config import load_run
 from hyperpelt.data.candidates import Candidate, lay_out
 from hyperpelt.model.inputs import inputs_of
@@ -161,8 +162,8 @@ def test_writing_a_token_stays_on_its_device_and_waits_for_nothing(family, metho
         step = {"attention_mask": mask, "use_cache": True}
         first = model.backbone(**inputs, decoder_input_ids=ids[:, :1], **step)
         states = BaseModelOutput(last_hidden_state=first.encoder_last_hidden_state)
-        token, cache = first.logits.argmax(-1), first.past_key_values
-        second = model.backbone(encoder_outputs=states, decoder_input_ids=token, past_key_values=cache, **step)
+        token, cache = first.logits.argmax(-1), cache_of(first)
+        second = model.backbone(encoder_outputs=states, decoder_input_ids=token, **{CACHE: cache}, **step)
     assert second.logits.device == AWAY
 
 
