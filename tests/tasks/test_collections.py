@@ -6,11 +6,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from task_support import own_registry
 
-from hyperpelt import Example, ImageFolder, Loaded, Saved, Streamed, Task, UserError, tasks
+from hyperpelt import Example, Files, ImageFolder, Loaded, Saved, Splits, Streamed, Task, UserError, tasks
 from hyperpelt.tasks import collections
 
 LABELS = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
@@ -37,6 +38,37 @@ def test_objects_in_memory_are_sources_and_change_with_their_content() -> None:
         task_on(Loaded(make()["train"])).examples("test")
     with pytest.raises(UserError, match=r"got IterableDataset for 'train'"):
         Loaded(make()["train"].to_iterable_dataset())
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+def test_rows_are_plain_values_whatever_format_their_set_has(kind: str, tmp_path: Path) -> None:
+    made = make()["train"].add_column("score", [n / 2 for n in range(6)])
+    if kind == "torch":
+        made.with_format(kind, columns=["label"]).save_to_disk(tmp_path / "saved")
+    for source in (Loaded(made.with_format(kind)), *([Saved("saved", tmp_path)] if kind == "torch" else ())):
+        rows = task_on(source, splits=Splits(drop={"label": 1, "score": 1.0})).rows("train")
+        assert list(rows) == [
+            {"text": "text 0", "label": 0, "score": 0.0},
+            {"text": "text 4", "label": 0, "score": 2.0},
+        ]
+    louder = make()["train"].with_transform(lambda batch: {**batch, "text": [text.upper() for text in batch["text"]]})
+    assert task_on(Loaded(louder)).examples("train")[1].input == "TEXT 1"
+
+
+def test_nothing_that_a_column_holds_is_decoded(tmp_path: Path) -> None:
+    """Sound, which needs a package of its own, and pictures inside of lists and structs, one of them damaged."""
+    file = {"bytes": b"no such thing", "path": None}
+    features = LABELS | {
+        "sound": datasets.Audio(), "film": datasets.Video(), "pages": datasets.List(datasets.Image()),
+        "seen": {"picture": datasets.Image()},
+    }  # fmt: skip
+    row = {"text": "a", "label": 1, "sound": file, "film": file, "pages": [file], "seen": {"picture": file}}
+    rows = datasets.Dataset(pa.Table.from_pylist([row], schema=datasets.Features(features).arrow_schema))
+    rows.to_parquet(tmp_path / "rows.parquet")
+    for source in (Loaded(rows), Files({"train": "rows.parquet"}, base=tmp_path)):
+        (read,) = task_on(source).rows("train")
+        assert read == row
+        assert [example.target for example in task_on(source).examples("train")] == ["good"]
 
 
 def test_what_datasets_saved_is_read_whole_or_by_split(tmp_path: Path) -> None:
