@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from hyperpelt.backbones.plain_text import encode, encode_framed, frame
+from hyperpelt.data.parts import Stamp
 from hyperpelt.data.progress import shown as told
 from hyperpelt.errors import UserError
 
@@ -150,19 +151,24 @@ class Shown(NamedTuple):
 
 def tokenise(
     examples: Examples, columns: Columns, *, eye: Eye | None, blind: bool, progress: Shown | None
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Rows of a split as columns, and what to tell of them.
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows of a split as columns, and what to tell of them: bad images, and the files of all.
 
     eye: sees images; blind: they are withheld. Raises UserError for images where there is neither.
     """
     rows = _with_progress(_numbered(examples, blind), "tokenising", progress)
     seen = rows if eye is None else eye.see(rows, where=f"{examples.task.name} {examples.split}", drop_bad=True)
-    bad = 0 if eye is None else eye.num_bad
-    for batch in _batches(seen):
-        if eye is None:
+    if eye is None:
+        for batch in _batches(seen):
             _refuse_images(batch, examples)
+            columns.add(batch)
+        return columns.arrays(), {"num_bad_images": 0}
+    files: dict[str, Stamp] = {}
+    bad, eye.files = eye.num_bad, files
+    for batch in _batches(seen):
         columns.add(batch)
-    return columns.arrays(), {"num_bad_images": 0 if eye is None else eye.num_bad - bad}
+    eye.files = None
+    return columns.arrays(), {"num_bad_images": eye.num_bad - bad, "image_files": files}
 
 
 def see_again(examples: Examples, eye: Eye, *, progress: bool) -> None:

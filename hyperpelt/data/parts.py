@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 PART = 1 << 16  # rows of a part at most: what is held in memory while they are made
 FURTHER = ("images", "target_ids", "target_lengths", "target_scores")  # columns that only some parts have
 Made = tuple[dict[str, Any], dict[str, Any]]  # columns of rows, and what to tell of them
+Stamp = list[int] | None  # a file's size and the time of its last change in nanoseconds; None: there is none
 
 
 class Part:
@@ -100,7 +102,7 @@ def complete(
     parts: dict[Path, Part] = {}
     for path in sorted(Path(stem).parent.glob(f"{glob.escape(Path(stem).name)}.*.arrow")):
         part = open_whole(path)
-        if part is None:
+        if part is None or _is_outdated(part):
             path.unlink()
         else:
             parts[path] = part
@@ -115,6 +117,20 @@ def complete(
         paths.append(next(free))
         write(paths[-1], made, {**found, **about})
     return paths
+
+
+def _is_outdated(part: Part) -> bool:
+    """Whether an image that was looked for in a file is another one there now. One that is gone is as it was."""
+    return any(now != before for file, before in part.about.get("image_files", {}).items() if (now := stamp(file)))
+
+
+def stamp(file: str | Path) -> Stamp:
+    """What differs when a file was changed."""
+    try:
+        about = os.stat(file)
+    except (OSError, ValueError):
+        return None
+    return [about.st_size, about.st_mtime_ns]
 
 
 def clear_away(stem: str) -> None:

@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hyperpelt.data.parts import Stamp, stamp
 from hyperpelt.errors import UserError, unknown
-from hyperpelt.vision.images import BadImage, content_hash, load_image, source_of
+from hyperpelt.vision.images import BadImage, content_hash, file_of, load_image, source_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +92,7 @@ class Eye:
     - **on_bad_image**: `error`, or `skip`: go on without it
     - **allow_urls**: whether images may be addresses
     - **num_bad**: images that were skipped
+    - **files**: where it is wanted, gets the `stamp` of every file that an image was looked for in
     """
 
     store: Features
@@ -98,6 +100,7 @@ class Eye:
     on_bad_image: str = "error"
     allow_urls: bool = False
     num_bad: int = 0
+    files: dict[str, Stamp] | None = None
     _bad: dict[str, str] = field(default_factory=dict)  # why, by key: the same bytes are not decoded again
 
     def __post_init__(self) -> None:
@@ -145,6 +148,9 @@ class Eye:
 
     def _key(self, image: Any, sources: dict[str, Any], where: str) -> str | None:
         """The image's key; where its features are missing, `sources` gets its content."""
+        file = None if self.files is None else file_of(image)
+        if self.files is not None and file is not None:
+            self.files[str(file)] = stamp(file)  # before it is read
         try:
             source = source_of(image, allow_urls=self.allow_urls)
             key = content_hash(source)

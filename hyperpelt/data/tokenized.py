@@ -74,6 +74,8 @@ class TokenizedSet:
         self.task, self.split, self.fingerprint = task, split, fingerprint
         self._made_of = (task, split, fingerprint, tuple(paths), size, rows, compact)
         self._parts = [Part.open(path) for path in paths]
+        for part in self._parts:
+            part.about.pop("image_files", None)  # there may be a million
         self._part, self._index = np.full(size, -1, np.int32), np.zeros(size, np.int32)
         for number, part in enumerate(self._parts):
             self._part[part.places], self._index[part.places] = number, np.arange(len(part.places))
@@ -239,7 +241,7 @@ def _how_seen(task: Task, eye: Eye | None, rows: Any) -> list[str]:
     if "image" not in task.modalities:
         return []
     folders = [str(file.parent) for _, file, _ in getattr(rows, "parts", ())]  # where the rows' relative paths start
-    return ["blind" if eye is None else f"images, {eye.on_bad_image}", *folders]
+    return ["blind" if eye is None else f"images 2, {eye.on_bad_image}", *folders]
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:

@@ -100,6 +100,15 @@ def read_bytes(image: Any, *, allow_urls: bool = False) -> bytes:
     raise BadImage(f"expected a PIL image, bytes or a path, got {_named(image)}")
 
 
+def file_of(image: Any) -> Path | None:
+    """The file that an image is read from; None for one that brings its content, or is an address."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else None
+    if not isinstance(image, str | Path) or not str(image) or str(image).lower().startswith(URLS):
+        return None
+    return Path(image).expanduser().absolute()
+
+
 def _formats() -> list[str]:
     """Those of `FORMATS` that this build of PIL knows."""
     from PIL import Image as pil

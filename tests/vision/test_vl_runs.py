@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from small_models import make_t5
 
-from hyperpelt import Example, Generator, Task, TunedModel, UserError, evaluate, tasks, train, transfer
+from hyperpelt import Example, Files, Generator, Task, TunedModel, UserError, evaluate, tasks, train, transfer
 from hyperpelt.config import load_run
 from hyperpelt.data import MicroBatches, MixtureSampler, TokenizedSet, lengths_of
 from hyperpelt.data.seeing import Eye
@@ -314,6 +314,35 @@ def test_tokens_remember_images_whose_features_come_back_when_they_are_lost(
     fresh = Eye(FeatureStore(tmp_path / "another", encoder.spec), lambda: encoder)
     TokenizedSet.load_or_build(shades(), "train", tiny_tokenizer, eye=fresh, **lengths)
     assert torch.equal(fresh.features(tokens[5].images), expected)
+
+
+def test_an_image_that_is_another_one_by_now_is_seen_anew(eye: Eye, tiny_tokenizer: Any, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("image,label\na.png,0\nb.png,1\nc.png,0\n")
+    for name, content in (("a", encoded(1)), ("b", encoded(2)), ("c", b"no image")):
+        (tmp_path / f"{name}.png").write_bytes(content)
+    task = Task(
+        name="test/files", source=Files({"train": "rows.csv"}, base=tmp_path), choices=("no", "yes"),
+        render=lambda row: Example(input="?", label=row["label"], images=(row["image"],)), modalities=("text", "image"),
+    )  # fmt: skip
+    eye.on_bad_image = "skip"
+
+    def keys() -> list[str]:
+        lengths = {"max_source_length": 16, "max_target_length": 4}
+        return list(TokenizedSet.load_or_build(task, "train", tiny_tokenizer, eye=eye, **lengths).image_keys())
+
+    one, two = keys()
+    written = next((tmp_path / "cache").rglob("*.arrow")).stat().st_mtime_ns
+    assert keys() == [one, two]
+    assert next((tmp_path / "cache").rglob("*.arrow")).stat().st_mtime_ns == written, "nothing is made again"
+    (tmp_path / "b.png").write_bytes(encoded(3) + b" ")
+    assert keys()[0] == one
+    assert keys()[1] not in (one, two)
+    (tmp_path / "c.png").write_bytes(encoded(4))
+    assert len(keys()) == 3, "what was no image may be one by now"
+    made = keys()
+    for name in "abc":
+        (tmp_path / f"{name}.png").unlink()
+    assert keys() == made, "what was seen is not needed any more"
 
 
 def test_batches_carry_the_images_of_their_rows_only(eye: Eye, tiny_tokenizer: Any) -> None:
