@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from hyperpelt.evaluation.answers import Answers
 from hyperpelt.evaluation.encoded import tokenizer_of
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
+from hyperpelt.tasks import resolve_root
 from hyperpelt.tasks.meanings import about_answers, about_metrics
 from hyperpelt.tasks.spelling import Spelling, is_open, lost
 
@@ -64,13 +65,18 @@ class Judge:
         return self.scores([always] * len(self.examples))
 
 
-@cache
 def majority_answer(task: Task, split: str, data_root: str | Path | None) -> Any:
     """What always to answer: the most frequent label of the training split, or its mean if labels are numbers.
 
     A task without a training split takes `split` itself.
     """
-    basis = "train" if _has_rows(task, "train", data_root) else split
+    basis, root = "train" if _has_rows(task, "train", data_root) else split, resolve_root(data_root)
+    return _majority(task, basis, root, task.source.state(task.splits.part(basis).split, root))
+
+
+@cache
+def _majority(task: Task, basis: str, data_root: Path | None, state: Hashable) -> Any:
+    """Found once for as long as the rows stay as they are (`state` of their source)."""
     labels = [example.label for example in task.examples(basis, data_root=data_root, limit=MAJORITY_SAMPLE)]
     if task.kind == "regression":
         return sum(labels) / len(labels)

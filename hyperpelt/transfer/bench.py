@@ -32,7 +32,7 @@ from hyperpelt.training.images import measure, stored
 from hyperpelt.transfer.answering import as_the_run, is_blind, lengths, seeing
 from hyperpelt.transfer.cells import FROZEN, ZERO_SHOT, Cell
 from hyperpelt.transfer.fit import Fitted, ShotData, fit
-from hyperpelt.transfer.in_context import num_fitting, prompted
+from hyperpelt.transfer.in_context import num_fitting, prompted_each
 from hyperpelt.transfer.settings import IN_CONTEXT, PARTS, SCRATCH, TransferConfig
 from hyperpelt.transfer.shots import Shots, choose_shots
 
@@ -133,11 +133,14 @@ class Bench:
     def _in_context(self, cell: Cell, model: TunedModel, task: Task, shots: Shots) -> dict[str, Any]:
         limit = getattr(model.backbone.config, "max_position_embeddings", None) or self.config.context_length
         length = min(self.config.context_length, limit)
-        chosen: list[Example] = []
-        if cell.shots:
-            examples = task.examples("train", data_root=self.config.data_root)
-            chosen = [examples[row] for row in shots.learned]
-        asking = prompted(task, chosen, model.need_tokenizer(), seed=cell.seed, max_length=length)
+
+        def chosen(variant: Task) -> list[Example]:
+            if not cell.shots:
+                return []
+            examples = variant.examples("train", data_root=self.config.data_root)
+            return [examples[row] for row in shots.learned]
+
+        asking = prompted_each(task, chosen, model.need_tokenizer(), seed=cell.seed, max_length=length)
         rows = task.examples(self.config.split, data_root=self.config.data_root, limit=PROBED).raw()
         fitting = num_fitting(asking, [row for _, row in rows])
         return {"shots_in_prompt": fitting, **self._measured(model, asking, max_source_length=length)}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from hyperpelt.tasks import Task
 
 Record = Mapping[str, Any]
+# Of the run's config.json: what changes the answers of the backbone alone; beside them, for images, their features.
+CHANGING = ("quantization", "source_language", "target_language")
 KNOWN_BY = {"task", "shots", "seed", "adapt", "start", "settings"}  # of a record
 
 
@@ -35,6 +37,9 @@ class Identities:
         """The model, the task and its rows; what uses the backbone alone is the same for every run."""
         names = ("backbone", "backbone_config_sha256", "backbone_weights")
         backbone = {name: self.saved.get(name) for name in names}
+        # What most runs do not have stays unsaid where it is not, as in cells of before.
+        more = (*CHANGING, *(("visual",) if "image" in task.modalities else ()))
+        backbone |= {name: self.saved[name] for name in more if self.saved.get(name) is not None}
         about = {**backbone, "task": task.fingerprint(), "rows": self._rows_of(task), **self._how}
         if cell.adapt in (ZERO_SHOT, *PARTS):
             return {**about, "run": self.saved["config_sha256"]}

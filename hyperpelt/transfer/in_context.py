@@ -65,6 +65,23 @@ def prompted(
     return replace(task, render=render)
 
 
+def prompted_each(
+    task: Task,
+    shots: Callable[[Task], Sequence[Example]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    max_length: int,
+) -> Task:
+    """`prompted`, and so each of a task's templates, which shows the shots as it renders them itself."""
+    each = {
+        name: prompted(one, shots(one), tokenizer, seed=seed, max_length=max_length) for name, one in task.variants()
+    }
+    first = next(iter(each.values()))
+    renders = tuple((name, one.render) for name, one in each.items() if name is not None)
+    return replace(task, render=first.render, templates=renders)
+
+
 def num_fitting(task: Task, rows: Sequence[Mapping[str, Any]]) -> float:
     """How many shots stand in a prompt on average, over some rows."""
     render = task.render

@@ -14,11 +14,11 @@ from rich.console import Console
 from task_support import make_task
 from tiny_tokenizers import make_tokenizer
 
-from hyperpelt import Example, Splits, Task, TunedModel, UserError, evaluate, tasks
+from hyperpelt import Example, Files, Splits, Task, TunedModel, UserError, evaluate, tasks
 from hyperpelt.backbones import encode_targets, load_tokenizer
 from hyperpelt.evaluation import answers, predict
 from hyperpelt.evaluation.answers import Answer
-from hyperpelt.evaluation.judging import Judge
+from hyperpelt.evaluation.judging import Judge, majority_answer
 from hyperpelt.evaluation.prediction import _as_dict
 from hyperpelt.files.atomic import write_json
 from hyperpelt.training.checks import splits_are_there, worth_saying
@@ -49,6 +49,21 @@ def test_what_the_tokenizer_makes_of_the_gold_counts_as_the_gold(gold: str) -> N
     assert judge.scores(said) == dict.fromkeys(metrics, 100.0)
     assert judge.majority("test", None) == dict.fromkeys(metrics, 100.0)  # the same ceiling
     assert judge.scores(["another"])["exact_match"] == 0.0
+
+
+def test_the_majority_answer_is_that_of_the_rows_as_they_are_now(tmp_path: Path) -> None:
+    """A process may live on while its files are mended, as a notebook's does."""
+    rows = tmp_path / "rows.jsonl"
+    named = Task(
+        name="my/changing",
+        source=Files({split: str(rows) for split in ("train", "validation", "test")}),
+        render=lambda row: Example(input=row["text"], label=row["label"]),
+        choices=("no", "yes"),
+    )
+    for number, label in enumerate((0, 1)):
+        lines = [json.dumps({"text": f"row {i}", "label": label}) for i in range(3 + number)]
+        rows.write_text("\n".join(lines), encoding="utf8")
+        assert majority_answer(named, "test", None) == label
 
 
 def test_the_majority_answer_reaches_no_more_than_a_model_could() -> None:

@@ -10,6 +10,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -119,6 +121,27 @@ def test_cells_do_not_depend_on_those_before_them(run):
         assert torch.equal(tensor[: len(saved[name])] if tensor.dim() else tensor, saved[name]), name
 
 
+def test_each_template_is_asked_with_shots_of_its_own_before_the_question(run, monkeypatch):
+    """In-context cells of a task with templates were measured without their shots."""
+    task, asked = registry.get("toy/word"), []
+    ways = tuple(
+        (word, lambda row, word=word: replace(task.render(row), input=f"{word} it?")) for word in ("is", "was")
+    )
+    bench = bench_of(run)
+    bench.tasks["toy/word"] = replace(task, templates=ways)
+    monkeypatch.setattr("hyperpelt.transfer.bench.evaluate", lambda model, tasks, **_: asked.extend(tasks) or Found)
+    found = bench.run(Cell("toy/word", 4, 0, "in-context"))
+    (measured,) = asked
+    for word, one in measured.variants():
+        text = one.examples("test")[0].input
+        assert text.count(f"{word} it? answer:") == 1 + found["shots_in_prompt"] > 1
+    assert len(measured.variants()) == 2
+
+
+class Found:
+    tasks: ClassVar[dict] = {"toy/word": SimpleNamespace(score=0.0, metrics={}, rows=1, num_cut=0)}
+
+
 def test_adapting_the_embedding_moves_nothing_else(run):
     bench = bench_of(run)
     before = {name: tensor.clone() for name, tensor in bench.state.items()}
@@ -210,6 +233,12 @@ def test_a_cell_is_known_by_how_its_run_sees_and_counts(run):
     for change in ({"precision": "bf16"}, {"blind": True}, {"max_source_length": 16}):
         assert Identities(config, saved, settings.model_copy(update=change)).of(cell, task) != first
     assert Identities(config, saved, settings.model_copy(update={"seed": 1})).of(cell, task) == first
+    for change in ({"quantization": "nf4"}, {"target_language": "de_DE"}):
+        assert Identities(config, saved | change, settings).of(cell, task) != first
+    seen = saved | {"visual": {"encoder": "mini-vision"}}
+    assert Identities(config, seen, settings).of(cell, task) == first, "a text is read alike beside any images"
+    images = replace(task, modalities=("text", "image"))
+    assert Identities(config, seen, settings).of(cell, images) != Identities(config, saved, settings).of(cell, images)
 
 
 def test_a_second_transfer_into_a_folder_adds_to_its_table(run, tmp_path):
