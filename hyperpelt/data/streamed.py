@@ -134,9 +134,10 @@ class StreamedSet(TokenizedSet):
     ) -> None:
         from hyperpelt.tasks.rows import leaves_out
 
-        shards, size = task.shards(split, data_root=data_root), task.streamed(split)
+        size = task.streamed(split)
+        shards = [shard for shard in task.shards(split, data_root=data_root) if not shard.is_empty]
         if not shards or size is None:
-            raise UserError(f"{task.name}: its split {split!r} has no shards.")
+            raise UserError(f"{task.name}: its split {split!r} has no shard with a row.")
         self.task, self.split, self.path = task.name, split, None
         self._size, self._gather, self._tokenizer = size, gather, tokenizer
         self._lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}

@@ -14,6 +14,7 @@ from hyperpelt.tasks.lines import columns_read
 from hyperpelt.tasks.rendering import Example
 from hyperpelt.tasks.rows import evened
 from hyperpelt.tasks.types import Task
+from hyperpelt.tasks.values import is_missing
 
 Level = Literal["error", "warning", "note"]
 Numbered = tuple[int, Example]  # a row's number in its split, and the row
@@ -63,8 +64,7 @@ class Blanks:
         """A row of the split, before it was rendered."""
         self._columns = self._columns or columns_read(self._task, row)
         for column in self._columns:
-            cell = row.get(column, number)
-            if cell is None or (isinstance(cell, str) and not cell.strip()):
+            if is_missing(row.get(column, number)):
                 self._found[column].append(number)
 
     def findings(self, split: str) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import lzma
 import os
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -26,6 +27,7 @@ BOM = b"\xef\xbb\xbf"  # a byte order mark, as Windows writes it, is no text
 PACKED = (".gz", ".xz", ".bz2", ".zst")
 OPEN = 64  # files at once: a set may have thousands
 PIECE = 256  # lines read at once, where all are
+PIECE_BYTES = 1 << 24  # or fewer, if they are longer: a line may hold a picture
 Stamp = tuple[int, int]  # size, time of the last change
 
 
@@ -89,12 +91,15 @@ class JsonRows(Sequence[Row]):
         if not self._whole:
             yield from (self[number] for number in range(len(self)))
             return
-        for start in range(0, len(self), PIECE):
-            stop = min(start + PIECE, len(self))
-            first, lines = self._starts[start], self._bytes(self._starts[start], self._ends[stop - 1])
+        start = 0
+        while start < len(self):
+            first = self._starts[start]
+            stop = bisect_right(self._ends, first + PIECE_BYTES, start + 1, min(start + PIECE, len(self)))
+            lines = self._bytes(first, self._ends[stop - 1])
             for place in range(start, stop):
                 line = lines[self._starts[place] - first : self._ends[place] - first]
                 yield dict.fromkeys(self.column_names) | json.loads(line)
+            start = stop
 
     def select(self, numbers: Sequence[int]) -> JsonRows:
         """The rows of these numbers, in this order."""

@@ -39,7 +39,7 @@ def read_file(file: Path, format: str, options: Mapping[str, Any]) -> Rows:
     try:
         return _READERS[format](file, dict(options))
     except UserError as problem:
-        raise UserError(f"Could not read {file}: {problem}") from None
+        raise UserError(f"Could not read {file}: {str(problem).removeprefix(f'Could not read {file}: ')}") from None
     except Exception as problem:  # pandas, zlib, the file system: types of their own each
         raise UserError(f"Could not read {file}: {_why(problem)}") from problem
 

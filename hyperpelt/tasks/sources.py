@@ -206,15 +206,35 @@ def load_rows(builder: str, files: Sequence[Path], **options: Any) -> Rows:
     """The rows of Parquet or text files, by the reader of `datasets` of that name."""
     import datasets
 
-    # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
-    paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in files]
     try:
+        some = [file for file in files if builder != "parquet" or _has_rows(file)]
+        if not some:
+            return _no_rows(files[0])
+        # `datasets` reads its paths as patterns: a folder called "run[1]" must be escaped.
+        paths = [re.sub(r"([\[\]*?])", r"[\1]", str(file)) for file in some]
         with quiet():
             # One name for whatever the split is called: the library refuses some ("all", "dev-1").
             return undecoded(datasets.load_dataset(builder, data_files={"train": paths}, split="train", **options))
     except Exception as error:  # pyarrow, pandas and datasets each have types of their own
         cause = error.__cause__ or error
         raise UserError(f"Could not read {', '.join(map(str, files))}: {_first_line(cause)}") from error
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether a Parquet file has rows: many a program writes files without any among others, which `datasets` cannot
+    read."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(file).num_rows > 0
+
+
+def _no_rows(file: Path) -> Rows:
+    """The columns of such a file."""
+    import datasets
+    import pyarrow.parquet as pq
+
+    rows: Any = undecoded(datasets.Dataset(pq.read_schema(file).empty_table()))
+    return rows
 
 
 def _parquet_splits(folder: Path) -> dict[str, tuple[Path, ...]]:

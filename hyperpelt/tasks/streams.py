@@ -110,6 +110,11 @@ class Shard:
         """Rows of the shard; without parsing them, where that can be."""
         return sum(1 for _ in self.read())
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known to have no row, without looking through it."""
+        return False
+
 
 def _of_file(file: Path) -> Shard:
     kinds: dict[str | None, Callable[[Path], Shard]] = {"jsonl": JsonShard, "parquet": ParquetShard}
@@ -146,6 +151,10 @@ class JsonShard(Shard):
     def size(self) -> int:
         return sum(1 for _ in self._lines())
 
+    @property
+    def is_empty(self) -> bool:
+        return next(self._lines(), None) is None
+
 
 class ParquetShard(Shard):
     """A Parquet file, whose groups of rows are skipped unread."""
@@ -165,6 +174,10 @@ class ParquetShard(Shard):
     @cached_property
     def size(self) -> int:
         return int(self._metadata.num_rows)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.size
 
     @cached_property
     def features(self) -> Any:  # type: ignore[override]

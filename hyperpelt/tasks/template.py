@@ -111,8 +111,11 @@ def fill(template: str, row: Mapping[str, Any]) -> str:
 
 
 def _formatted(value: Any, spec: str, name: str, template: str) -> str:
-    """A format of numbers ({price:.2f}) says that a text, such as a cell of a CSV, means the number it spells."""
+    """A format of numbers ({price:.2f}) says that a text, such as a cell of a CSV, means the number it spells. Without
+    one, a number of 32 bits has the digits that were put into them."""
     try:
+        if not spec and isinstance(value, float) and not value.is_integer():
+            return number_text(value)
         if isinstance(value, str) and spec and spec[-1] in "bcdeEfFgGnoxX%":
             value = int(value) if spec[-1] in "bcdoxX" else float(value)
         return format(value, spec)

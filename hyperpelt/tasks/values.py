@@ -11,6 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -35,7 +36,9 @@ class ClassNumber(int):
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars as Python's; everything else as it is."""
+    """NumPy's scalars as Python's, a decimal (a database's NUMERIC) as the number it is; everything else as it is."""
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value == value.to_integral_value() else float(value)
     kind = type(value).__module__.partition(".")[0]
     return value.item() if kind == "numpy" and not getattr(value, "shape", ()) and hasattr(value, "item") else value
 
@@ -52,9 +55,11 @@ def is_missing(value: Any) -> bool:
 
 def known_by(value: Any) -> tuple[str, ...]:
     """The texts that a value may have been written as, the likeliest first: True is 'true' and 'True', 1.0 is '1.0' and
-    '1', a class is its name."""
+    '1', a class is its name, a decimal has its own digits."""
     if isinstance(value, ClassNumber) and value.name is not None:
         return (value.name,)
+    if isinstance(value, Decimal):
+        return (str(value), *known_by(plain(value)))
     value = plain(value)
     if isinstance(value, bool):
         return (str(value).lower(), str(value))

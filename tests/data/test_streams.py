@@ -108,6 +108,23 @@ def test_every_row_of_a_lane_comes_once_an_epoch_in_a_new_order(
     }
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+def test_shards_without_a_row_are_none(small: None, tmp_path: Path, tiny_tokenizer: Any, kind: str) -> None:
+    """As programs that write in parallel leave them; one may have a lane of its own."""
+    task = stream_of(write_shards(tmp_path, kind), kind)
+    whole = drawn(set_of(task, tiny_tokenizer), 0, 40)
+    for name in ("part-00", "part-11"):
+        if kind == "parquet":
+            datasets.Dataset.from_list(rows_of(0, 1)).select([]).to_parquet(tmp_path / f"{name}.parquet")
+        else:
+            (tmp_path / f"{name}.{kind}").write_bytes(gzip.compress(b"\n") if kind.endswith("gz") else b"\n")
+    assert drawn(set_of(task, tiny_tokenizer), 0, 40) == whole
+    for file in tmp_path.glob("part-[0-4].*"):
+        file.unlink()
+    with pytest.raises(UserError, match="has no shard with a row"):
+        set_of(task, tiny_tokenizer)
+
+
 def test_rows_that_are_left_out_are_not_drawn(small: None, tmp_path: Path, tiny_tokenizer: Any) -> None:
     task = stream_of(write_shards(tmp_path), splits=Splits(validation=None, test="test", drop={"label": 0}))
     whole = drawn(set_of(task, tiny_tokenizer), 0, 300)

@@ -9,11 +9,14 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,7 @@ from task_support import make_task
 
 from hyperpelt import Example, Files, Generator, Splits, Stream, Task, UserError, check_task
 from hyperpelt.tasks.labels import place_of
+from hyperpelt.tasks.template import Template
 from hyperpelt.tasks.values import ClassNumber, known_by, number_text, read_number, same_text
 from hyperpelt.tasks.yaml import load_yaml
 
@@ -529,3 +533,21 @@ def test_files_that_number_their_classes_differently_are_read_each_by_its_own(tm
         assert [task.examples("train").rendered(row, n).target for shard in shards for n, row in shard.read()] == [
             "bad", "good", "good", "bad",
         ]  # fmt: skip
+
+
+def test_a_decimal_of_a_database_is_the_number_and_the_text_that_it_is(tmp_path: Path) -> None:
+    assert known_by(Decimal("1.10")) == ("1.10", "1.1")
+    assert known_by(Decimal(7)) == ("7", "7")
+    table = pa.table({"text": ["a", "b"], "label": pa.array([Decimal(1), Decimal(0)], pa.decimal128(10, 0))})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    source = Files({"train": "rows.parquet"}, base=tmp_path)
+    assert [example.target for example in task_of(source, ("no", "yes")).examples("train")] == ["yes", "no"]
+    for kind, metric in (("regression", "pearson"), ("generation", "squad_f1")):
+        assert [e.target for e in task_of(source, None, kind=kind, metrics=(metric,)).examples("train")] == ["1", "0"]
+    dropped = Splits(validation=None, test=None, drop={"label": 1})
+    assert [row["text"] for row in task_of(source, ("no", "yes"), splits=dropped).rows("train")] == ["b"]
+
+
+def test_a_number_of_32_bits_is_written_with_its_own_digits() -> None:
+    row = {"x": float(np.float32(0.1)), "y": 2.0, "z": 0.1}
+    assert Template(input="{x} {y} {z} {x:.3f}")(row).input == "0.1 2.0 0.1 0.100"

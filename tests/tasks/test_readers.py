@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperpelt import Example, Files, Splits, Task, UserError
+from hyperpelt.tasks import json_rows
 from hyperpelt.tasks.asked import read_asked
 from hyperpelt.tasks.readers import read_file
 from hyperpelt.tasks.sources import Source
@@ -277,3 +280,27 @@ def test_lines_of_text_have_no_byte_order_mark_and_an_empty_file_has_none(tmp_pa
     for empty in ("", "\ufeff"):
         (tmp_path / "rows.txt").write_bytes(empty.encode())
         assert len(read_file(tmp_path / "rows.txt", "txt", {})) == 0
+
+
+def test_parquet_files_without_rows_stand_among_others(tmp_path: Path) -> None:
+    for number, count in enumerate((2, 0, 1)):
+        rows = {"text": [f"{number} {n}" for n in range(count)], "label": [0] * count}
+        pq.write_table(
+            pa.table(rows, schema=pa.schema({"text": pa.string(), "label": pa.int64()})), tmp_path / f"{number}.parquet"
+        )
+    examples = task_on(Files({"train": "*.parquet"}, base=tmp_path)).examples("train")
+    assert [example.input for example in examples] == ["say: 0 0", "say: 0 1", "say: 2 0"]
+    with pytest.raises(UserError, match="the split is empty"):
+        task_on(Files({"train": "1.parquet"}, base=tmp_path)).examples("train")
+
+
+def test_lines_are_read_in_pieces_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line may hold a picture, and 256 of those at once more than the memory."""
+    rows = [{"text": "x" * (100 * n)} for n in (1, 1, 9, 1, 1, 1)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf8")
+    monkeypatch.setattr(json_rows, "PIECE_BYTES", 300)
+    sizes = list[int]()
+    pread = json_rows.os.pread
+    monkeypatch.setattr(json_rows.os, "pread", lambda fd, size, place: sizes.append(size) or pread(fd, size, place))
+    assert list(read_file(tmp_path / "rows.jsonl", "jsonl", {})) == rows
+    assert [size // 100 for size in sizes] == [2, 9, 2, 1]
