@@ -140,6 +140,20 @@ def print_results(results: Results, *, title: str) -> None:
             note(f"{name}: {line}")
 
 
+def settings_taken(arguments: list[str]) -> Path | None:
+    """The file or run folder of `[RUN.yaml] [KEY=VALUE]...`, taken off the arguments; None where settings alone stand.
+
+    What is there is a path, whatever its name holds: `runs/lr=0.1`.
+    """
+    if not arguments or ("=" in arguments[0] and not _holds_settings(Path(arguments[0]))):
+        return None
+    return Path(arguments.pop(0))
+
+
+def _holds_settings(path: Path) -> bool:
+    return path.is_file() or (path / "run.yaml").is_file()
+
+
 def full_path(root: Path | None) -> str | None:
     """A folder named in full: settings that are kept are read again from other folders."""
     return None if root is None else str(root.resolve())

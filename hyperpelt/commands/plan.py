@@ -47,7 +47,7 @@ def plan(
         from hyperpelt.planning.plan import MEMORIES
 
         arguments = list(run or ())
-        path = Path(arguments.pop(0)) if arguments and "=" not in arguments[0] else None
+        path = common.settings_taken(arguments)
         config = load_run(path, [*([] if path else [("output_dir", ".")]), *arguments])
         common.say_plugins_of_settings(path, config.plugins)
         common.load_named_plugins(plugin)

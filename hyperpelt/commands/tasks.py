@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -165,7 +166,7 @@ def new_task(
         return
     for path in files:
         print(f"wrote {path}")
-    print(f"\nTry it: pip install -e {folder} && hyperpelt tasks list")
+    print(f"\nTry it: pip install -e {shlex.quote(str(folder))} && hyperpelt tasks list")
 
 
 def _check_package(package: str) -> None:

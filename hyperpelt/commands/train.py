@@ -54,7 +54,7 @@ def train(
         _print_keys(as_json)
         return
     arguments = list(run or ())
-    path = Path(arguments.pop(0)) if arguments and _is_file(arguments[0]) else None
+    path = common.settings_taken(arguments)
     with common.stdout_for_json(as_json):
         from hyperpelt.config import load_run
         from hyperpelt.report import write_report
@@ -77,10 +77,6 @@ def train(
         common.print_json(results)
         return
     _print(results, config)
-
-
-def _is_file(argument: str) -> bool:
-    return "=" not in argument or Path(argument).is_file()
 
 
 def _is_main_process() -> bool:

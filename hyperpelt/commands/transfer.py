@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -182,7 +183,8 @@ def geometry(
     for name, values in found["maps"].items():
         print(f"\n{name}")
         _print_map(found["tasks"], values)
-    print(visible(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {found['output']}/projector"))
+    projector = shlex.quote(f"{found['output']}/projector")
+    print(visible(f"\nPlots: {found['output']}\nProjector: tensorboard --logdir {projector}"))
 
 
 def _print_map(tasks: list[str], values: list[list[float]]) -> None:

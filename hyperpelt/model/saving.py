@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -145,8 +146,8 @@ def _no_model(folder: Path) -> str:
         )
     if (folder / "run.yaml").is_file():
         return (
-            f"{folder} is a run that was not finished, so it has no model yet: go on with it (hyperpelt train {folder} "
-            "resume=auto)."
+            f"{folder} is a run that was not finished, so it has no model yet: go on with it (hyperpelt train "
+            f"{shlex.quote(str(folder))} resume=auto)."
         )
     if (folder / "adapter_config.json").is_file():
         return f"{folder} is an adapter of PEFT's: hyperpelt.from_peft makes a model of it."

@@ -108,6 +108,13 @@ def picture(plans: Sequence[Plan], path: Path) -> None:
     Raises:
         UserError: the ending says nothing that can be drawn.
     """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # the path of a backbone may hold dollar signs
+        _draw(plans, path)
+
+
+def _draw(plans: Sequence[Plan], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure, kind = Figure(figsize=(8, 1.2 + 0.42 * len(plans)), layout="constrained"), path.suffix[1:].lower() or "svg"

@@ -49,8 +49,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, total: Sequenc
 
 
 def anchor(name: str) -> str:
-    """A run's name as the place that a link leads to."""
-    return "run-" + "".join(letter if letter.isalnum() else "-" for letter in name)
+    """A run's name as the place that a link leads to; of other names, other places."""
+    return "run-" + "".join(letter if letter.isalnum() else f"-{ord(letter):x}-" for letter in name)
 
 
 def picture(svg: str, description: str) -> str:

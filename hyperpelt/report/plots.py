@@ -23,6 +23,7 @@ STYLE = {
     "grid.alpha": 0.3,
     "font.size": 9,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold dollar signs
     "svg.hashsalt": "hyperpelt",  # the same run gives the same bytes
 }
 COLOURS = color_sequences["tab10"]
@@ -43,7 +44,9 @@ def curves(series: Mapping[str, Curve], *, title: str, ylabel: str, log: bool = 
         for index, (name, curve) in enumerate(series.items()):
             steps, values = _thinned(curve)
             marker = "o" if len(steps) < 3 else None
-            axes.plot(steps, values, dashes(index), label=name, color=colour(index), linewidth=1.2, marker=marker)
+            axes.plot(
+                steps, values, dashes(index), label=listed(name), color=colour(index), linewidth=1.2, marker=marker
+            )
         label(axes, title, "step", ylabel)
         if log:
             axes.set_yscale("log")
@@ -84,7 +87,7 @@ def bars(scores: Mapping[str, Mapping[str, float | None]], *, title: str) -> str
             heights = [np.nan if (score := scores[name].get(task)) is None else score for task in tasks]
             places = np.arange(len(tasks)) + (index - (len(names) - 1) / 2) * width
             shade = "0.7" if name == "majority" else colour(index - ("majority" in names))
-            (axes.barh if lying else axes.bar)(places, heights, width, label=name, color=shade)
+            (axes.barh if lying else axes.bar)(places, heights, width, label=listed(name), color=shade)
         if lying:
             axes.set_yticks(range(len(tasks)), tasks, fontsize=8)
             axes.set_ylim(len(tasks) - 0.4, -0.6)
@@ -154,6 +157,11 @@ def heatmap(
 def _thinned(curve: Curve) -> tuple[list[int], list[float]]:
     stride = -(-len(curve.steps) // MOST_POINTS)
     return curve.steps[::stride], curve.values[::stride]
+
+
+def listed(name: str) -> str:
+    """A name as a legend shows it: matplotlib takes one that begins with an underscore for none."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def colour(index: int) -> ColorType:

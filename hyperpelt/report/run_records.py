@@ -88,16 +88,18 @@ class RunRecord:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunRecord]:
-    """All runs in `folders`: run folders, or folders of run folders. UserError where there is none."""
-    found: list[Path] = []
+    """All runs in `folders`, each once: run folders, or folders of run folders. UserError where there is none."""
+    found: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"No run folder {folder}.")
         inside = [folder] if _is_run(folder) else sorted(path for path in folder.iterdir() if _is_run(path))
         if not inside:
             raise UserError(f"{folder} is no run folder and holds none: expected a run.yaml or results.json in it.")
-        found += inside
-    return [read_run(path, name) for path, name in zip(found, _short_names(found), strict=True)]
+        for path in inside:
+            found.setdefault(path.resolve(), path)
+    paths = list(found.values())
+    return [read_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
 
 
 def _is_run(path: Path) -> bool:

@@ -19,7 +19,7 @@ from hyperpelt.errors import UserError, shown
 from hyperpelt.files.atomic import write_text
 from hyperpelt.files.reading import read_object
 from hyperpelt.report.html import document, picture, table
-from hyperpelt.report.plots import STYLE, colour, dashes, label, svg
+from hyperpelt.report.plots import STYLE, colour, dashes, label, listed, svg
 from hyperpelt.report.transfer_table import as_table
 
 ZERO = 1.5  # where no shots stand on the logarithmic axis
@@ -49,7 +49,7 @@ def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], index: int) -> None:
     places = [row["shots"] or ZERO for row in rows]
     means = [row["mean"] for row in rows]
     style = {"color": colour(index), "linestyle": dashes(index), "linewidth": 1.3, "markersize": 4}
-    axes.plot(places, means, label=rows[0]["label"], marker="o" if rows[0]["shots"] else "D", **style)
+    axes.plot(places, means, label=listed(rows[0]["label"]), marker="o" if rows[0]["shots"] else "D", **style)
     known = [
         (place, row["low"], row["high"]) for place, row in zip(places, rows, strict=True) if row["low"] is not None
     ]

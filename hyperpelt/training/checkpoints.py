@@ -19,6 +19,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -178,7 +179,9 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 def _others(path: Path) -> str:
     others = [str(other) for other in list_checkpoints(path.parent).values() if other.name != path.name]
-    return f" Resume from another one: resume={others[-1]}" if others else " There is no other checkpoint beside it."
+    if not others:
+        return " There is no other checkpoint beside it."
+    return f" Resume from another one: {shlex.quote(f'resume={others[-1]}')}"
 
 
 # ----------------------------------------------------------------------------------------------------- random states

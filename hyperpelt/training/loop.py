@@ -11,6 +11,7 @@ time the device is waited for, and also when a loss that is not finite is found.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -156,7 +157,7 @@ class Loop:
     def interrupt(self, signum: int) -> NoReturn:
         """End the run because of a signal; it is saved."""
         checkpoint = self.folder / f"step-{self.state.step}"
-        command = f"hyperpelt train {self.folder.parent} resume=true"
+        command = f"hyperpelt train {shlex.quote(str(self.folder.parent))} resume=true"
         raise TrainingInterrupted(signum, step=self.state.step, checkpoint=checkpoint, command=command)
 
     # ------------------------------------------------------------------------------------------------------- looking

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from small_runs import write_run
 from task_support import own_registry
 
 from hyperpelt import cli, methods, tasks
+from hyperpelt.commands import common
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.tasks import plugins
 
@@ -709,7 +711,8 @@ def test_a_folder_without_a_model_is_told_by_what_it_is(shell, tmp_path, file, t
 def test_an_interrupted_training_says_how_to_go_on(shell, monkeypatch, tmp_path, run):
     import signal
 
-    overrides = ("max_steps=100000", f"output_dir={tmp_path / 'long'}", "save_steps=null", "overwrite=true")
+    folder = tmp_path / "my lr=0.1"  # a space and a sign of a setting
+    overrides = ("max_steps=100000", f"output_dir={folder}", "save_steps=null", "overwrite=true")
     command = [warm.python(), "-m", "hyperpelt.cli", "train", str(run), *overrides]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
@@ -720,8 +723,23 @@ def test_an_interrupted_training_says_how_to_go_on(shell, monkeypatch, tmp_path,
     assert process.returncode == 143, err
     last = err.strip().splitlines()[-1]
     assert last.startswith("hyperpelt: ")
-    assert f"hyperpelt train {tmp_path / 'long'} resume=true" in last
     assert out == ""
+    (steps,) = re.findall(r"after step (\d+)", last)
+    _, *again = shlex.split(last.rpartition("Go on with: ")[2])
+    assert again == ["train", str(folder), "resume=true"]
+    assert shell.json(*again, f"max_steps={int(steps) + 1}")["training"]["steps"] == int(steps) + 1
+
+
+def test_a_path_may_look_like_a_setting_and_a_setting_is_no_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("lr=0.1").mkdir()
+    assert common.settings_taken(["lr=0.1", "seed=1"]) is None
+    Path("lr=0.1/run.yaml").touch()
+    for name in ("lr=0.1", "lr=0.1/run.yaml", "not there"):
+        arguments = [name, "seed=1"]
+        assert common.settings_taken(arguments) == Path(name)
+        assert arguments == ["seed=1"]
+    assert common.settings_taken(["seed=1"]) is None
 
 
 # Quick help ----------------------------------------------------------------------------------------------------------

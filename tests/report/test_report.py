@@ -91,6 +91,21 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
         assert ElementTree.fromstring(drawing).tag.endswith("svg")
 
 
+def test_runs_of_strange_names_are_drawn_listed_and_linked_by_them(tmp_path):
+    """No name is a formula, a legend leaves none out, each has its own link, and a run that is named twice is one."""
+    names = ["_old", r"is $\frac$ cost$", "a-b", "a b"]
+    for number, name in enumerate(names):
+        write_run(tmp_path / name, method=f"method {number}", seed=number)
+    found = Page(report.write_report([tmp_path, tmp_path / "_old"], tmp_path / "page.html").read_text(encoding="utf8"))
+    links = [source for source in found.sources if source.startswith("#")]
+    assert len(set(links)) == len(links) == len(names)
+    curve = run_records.Curve([1, 2], [2.0, 1.0])
+    lines = plots.curves(dict.fromkeys(names, curve), title="t", ylabel="")
+    for drawn in (lines, plots.bars({name: {"a": 1.0} for name in names}, title="t")):
+        written = [text.strip() for text in re.findall(r"<!-- (.*?) -->", drawn)]
+        assert set(names) <= set(written)
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path):
     run = write_run(tmp_path / "run")
     first = report.write_report([run], tmp_path / "1.html").read_bytes()
