@@ -79,9 +79,8 @@ class TokenizedSet:
         self._part, self._index = np.full(size, -1, np.int32), np.zeros(size, np.int32)
         for number, part in enumerate(self._parts):
             self._part[part.places], self._index[part.places] = number, np.arange(len(part.places))
-        if compact:
-            kept = np.flatnonzero(self._part >= 0)
-            self._part, self._index = self._part[kept], self._index[kept]
+        self._kept = self._part >= 0 if compact else np.ones(size, bool)
+        self._part, self._index = self._part[self._kept], self._index[self._kept]
         self.path: Path | None = paths[0] if paths else None
         self.weights: Float[np.ndarray, " N"] = self._column([part.weights for part in self._parts])
         self.numbers: Int[np.ndarray, " N"] = self._column([part.numbers for part in self._parts], -1)
@@ -108,11 +107,10 @@ class TokenizedSet:
 
     def _column(self, values: Sequence[np.ndarray], missing: Any = 0) -> np.ndarray:
         """A column of all rows from those of the parts."""
-        found = np.full(len(self._part), missing, values[0].dtype if values else np.int64)
-        for number, column in enumerate(values):
-            mine = np.flatnonzero(self._part == number)
-            found[mine] = column[self._index[mine]]
-        return found
+        found = np.full(len(self._kept), missing, values[0].dtype if values else np.int64)
+        for part, column in zip(self._parts, values, strict=True):
+            found[part.places] = column
+        return found[self._kept]
 
     @cached_property
     def source_lengths(self) -> Int[np.ndarray, " N"]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["tmp", "old", "gone"]
-LONGEST = 120  # letters of a name that are kept in a temporary one: file systems allow 255 bytes
+LONGEST = 120  # bytes of a name that are kept in a temporary one: file systems allow 255
 
 _count = count(1)
 _NAMES = (
@@ -39,7 +39,7 @@ def host() -> str:
 
 def hidden(path: Path, kind: Kind) -> Path:
     """A name of its own beside `path`."""
-    name = path.name if kind == "old" else path.name[:LONGEST]
+    name = path.name if kind == "old" else os.fsencode(path.name)[:LONGEST].decode("utf8", "ignore")
     return path.with_name(f".{name}.{host()}-{os.getpid()}-{next(_count)}.{kind}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.tasks.json_rows import with_all_keys
 from hyperpelt.tasks.origin import caller
 from hyperpelt.tasks.readers import FORMATS, TYPES, FileRows, format_of, read_file
 from hyperpelt.tasks.sources import Rows, stats
@@ -64,7 +65,8 @@ class Files:
             )
         (kind,) = kinds
         assert kind is not None
-        return FileRows.of([(read_file(file, kind, dict(self.options)), file) for file in files])
+        read = [read_file(file, kind, dict(self.options)) for file in files]
+        return FileRows.of(list(zip(with_all_keys(read) if kind in ("json", "jsonl") else read, files, strict=True)))
 
     def options_for(self, format: str) -> dict[str, Any]:
         """The options with which another file of that format is read as these are: their own, if they have it."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast, overload
 
 from hyperpelt.errors import UserError
-from hyperpelt.tasks.sources import Row
+from hyperpelt.tasks.sources import Row, Rows
 
 BOM = b"\xef\xbb\xbf"  # a byte order mark, as Windows writes it, is no text
 PACKED = (".gz", ".xz", ".bz2", ".zst")
@@ -119,6 +119,20 @@ class JsonRows(Sequence[Row]):
         if _stamp(os.fstat(descriptor)) != self._stamp:
             raise UserError(f"{self._file} changed while it was being read: start again")
         return content
+
+
+def with_all_keys(files: Sequence[Rows]) -> list[Rows]:
+    """The rows of several JSON files, in each of which a key that only another file's rows have is null."""
+    each = [rows.column_names if isinstance(rows, JsonRows) else list(rows[0] if rows else ()) for rows in files]
+    columns = list(dict.fromkeys(name for names in each for name in names))
+    found: list[Rows] = []
+    for rows, names in zip(files, each, strict=True):
+        if isinstance(rows, JsonRows):
+            rows.column_names = columns
+        elif len(names) < len(columns):
+            rows = [dict.fromkeys(columns) | dict(row) for row in rows]
+        found.append(rows)
+    return found
 
 
 class _Descriptor:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, overload
 
@@ -253,8 +255,13 @@ class FileRows(Sequence[Row]):
         """The names of each part's classes."""
         return [class_names(rows) for rows, _, _ in self.parts]
 
+    @cached_property
+    def _ends(self) -> list[int]:
+        """How many rows stand in the parts up to each: there may be thousands."""
+        return list(accumulate(len(rows) for rows, _, _ in self.parts))
+
     def __len__(self) -> int:
-        return sum(len(rows) for rows, _, _ in self.parts)
+        return self._ends[-1] if self.parts else 0
 
     def __iter__(self) -> Iterator[Row]:
         from hyperpelt.tasks.rows import iterate
@@ -276,11 +283,8 @@ class FileRows(Sequence[Row]):
 
     def _locate(self, index: int) -> tuple[int, int]:
         """(which part, the row's place in it)."""
-        for part, (rows, _, _) in enumerate(self.parts):
-            if index < len(rows):
-                return part, index
-            index -= len(rows)
-        raise IndexError(index)
+        part = bisect_right(self._ends, index)
+        return part, index - (self._ends[part - 1] if part else 0)
 
     def select(self, numbers: Sequence[int]) -> FileRows:
         """The rows of these numbers, in this order."""

@@ -81,6 +81,12 @@ def fill(folder: Path, content: str) -> None:
             (new / name).write_text(content)
 
 
+@pytest.mark.parametrize("name", ["x" * 240, "\u8a9e" * 80], ids=["latin", "chinese"])
+def test_a_name_as_long_as_file_systems_allow_is_written(tmp_path: Path, name: str) -> None:
+    atomic.write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_folder_is_the_old_or_the_new_one_whenever_its_writer_is_killed(tmp_path):
     folder, seen = tmp_path / "export", set()
     for _ in killed_at_each_event(lambda: fill(folder, "new"), lambda: fill(folder, "old")):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hyperpelt import Example, Files, Splits, Task, UserError
 from hyperpelt.tasks import json_rows
 from hyperpelt.tasks.asked import read_asked
-from hyperpelt.tasks.readers import read_file
+from hyperpelt.tasks.readers import FileRows, read_file
 from hyperpelt.tasks.sources import Source
 from hyperpelt.tasks.yaml import load_yaml
 
@@ -304,3 +304,31 @@ def test_lines_are_read_in_pieces_of_bounded_size(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(json_rows.os, "pread", lambda fd, size, place: sizes.append(size) or pread(fd, size, place))
     assert list(read_file(tmp_path / "rows.jsonl", "jsonl", {})) == rows
     assert [size // 100 for size in sizes] == [2, 9, 2, 1]
+
+
+def test_rows_of_thousands_of_files_are_found_without_looking_through_them() -> None:
+    asked = [0]
+
+    class Counted(list[dict[str, int]]):
+        def __len__(self) -> int:
+            asked[0] += 1
+            return super().__len__()
+
+    files = [(Counted([{"n": 3 * n + i} for i in range(n % 3)]), Path(f"{n}.jsonl")) for n in range(300)]
+    rows = FileRows.of(files)
+    expected = [{"n": 3 * n + i} for n in range(300) for i in range(n % 3)]
+    asked[0] = 0
+    assert [rows[place] for place in range(300)] == list(rows.select(range(300))) == list(rows) == expected
+    assert rows[-1] == expected[-1]
+    assert asked[0] < 20 * len(files)
+    with pytest.raises(IndexError):
+        rows[300]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_a_key_that_only_another_file_has_is_null(tmp_path: Path, kind: str) -> None:
+    for name, row in (("a", {"text": "a", "label": 1}), ("b", {"text": "b", "label": 0, "note": "n"})):
+        (tmp_path / f"{name}.{kind}").write_text(json.dumps([row] if kind == "json" else row), encoding="utf8")
+    rows = Files({"train": f"*.{kind}"}, base=tmp_path).read("train", None)
+    expected = [{"text": "a", "label": 1, "note": None}, {"text": "b", "label": 0, "note": "n"}]
+    assert list(rows) == list(rows.select([0, 1])) == expected
