@@ -34,13 +34,13 @@ def joined_input(
         rows, real = tokens
         embedded, mask = torch.cat([embedded, rows], dim=1), torch.cat([mask, real.to(mask.dtype)], dim=1)
         special = {stack: pad(ordinals, (0, rows.shape[1])) for stack, ordinals in special.items()}
-        order = torch.argsort((mask == 0).to(torch.int8), dim=1, stable=True)
-        # Compiled shapes may not depend on data, and an accelerator would be waited for: there, padding stays.
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
-            order = order[:, : int(mask.sum(dim=1).max())]
-        embedded = embedded.gather(1, order.unsqueeze(-1).expand(-1, -1, embedded.shape[2]))
-        mask = mask.gather(1, order)
-        special = {stack: ordinals.gather(1, order) for stack, ordinals in special.items()}
+    order = torch.argsort((mask == 0).to(torch.int8), dim=1, stable=True)
+    # Compiled shapes may not depend on data, and an accelerator would be waited for: there, padding stays.
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        order = order[:, : int(mask.sum(dim=1).max())]
+    embedded = embedded.gather(1, order.unsqueeze(-1).expand(-1, -1, embedded.shape[2]))
+    mask = mask.gather(1, order)
+    special = {stack: ordinals.gather(1, order) for stack, ordinals in special.items()}
     running.mask, running.special = mask.bool(), special
     return embedded, mask
 
@@ -68,7 +68,8 @@ def _tokens(
     real: list[Tensor] = []
     for placed in found:
         for choice in running.row_images(num_rows).by_order:
-            tokens = running.call(placed, site, running.of_images(placed, choice), choice).to(embedded.dtype)
+            own = running.of_images(placed, choice, num_rows)
+            tokens = running.call(placed, site, own, choice).to(embedded.dtype)
             length, width = tokens.shape[1:]
             rows.append(choice.add(tokens.new_zeros(num_rows, length, width), tokens))
             ones = torch.ones(len(tokens), length, device=tokens.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -25,11 +26,14 @@ class Slot:
     """Marks an attention module, so that the attention function finds its operation; removable as a hook is."""
 
     def __init__(self, module: nn.Module, switch: Switch, operation: Operation) -> None:
-        self.module, self.switch, self.operation = module, switch, operation
+        # Held weakly, as it holds this: else the weights of a model that nobody uses would wait for a collector.
+        self._module, self.switch, self.operation = ref(module), switch, operation
         setattr(module, SLOT, self)
 
     def remove(self) -> None:
-        delattr(self.module, SLOT)
+        module = self._module()
+        if module is not None:
+            delattr(module, SLOT)
 
 
 class Instead:
@@ -176,12 +180,12 @@ def _tune_head(switch: Switch, operation: Operation) -> Callable[..., Any]:
             return None
         if args[0].dim() > 2:
             return running.tuned_output(operation, args[0], output)
-        rows = running.rows
+        rows, by_row = running.rows, running.by_row
         if rows is not None and running.owners is not None:  # each position stands as a row of its own
-            running.rows = rows.index_select(0, running.owners)
+            running.rows, running.by_row = rows.index_select(0, running.owners), dict[str, Any]()
         try:
             return running.tuned_output(operation, args[0].unsqueeze(1), output.unsqueeze(1)).squeeze(1)
         finally:
-            running.rows = rows
+            running.rows, running.by_row = rows, by_row
 
     return hook

@@ -124,8 +124,9 @@ class Pass:
             self.picked[key, index, num_rows] = chosen
         return chosen
 
-    def of_images(self, placed: Placed, choice: Choice, order: int = 0) -> dict[str, Tensor]:
-        """The tensors that were made of image number `order` of each chosen row; those of other sources as ever."""
+    def of_images(self, placed: Placed, choice: Choice, num_rows: int, order: int = 0) -> dict[str, Tensor]:
+        """The tensors that were made of image number `order` of each chosen one of `num_rows` rows; those of other
+        sources as ever."""
         assert self.images is not None
         values: dict[str, Tensor] = {}
         images, seen = choice.images[order], self.images.made
@@ -133,7 +134,6 @@ class Pass:
             # Choices live as long as the images of the pass, so their identity may name them.
             label = ("image", key, index, id(choice), order)
             if key not in seen:
-                num_rows = self.images.num_rows
                 values[name] = choice.of(self._pick(key, index, num_rows), num_rows)
             elif images is None:
                 values[name] = seen[key][index]
@@ -226,8 +226,9 @@ class Pass:
             tensors = self.tensors(placed, site)
             whole = self._whole(placed, site, tensors)
             return values + self.call(placed, site, tensors).to(values.dtype) if whole is None else whole
-        for choice in self.row_images(num_rows).by_order:
-            values = choice.add(values, self.call(placed, site, self.of_images(placed, choice), choice))
+        for order, choice in enumerate(self.row_images(num_rows).by_order):
+            own = self.of_images(placed, choice, num_rows)
+            values = choice.add(values, self.call(placed, site, own, choice, order))
         return values
 
     def _whole(self, placed: Placed, site: Site, tensors: dict[str, Tensor]) -> Tensor | None:
@@ -241,9 +242,9 @@ class Pass:
         self, placed: Placed, site: Site, tensors: dict[str, Tensor], choice: Choice | None = None, order: int = 0
     ) -> Any:
         """What a tuner gives at `site`, for a choice of its rows; its penalties are noted."""
-        site = site if choice is None else chosen(site, choice)
         if placed.tuner.needs_first or placed.tuner.looks_back:
-            site = self.seen.told(site, placed.tuner, placed.place)
+            site = self.seen.told(site, placed.tuner, (placed.place, order), choice)
+        site = site if choice is None else chosen(site, choice)
         made = placed.tuner(site, tensors)
         self._note(placed, site, tensors, made, choice, order)
         return made
@@ -296,7 +297,8 @@ class Pass:
                 parts.append(self.call(placed, site, own, choice))
             else:
                 each = range(choice.num_images)
-                parts += [self.call(placed, site, self.of_images(placed, choice, i), choice, i) for i in each]
+                own = [self.of_images(placed, choice, num_rows, i) for i in each]
+                parts += [self.call(placed, site, own[i], choice, i) for i in each]
         if len(parts) == 1:
             return parts[0]
         if any(part.gate is not None for part in parts):

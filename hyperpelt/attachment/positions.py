@@ -19,10 +19,13 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from hyperpelt.attachment.roomy_cache import roomy_cache
+from hyperpelt.attachment.row_images import Choice
 from hyperpelt.tuners.base import Site, Tuner
 
-# What stood before, by where it is asked for.
-Before = MutableMapping[tuple[str, int, str], Tensor]
+# By what: operation, tuner there and image, number of images of the rows that it is asked for, tensor.
+Label = tuple[str, tuple[int, int], int, str]
+# What stood before, of all rows, by where it is asked for.
+Before = MutableMapping[Label, Tensor]
 
 
 def first_position(read: Float[Tensor, "B S d"], mask: Bool[Tensor, "B S"] | None) -> Float[Tensor, "B 1 d"]:
@@ -34,7 +37,7 @@ def first_position(read: Float[Tensor, "B S d"], mask: Bool[Tensor, "B S"] | Non
 
 
 def positions_before(
-    kept: Before | None, label: tuple[str, int, str], x: Float[Tensor, "B S d"], count: int
+    kept: Before | None, label: Label, x: Float[Tensor, "B S d"], count: int
 ) -> Float[Tensor, "B p d"]:
     """The `count` positions before x, zeros where nothing came before; kept for the next call if anything is."""
     earlier = None if kept is None else kept.get(label)
@@ -63,14 +66,23 @@ class Positions:
         # Beams of the same rows read the same there.
         return first if first.shape[0] == num_rows else first.repeat_interleave(num_rows // first.shape[0], dim=0)
 
-    def told(self, site: Site, tuner: Tuner, place: int) -> Site:
-        """The site with what the tuner needs, number `place` of those there, of positions that it may not show."""
-        name = site.operation.name
+    def told(self, site: Site, tuner: Tuner, place: tuple[int, int], choice: Choice | None) -> Site:
+        """The site, of all rows, with what the tuner needs of positions that it may not show.
+
+        - **place**: the tuner's number among those there, and the image's; **choice**: the rows that will ask
+        """
+        name, num_rows, images = site.operation.name, len(site.input), 0 if choice is None else choice.num_images
+
+        def before(what: str, x: Float[Tensor, "b S d"], count: int) -> Float[Tensor, "b p d"]:
+            label = name, place, images, what
+            if choice is None or choice.rows is None:
+                return positions_before(self.before, label, x, count)
+            whole = choice.add(x.new_zeros(num_rows, *x.shape[1:]), x)  # beams change places among all rows
+            return choice.of(positions_before(self.before, label, whole, count), num_rows)
+
         if tuner.needs_first:
             site = replace(site, first=self.first(site))
-        if tuner.looks_back and site.causal:
-            site = replace(site, before=lambda what, x, p: positions_before(self.before, (name, place, what), x, p))
-        return site
+        return replace(site, before=before) if tuner.looks_back and site.causal else site
 
 
 class RememberingCache(EncoderDecoderCache):

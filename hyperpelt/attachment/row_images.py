@@ -116,7 +116,7 @@ class RowImages:
 
 def chosen(site: Site, choice: Choice) -> Site:
     """The site as the chosen rows see it."""
-    num_rows = site.input.shape[0]
+    num_rows, ids = site.input.shape[0], site.frozen.get("ids")
     return replace(
         site,
         input=choice.of(site.input, num_rows),
@@ -124,4 +124,6 @@ def chosen(site: Site, choice: Choice) -> Site:
         residual=choice.of_any(site.residual, num_rows),
         mask=choice.of_any(site.mask, num_rows),
         special=choice.of_any(site.special, num_rows),
+        first=choice.of_any(site.first, num_rows),
+        frozen=site.frozen if ids is None else {**site.frozen, "ids": choice.of(ids, num_rows)},
     )

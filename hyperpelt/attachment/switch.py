@@ -2,7 +2,8 @@
 
 One `Switch` per backbone holds the pass that is running, if any. Hooks and the attention function stay on the modules
 as long as some tuned model is attached, ask the switch, and do nothing when no pass is running: several tuned models
-may share a backbone in turn, and the bare backbone computes what it always did.
+may share a backbone in turn, and the bare backbone computes what it always did. Passes of several threads wait for each
+other.
 
 - Prefixes join keys and values inside the registered attention function, *after* the cache update: they reach encoder
   self-, decoder self- and cross-attention, leave positions and caches alone, and survive beams.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -50,6 +52,11 @@ class Switch:
         self.beside_handles: list[Any] = []
         self.recomputing: Marks | None = None
         self.required_grad: dict[str, bool] = {}
+        self.lock = RLock()
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Switch:
+        """Itself: a copy of a backbone's modules has no pass of its own."""
+        return self
 
     @property
     def backbone(self) -> PreTrainedModel:
@@ -99,6 +106,8 @@ class Switch:
 
     def detach(self, operations: Sequence[Operation], *, looking: bool = False, beside: bool = False) -> None:
         """Undo `attach`; after the last user the backbone is exactly what it was."""
+        if self._backbone() is None:  # both went in one collection
+            return
         self.besides -= beside
         while self.beside_handles and not self.besides:
             self.beside_handles.pop().remove()
@@ -119,7 +128,8 @@ class Switch:
             self.previous_attention = None
         if self.models == 0:
             for name, parameter in self.backbone.named_parameters():
-                parameter.requires_grad_(self.required_grad[name])
+                if not parameter.is_inference():  # one that can want no gradient
+                    parameter.requires_grad_(self.required_grad[name])
             self.recompute(False)
 
     def recompute(self, enable: bool) -> None:
@@ -150,16 +160,25 @@ def _is_attention(name: str) -> bool:
 
 
 class _Running:
+    """A pass runs alone, and in the mode that it was made for: the backbone's is that of whoever used it last."""
+
     def __init__(self, switch: Switch, running: Pass) -> None:
         self.switch, self.running = switch, running
         self.outer: Pass | None = None
 
     def __enter__(self) -> Pass:
+        if not torch.compiler.is_compiling():
+            self.switch.lock.acquire()
         self.outer, self.switch.running = self.switch.running, self.running
+        backbone = self.switch.backbone
+        if backbone.training != self.running.training:
+            backbone.train(self.running.training)
         return self.running
 
     def __exit__(self, *_: object) -> None:
         self.switch.running = self.outer
+        if not torch.compiler.is_compiling():
+            self.switch.lock.release()
 
 
 _SWITCHES: WeakKeyDictionary[nn.Module, Switch] = WeakKeyDictionary()

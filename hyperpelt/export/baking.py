@@ -91,7 +91,7 @@ def static(
     )
     made.task_fingerprints = {task: model.task_fingerprints.get(task)}
     made.languages = dict(model.languages)
-    for name in seeing:  # what differs from row to row stays made
+    for name in seeing.keys() & model.sources.keys():  # what differs from row to row stays made
         made.sources[name] = copy.deepcopy(model.sources[name])
     if model.sources.side_network is not None:
         made.sources[SIDE] = copy.deepcopy(model.sources.side_network)

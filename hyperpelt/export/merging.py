@@ -113,8 +113,8 @@ def export_merged(model: TunedModel, task: str, folder: str | Path) -> Path:
 def mergeable(method: Method, assembly: Assembly, *, plain: bool = False) -> set[str]:
     """Names of the parts that can be merged, each wholly or not at all.
 
-    Where several tuners meet, each sees what those before it left. So one that stays keeps those after it; and in a
-    network that an adapter widens, nothing else may stay.
+    Where several tuners meet, each sees what those before it left. So one that stays keeps those after it; in a network
+    that an adapter widens, nothing else may stay; and where frozen keys and values are asked for, they must stay so.
     """
     plan = assembly.plan
     stays = {part.name for part in method.parts if not all(method.source(name).of_tasks for name in part.sources)}
@@ -126,6 +126,8 @@ def mergeable(method: Method, assembly: Assembly, *, plain: bool = False) -> set
             first = next((number for number, name in enumerate(names) if name in stays), len(names))
             found |= set(names[first:])
         for operation, placed in _in_order(assembly):
+            if placed.tuner.projects:
+                found |= {part_of(p) for kind in ("k", "v") for p in plan.get(f"{operation.name}.{kind}", ())}
             if isinstance(placed.tuner, Adapter):
                 inside = (p for kind in ("wi", "hidden", "wo") for p in plan.get(f"{operation.name}.{kind}", ()))
                 found |= {part_of(placed)} if any(part_of(p) in stays for p in inside) else set()

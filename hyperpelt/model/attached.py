@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.assemble import assemble, build_sources, replaced, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.model.copies import copy_of, with_replacements
+from hyperpelt.model.made import Made
 from hyperpelt.model.sight import Sight, for_features
 from hyperpelt.model.vocabulary import with_tokens
 from hyperpelt.operations import list_operations
@@ -57,15 +59,15 @@ class Attached(nn.Module):
         given = backbone
         method, backbone, tokenizer = with_tokens(method, backbone, tokenizer)
         self.widened = backbone is not given
-        self.method, self.tasks, self.tokenizer = for_features(method, visual), tuple(tasks), tokenizer
-        method = self.method
+        self.operations = list_operations(backbone)
+        method = for_features(method, visual, self.operations)
+        self.method, self.tasks, self.tokenizer = method, tuple(tasks), tokenizer
         if tokenizer is not None:
             check_tokenizer(tokenizer, backbone, backbone_name)
         self.task_fingerprints: dict[str, str | None] = {}
         self.folder: Path | None = None
         self.languages: dict[str, str | None] = {}
         self.backbone_name: str = backbone_name or backbone.name_or_path or ""
-        self.operations = list_operations(backbone)
         self.assembly = assemble(method, self.operations)
         trained, elsewhere = unfrozen(method, backbone), replaced(method, self.operations)
         if trained or elsewhere:
@@ -87,8 +89,9 @@ class Attached(nn.Module):
         self.sight = Sight(method.name, self.sources, visual)
         self.unfrozen = frozenset(trained)
         self.switch = switch_of(self.backbone)
-        self._made: dict[Any, dict[str, Tensor]] = {}
+        self._made = Made()
         self.attached = False
+        self._leave: finalize[..., Any] | None = None
         # `state_dict` leaves out what is frozen, and `load_state_dict` does not miss it.
         self.register_state_dict_post_hook(_without_frozen)
         self.register_load_state_dict_post_hook(_frozen_not_missed)
@@ -112,20 +115,23 @@ class Attached(nn.Module):
     def attach(self) -> None:
         """Put this model's hooks on the backbone. `build` does it; needed only after `detach`."""
         if not self.attached:
-            side = self.sources.side_network
+            side, looking = self.sources.side_network, bool(self.sources.of_rows())
+            operations = self.assembly.operations
             blocks = [operation for operation in self.operations if operation.kind == "block"] if side else []
-            options = {"looking": bool(self.sources.of_rows()), "beside": blocks}
-            self.switch.attach(self.assembly.operations, trained=self.unfrozen, **options)
+            self.switch.attach(operations, trained=self.unfrozen, looking=looking, beside=blocks)
+            # A model that nobody holds any more leaves its backbone, too.
+            leave = finalize(self, self.switch.detach, operations, looking=looking, beside=side is not None)
+            leave.atexit = False  # pyrefly: ignore[missing-attribute]  (a property that its stub gives no slot)
+            self._leave = leave
             if side is not None:
                 side.attend_as(self.backbone.config._attn_implementation)
             self.attached = True
 
     def detach(self) -> None:
         """Take this model off its backbone, which is then exactly what it was (if no other model is attached)."""
-        if self.attached:
-            beside = self.sources.side_network is not None
-            self.switch.detach(self.assembly.operations, looking=bool(self.sources.of_rows()), beside=beside)
-            self.attached = False
+        if self._leave is not None:
+            self._leave()
+        self._leave, self.attached = None, False
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Recompute each layer's activations in backward instead of keeping them. The settings that transformers
@@ -136,9 +142,8 @@ class Attached(nn.Module):
         self.switch.recompute(False)
 
     def train(self: Model, mode: bool = True) -> Model:
-        """Training or evaluation mode. Tensors that were kept for inference are made anew after training."""
-        if mode:
-            self._made = {}
+        """Training or evaluation mode. Tensors that were kept for inference are made anew."""
+        self._made = Made()
         super().train(mode)
         return self
 

@@ -61,7 +61,7 @@ def choice_losses(
     asked = unwrapped(wrong.rows_on_host or rows)
     images = None if images is None else images[asked]
     states, mask = states.index_select(0, rows), mask.index_select(0, rows)
-    where = target_positions(wrong.labels, wrong.targets)
+    where = model._asked_at(target_positions(wrong.labels, wrong.targets))
     head = model._head()
     run = model.running(task_ids[asked.to(task_ids.device)], None, mask, images)
     with run as running, read_only_at(head, where, running):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.errors import UserError, unknown
+from hyperpelt.model.made import Made
 from hyperpelt.model.running import Running
 from hyperpelt.tasks import Task
 from hyperpelt.weights import HyperNetwork, InstanceHyperNetwork, VisualHyperNetwork, VisualSource
@@ -53,7 +54,7 @@ class Growth(Running):
         self.tasks = (*self.tasks, name)
         if not isinstance(task, str):
             self.task_fingerprints[name] = task.fingerprint()
-        self._made = {}
+        self._made = Made()
         return len(self.tasks) - 1
 
     def mixture(self, mix: Mapping[str, float] | None = None) -> Tensor:

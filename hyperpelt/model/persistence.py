@@ -20,6 +20,7 @@ from hyperpelt.methods.assemble import replaced, unfrozen
 from hyperpelt.methods.base import Method
 from hyperpelt.model import fingerprints, saving
 from hyperpelt.model.copies import copy_of, in_dtype
+from hyperpelt.model.made import Made
 from hyperpelt.model.running import Running
 from hyperpelt.model.vocabulary import with_tokens
 from hyperpelt.operations import Operation, list_operations
@@ -168,7 +169,8 @@ class Persistence(Running):
             memo[id(self.backbone)] = copy_of(self.backbone).train(self.backbone.training)
         backbone = memo[id(self.backbone)]
         # Hooks and what they close over belong to one backbone object; tensors that were kept can be made again.
-        memo[id(self.switch)], memo[id(self._made)] = switch_of(backbone), dict[Any, Any]()
+        memo[id(self.switch)], memo[id(self._made)] = switch_of(backbone), Made()
+        memo[id(self._leave)] = None
         vars(twin).update(copy.deepcopy(vars(self), memo))
         twin.attached = False
         if self.attached:

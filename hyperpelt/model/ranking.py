@@ -72,7 +72,7 @@ def _candidate_scores(
     which, task_ids = asked.to(states.device, non_blocking=True), task_ids[asked.to(task_ids.device)]
     states, mask = states.index_select(0, which), mask.index_select(0, which)
     head, places = model._head(), candidates.places
-    only = None if compiling else places
+    only = None if compiling else model._asked_at(places)
     if noted is not None:
         read = torch.zeros_like(candidates.decoder_input_ids, dtype=torch.bool).flatten()
         noted = noted.over(read.index_fill(0, places, True).view_as(candidates.decoder_input_ids), which)

@@ -24,8 +24,7 @@ from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost, sent
 from hyperpelt.errors import UserError, cut
 from hyperpelt.model.attached import Attached
-
-MADE_KEPT = 64
+from hyperpelt.model.made import Made
 
 
 class Running(Attached):
@@ -91,6 +90,12 @@ class Running(Attached):
         assert isinstance(head, nn.Module), "every family promised has one"
         return head
 
+    def _asked_at(self, where: Int[Tensor, " n"] | None) -> Int[Tensor, " n"] | None:
+        """The positions at which alone the head need be asked; None, all, where a tuner there is made of rows."""
+        there = self.assembly.plan.get(self.operations[-1].name, ())
+        of_tasks = {key for source in self.sources.of_tasks() for key in source.groups} if there else set()
+        return where if all(key in of_tasks for placed in there for key, _ in placed.tensors.values()) else None
+
     def shift_right(self, labels: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
         """Decoder input for teacher forcing: the start token, then the labels without their last."""
         config = self.backbone.config
@@ -100,12 +105,16 @@ class Running(Attached):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Context in which nothing is drawn (dropout, embeddings made of words); the mode comes back afterwards."""
-        mode = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(mode)
+        with self.switch.lock:
+            if not any(module.training for module in self.modules()):
+                yield
+                return
+            mode = self.training
+            self.eval()
+            try:
+                yield
+            finally:
+                self.train(mode)
 
     def weights_of(self, tasks: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
         """The tensors of all operations for distinct tasks, by group key, in float32."""
@@ -115,24 +124,25 @@ class Running(Attached):
         return made
 
     def _weights(self, tasks: Int[Tensor, " U"], on_host: Int[Tensor, " U"]) -> dict[str, Num[Tensor, "u n *shape"]]:
-        """The same, cast to the backbone's dtype; kept while nothing changes and no gradient is wanted.
+        """The same, cast to the backbone's dtype; kept while nothing changes, is drawn, or wants a gradient.
 
-        Version counters alone do not tell: a fused optimiser changes parameters behind their back. What was kept
-        therefore also ends with every pass that wants gradients, and with `train()`.
+        What tells of changes (`Made`) does not tell of all: a fused optimiser changes parameters behind its back. What
+        was kept therefore also ends with every pass that wants gradients, and with `train()` and `eval()`.
 
         - **on_host**: the same tasks, where they can be looked at
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            if not torch.compiler.is_compiling():
-                self._made = {}
+        if torch.compiler.is_compiling():
             return self._cast(tasks)
-        versions = sum(tensor._version for tensor in chain(self.sources.parameters(), self.sources.buffers()))
-        key = (versions, self.dtype, tasks.device, tuple(on_host.tolist()))
-        if key not in self._made:
-            made = self._cast(tasks)
-            self._made = {k: v for k, v in list(self._made.items())[-MADE_KEPT:] if k[0] == versions}
-            self._made[key] = made
-        return self._made[key]
+        if torch.is_grad_enabled() or self.training:
+            self._made = Made()
+            return self._cast(tasks)
+        kept = self._made.of(chain(self.sources.parameters(), self.sources.buffers()))
+        if kept is None:
+            return self._cast(tasks)
+        key = (self.dtype, tasks.device, tuple(on_host.tolist()))
+        if key not in kept:
+            kept[key] = self._cast(tasks)
+        return kept[key]
 
     def _cast(self, tasks: Int[Tensor, " U"]) -> dict[str, Tensor]:
         made: dict[str, Tensor] = {}
@@ -163,8 +173,6 @@ class Running(Attached):
         """
         if not self.attached:
             raise UserError("This model was detached, so its backbone would answer without it: call `attach()` first.")
-        if self.backbone.training != self.training:  # another model on the same backbone left it in its own mode
-            self.backbone.train(self.training)
         if torch.compiler.is_compiling():
             # Shapes may not depend on data: make all tasks if they are few, else one set a row.
             task_ids = task_ids.to(self.device, non_blocking=True)

@@ -20,7 +20,8 @@ from torch import Tensor
 from hyperpelt.attachment.row_images import RowImages
 from hyperpelt.data.host import OnHost, sent, unwrapped
 from hyperpelt.errors import UserError
-from hyperpelt.methods.base import Method
+from hyperpelt.methods.base import Method, Part
+from hyperpelt.operations import Operation, select
 from hyperpelt.vision.base import ImageEncoder
 from hyperpelt.vision.spec import VisualSpec
 from hyperpelt.weights import Sources
@@ -141,17 +142,27 @@ class Sight:
         return encoder
 
 
-def for_features(method: Method, spec: VisualSpec | None) -> Method:
-    """The method with its visual sources, and the rows of the tuners that draw from them, made for these features."""
+def for_features(method: Method, spec: VisualSpec | None, operations: Sequence[Operation]) -> Method:
+    """The method with its visual sources, and the rows of the tuners that draw rows from them, made for these features.
+
+    - **operations**: of the backbone
+    """
     if spec is None:
         return method
     sizes = {"feature_dim": spec.dim, "cells": spec.cells}
-    parts = []
-    for part in method.parts:
-        visual = any(method.source(name).visual is not None for name in part.sources)
-        parts.append(replace(part, tuner=part.tuner.with_rows(spec.cells)) if visual else part)
+    parts = [
+        replace(part, tuner=part.tuner.with_rows(spec.cells)) if _sees_rows(method, part, operations) else part
+        for part in method.parts
+    ]
     sources = {
         name: source if source.visual is None else replace(source, visual=replace(source.visual, **sizes))
         for name, source in method.sources.items()
     }
     return replace(method, parts=tuple(parts), sources=sources)
+
+
+def _sees_rows(method: Method, part: Part, operations: Sequence[Operation]) -> bool:
+    """Whether rows of the part's tuner (of a prefix, a memory) are those of images."""
+    seen = {name for name in part.sources if method.source(name).visual is not None}
+    every = (part.tuner.tensors(operation) for operation in select(operations, part.at)) if seen else ()
+    return any(spec.row_wise and part.source_of(name) in seen for specs in every for name, spec in specs.items())

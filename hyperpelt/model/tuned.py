@@ -145,7 +145,7 @@ class TunedModel(Inference, Persistence, Habits):
         if candidates is not None:
             return ranked(self, input_ids, attention_mask, task_ids, candidates, images, row_weights)
         decoder_input_ids = self._read_by_decoder(labels) if decoder_input_ids is None else decoder_input_ids
-        where = None if labels is None or keep_logits else target_positions(labels, targets)
+        where = None if labels is None or keep_logits else self._asked_at(target_positions(labels, targets))
         head = self._head()
         noted = None if labels is None else self.noting_penalties(len(input_ids))
         penalties = None if noted is None or labels is None else noted.over(labels != -100)

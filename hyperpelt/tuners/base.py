@@ -123,6 +123,7 @@ class Tuner:
     point: ClassVar[str] = "output"
     replaces: ClassVar[bool] = False  # whether a module of its own stands in OP's place
     linear: ClassVar[bool] = False  # at a projection its delta is x M, M made of its tensors alone: it can be merged
+    projects: ClassVar[bool] = False  # at an attention it asks for what the frozen projections make, by `Site.project`
     uncompilable: ClassVar[str] = ""  # why a step with it makes no one graph, in a sentence; empty: it does
 
     def tensors(self, operation: Operation) -> dict[str, TensorSpec]:

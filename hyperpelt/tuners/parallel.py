@@ -108,6 +108,10 @@ class Gate(Tuner):
         return self.tuner.point
 
     @property
+    def projects(self) -> bool:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
+        return self.tuner.projects
+
+    @property
     def reads(self) -> str:
         """What its tuner reads."""
         return getattr(self.tuner, "reads", "input")

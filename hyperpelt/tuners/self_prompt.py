@@ -49,6 +49,7 @@ class SelfPrompt(Tuner):
 
     type_name: ClassVar[str] = "self_prompt"
     point: ClassVar[str] = "attention"
+    projects: ClassVar[bool] = True
     length: int = 5
     bottleneck: int = 128
     divisions: int = 4

@@ -115,7 +115,10 @@ class TokenRows(Tuner):
         return {"head_rows" if own else "rows": TensorSpec(shape, ZEROS, owner="part")} if shape[0] else {}
 
     def __call__(self, site: Site, tensors: Tensors) -> Float[Tensor, "B S d"]:
-        """What is added to the vectors of these tokens."""
+        """What is added to the vectors of these tokens; at the head, to their logits."""
+        if site.operation.kind == "head":
+            assert site.output is not None
+            return self._onto(torch.zeros_like(site.output), site, tensors)
         rows, ids = tensors["rows"], site.frozen["ids"]
         chosen = ids.unsqueeze(-1) == sent(self.ids, ids.device)
         return row_linear(chosen.to(rows.dtype), rows) * site.operation.inner_scale
@@ -125,6 +128,9 @@ class TokenRows(Tuner):
         if site.operation.kind != "head":
             return None
         assert site.output is not None
+        return self._onto(site.output, site, tensors)
+
+    def _onto(self, logits: Float[Tensor, "B S e"], site: Site, tensors: Tensors) -> Float[Tensor, "B S e"]:
         rows = tensors["rows" if site.operation.tied else "head_rows"]
-        shifts = row_linear(site.input, rows.transpose(1, 2)).to(site.output.dtype)
-        return site.output.index_add(-1, sent(self.ids, shifts.device), shifts)
+        shifts = row_linear(site.input, rows.transpose(1, 2)).to(logits.dtype)
+        return logits.index_add(-1, sent(self.ids, shifts.device), shifts)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -170,15 +172,64 @@ def logits_of_one(model: TunedModel) -> Tensor:
     return model(**{**make_batch(), "task_ids": None}).logits
 
 
-def test_a_backbone_that_nobody_holds_any_more_is_freed():
-    """A notebook that loads one model after another must not keep them all."""
-    backbone = make_t5()
-    seen = weakref.ref(backbone)
-    model = tuned(backbone, SMALL)
-    logits(model)
-    del backbone, model
+@pytest.mark.parametrize("collecting", [True, False])
+def test_a_backbone_that_nobody_holds_any_more_is_freed(collecting):
+    """A notebook that loads one model after another must not keep them all, nor wait for a collector to come by."""
     gc.collect()
-    assert seen() is None
+    gc.disable()
+    try:
+        backbone = make_t5()
+        projection = backbone.encoder.block[0].layer[0].SelfAttention.q.weight
+        seen = [weakref.ref(backbone), weakref.ref(projection)]
+        model = tuned(backbone, SMALL)
+        logits(model)
+        if collecting:  # both at once, in a circle
+            model.itself = [model]
+        del backbone, model, projection
+        if collecting:
+            gc.collect()
+        assert [held() for held in seen] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_nobody_holds_any_more_has_left_its_backbone():
+    backbone = make_t5()
+    model = tuned(backbone, SMALL)
+    bake(model, "a")  # as exports do, and let go
+    model.detach()
+    tuned(backbone, "lora")
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
+    assert backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_backbone_may_be_copied_while_a_model_is_attached():
+    backbone = make_t5()
+    bare = logits(backbone)
+    tuned_model = tuned(backbone, SMALL)
+    assert torch.equal(logits(copy.deepcopy(backbone)), bare)
+    assert not torch.equal(logits(tuned_model), bare)
+
+
+def test_calls_from_several_threads_answer_as_one_after_the_other():
+    """Two models over one backbone, in eight threads: a server's."""
+    backbone = make_t5(dropout_rate=0.5)
+    models = [tuned(backbone, SMALL), tuned(backbone, "lora", seed=1)]
+    ids, start = make_batch()["input_ids"], threading.Barrier(8)
+    calls = [(model, task) for model in models for task in ("a", "b")] * 2
+
+    def answer(call) -> torch.Tensor:
+        model, task = call
+        start.wait()
+        return model.generate(ids, task=task, max_new_tokens=6, min_new_tokens=6)
+
+    expected = [model.generate(ids, task=task, max_new_tokens=6, min_new_tokens=6) for model, task in calls]
+    models[1].train()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(answer, calls))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert [model.training for model in models] == [False, True]
 
 
 def test_the_attention_function_itself_computes_what_sdpa_computes():
@@ -290,6 +341,24 @@ def test_each_model_runs_in_its_own_mode_on_a_shared_backbone():
     with torch.no_grad():
         assert torch.equal(baked(**batch).logits, baked(**batch).logits)
     assert not torch.equal(logits(second), logits(second))
+
+
+def test_a_layer_is_computed_again_in_the_mode_of_its_forward():
+    """Whoever used the backbone in between left it in a mode of its own."""
+    backbone = make_t5(dropout_rate=0.5)
+    model, other = tuned(backbone, SMALL).train(), tuned(backbone, "lora", seed=1)
+    model.gradient_checkpointing_enable()
+    batch, found = make_batch(), []
+    labels = batch.pop("decoder_input_ids")
+    for between in (False, True):
+        torch.manual_seed(0)
+        loss = model(**batch, labels=labels).loss
+        if between:
+            logits(other)
+        loss.backward()
+        found.append([p.grad.clone() for _, p in model.trainable_parameters()])
+        model.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_detached_model_does_not_answer_as_the_bare_backbone():

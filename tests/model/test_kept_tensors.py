@@ -6,6 +6,7 @@ import pytest
 import torch
 from comparison import make_batch
 from small_models import make_t5
+from support import describe
 
 from hyperpelt.model.tuned import TunedModel
 
@@ -76,3 +77,60 @@ def test_kept_tensors_serve_no_gradient():
     logits(model)
     model(**{**make_batch(), "labels": make_batch()["decoder_input_ids"]}).loss.backward()
     assert all(p.grad is not None for p in model.sources.parameters())
+
+
+def scaled_in_place(model: TunedModel, by: float) -> None:
+    with torch.inference_mode():
+        for parameter in model.sources.parameters():
+            parameter.mul_(by)
+
+
+def assigned_as_data(model: TunedModel, by: float) -> None:
+    for parameter in model.sources.parameters():
+        parameter.data = parameter.data * by
+
+
+def written_from_a_vector(model: TunedModel, by: float) -> None:
+    parameters = list(model.sources.parameters())
+    torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(parameters) * by, parameters)
+
+
+def loaded_by_assignment(model: TunedModel, by: float) -> None:
+    # Tensors as old as those that they replace, by the count of changes.
+    model.load_state_dict({name: values.detach() * by for name, values in model.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize(
+    "change", [scaled_in_place, assigned_as_data, written_from_a_vector, loaded_by_assignment], ids=lambda f: f.__name__
+)
+def test_kept_tensors_end_when_parameters_are_changed_or_replaced(change):
+    model, factors = build(), (1.5, 0.5, 1.5, 0.5)  # two states in turn: what was freed may lie where it lay before
+    found = []
+    for by in factors:
+        change(model, by)
+        found.append(logits(model))
+        model._made = type(model._made)()
+        assert torch.equal(logits(model), found[-1]), "tensors of other values were used"
+    assert not torch.equal(found[0], found[1])
+
+
+def test_what_was_drawn_in_training_is_not_kept_for_evaluation():
+    model = TunedModel.build(make_t5(), method={**SMALL, "description_dropout": 1.0}, tasks=["a", "b"]).eval()
+    describe(model)
+    before = logits(model)
+    model.train()
+    assert not torch.equal(logits(model), before)
+    model.eval()
+    assert torch.equal(logits(model), before)
+    model.train(), logits(model)
+    with model.evaluating():
+        assert torch.equal(logits(model), before)
+
+
+def test_a_model_made_in_inference_mode_answers():
+    with torch.inference_mode():
+        model = build()
+        before = logits(model)
+        model.load_method_state({name: values * 1.5 for name, values in model.method_state().items()})
+        assert not torch.equal(logits(model), before)
+        assert model.generate(make_batch()["input_ids"], task="a", max_new_tokens=2).shape == (4, 3)

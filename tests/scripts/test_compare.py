@@ -269,8 +269,9 @@ def test_the_study_of_seeing_compares_equal_trainable_counts_with_the_blind_one_
         backbone = BartForConditionalGeneration(BartConfig.from_pretrained(folder / "hyperpelt/assets/mini-bart"))
     counts = {}
     for name, settings in study["methods"].items():
-        made = for_features(methods.get(settings["method"]), spec)
-        counts[name] = count_trainable(made, backbone, list_operations(backbone), len(run.task_rates))
+        operations = list_operations(backbone)
+        made = for_features(methods.get(settings["method"]), spec, operations)
+        counts[name] = count_trainable(made, backbone, operations, len(run.task_rates))
     assert max(counts.values()) < 1.01 * min(counts.values()), counts
     seeing, blind = study["methods"]["vl-hyperpelt"], study["methods"]["blind"]
     assert blind == {**seeing, "blind": True}
