@@ -128,7 +128,8 @@ class Switch:
             self.previous_attention = None
         if self.models == 0:
             for name, parameter in self.backbone.named_parameters():
-                if not parameter.is_inference():  # one that can want no gradient
+                # What was untied since is new; what was made in inference mode can want no gradient.
+                if name in self.required_grad and not parameter.is_inference():
                     parameter.requires_grad_(self.required_grad[name])
             self.recompute(False)
 
