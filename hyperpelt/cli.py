@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, NoReturn
 
 import typer
@@ -84,6 +85,8 @@ def options(
 
 def main() -> NoReturn:
     """The console script."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a letter that a terminal does not have is shown as its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     status = run(sys.argv[1:])
     _close_stdout()
     sys.exit(status)

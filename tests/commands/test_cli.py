@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -771,3 +772,23 @@ def test_names_of_length_rules_are_those_of_the_library():
     assert tuple(common.Rule) == scoring.NORMALISATIONS
     assert tuple(common.Number) == evaluation_settings.REGRESSION
     assert tasks.names()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_letter_that_the_terminal_does_not_have_ends_no_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "\u2603 in M\u00fcnchen", "label": "yes"}', encoding="utf8")
+    (tmp_path / "my.yaml").write_text(
+        "name: my/snow\nsource: {files: {train: rows.jsonl}}\ninput: '{text}'\nchoices: [no, yes]\n"
+        "splits: {validation: null, test: null}\n",
+        encoding="utf8",
+    )
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    monkeypatch.setattr(sys, "argv", ["hyperpelt", "tasks", "show", "my/snow", "--plugin", str(tmp_path / "my.yaml")])
+    with own_registry(), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    city = "M\u00fcnchen" if encoding == "latin-1" else r"M\xfcnchen"
+    assert rf"\u2603 in {city}" in written.getvalue().decode(encoding)
