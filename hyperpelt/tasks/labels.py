@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.values import ClassNumber, is_missing, known_by, plain, whole_number
@@ -74,10 +75,16 @@ def _no_choice(label: Any, choices: Sequence[str | None]) -> UserError:
             f"or its place as a whole number, 0 to {len(choices) - 1}"
         )
     message = f"the answer {label!r} is not a choice; expected one of {_all(choices)}"
-    near = [c for c in choices if c is not None and c.strip().casefold() == label.strip().casefold()]
+    near = [choice for choice in choices if choice is not None and _evened(choice) == _evened(label)]
     if near:
-        message += f". {near[0]!r} differs in case or blanks: translate it, in YAML `labels: {{{label!r}: {near[0]}}}`"
+        how = "case or blanks" if normalize("NFC", label) == label else f"how letters are put together ({label!a})"
+        message += f". {near[0]!r} differs in {how}: translate it, in YAML `labels: {{{label!r}: {near[0]}}}`"
     return UserError(message)
+
+
+def _evened(text: str) -> str:
+    """As most people see it: with one kind of blanks, and an accent that stands beside its letter on it."""
+    return normalize("NFKC", text).strip().casefold()
 
 
 def _no_place(number: int, choices: Sequence[str | None]) -> UserError:

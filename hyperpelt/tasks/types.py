@@ -210,9 +210,11 @@ class Examples(Sequence[Example]):
 
     def raw(self) -> Iterator[tuple[int, Row]]:
         """(row number in the split, row before rendering)."""
-        whole = self.numbers == range(len(self._rows))  # all, in their order
-        rows = iterate(self._rows if whole else picked(self._rows, self.numbers))
-        return ((number, with_names(row, self._names)) for number, row in zip(self.numbers, rows, strict=True))
+        with Naming(self.task.name, self.split):  # a source may be a stranger's code
+            whole = self.numbers == range(len(self._rows))  # all, in their order
+            rows = iterate(self._rows if whole else picked(self._rows, self.numbers))
+            for number, row in zip(self.numbers, rows, strict=True):
+                yield number, with_names(row, self._names)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -222,7 +224,9 @@ class Examples(Sequence[Example]):
         if isinstance(index, slice):
             return Examples(self.task, self.split, self._rows, self.numbers[index])
         number = self.numbers[index]
-        return self.rendered(self._rows[number], number)
+        with Naming(self.task.name, self.split):
+            row = self._rows[number]
+        return self.rendered(row, number)
 
     def rendered(self, row: Row, number: int | str) -> Example:
         """A row of the same source, rendered. number: its own, for messages."""

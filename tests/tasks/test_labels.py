@@ -110,6 +110,7 @@ def test_the_text_of_a_choice_wins_whatever_file_it_comes_from(
         (("bad", "fair", "good"), (1, 2, 3), r"unknown label 3: .* If labels count from 1, say so"),
         (("no", "yes"), (0, -1), r"unknown label -1: .* leave such rows out: Splits\(drop=\{column: -1\}\)"),
         (("no", "yes"), ("no", "Yes"), r"the answer 'Yes' is not a choice.* 'yes' differs in case or blanks"),
+        (("no", "s\xed"), ("no", "si\u0301"), r"differs in how letters are put together \('si\\u0301'\): translate"),
         (("no", "yes"), ("no", "01"), r"is not a choice|unknown label|label is"),
         (("no", "yes"), (0.5, 1.0), r"is not a choice|the label is 0\.5"),
     ],

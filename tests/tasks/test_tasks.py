@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -113,6 +114,27 @@ def test_a_source_that_fails_is_not_said_to_fail_in_rendering(source: hyperpelt.
     with pytest.raises(UserError, match=message) as error:
         list(replace(make_task(ROWS), source=source).examples("train"))
     assert "rendering" not in str(error.value)
+
+
+class Failing(list[dict]):
+    """Rows of a stranger's source that are read when they are asked for."""
+
+    def __getitem__(self, place: object) -> dict:
+        raise ValueError("the disk is full")
+
+    def __iter__(self) -> Iterator[dict]:
+        yield from self[:]
+
+
+def test_rows_that_cannot_be_read_later_on_say_whose_they_are() -> None:
+    class Mine(hyperpelt.Generator):
+        def read(self, split: str, data_root: object) -> Failing:
+            return Failing(ROWS)
+
+    examples = replace(make_task(ROWS), source=Mine(broken)).examples("train")
+    for ask in (lambda: examples[0], lambda: list(examples)):
+        with pytest.raises(UserError, match="split train: reading the rows failed with ValueError: the disk is full"):
+            ask()
 
 
 def test_an_open_answer_may_be_a_number_and_is_written_as_one() -> None:
