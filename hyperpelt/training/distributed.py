@@ -41,6 +41,7 @@ class Processes:
     """The processes of a run. Built by `start_processes`; every method works with a single process too."""
 
     accelerator: Accelerator
+    device: torch.device
     sharded: bool = False
     _control: Any = None  # a CPU group: agreeing on a number must not wait for the accelerator
 
@@ -56,10 +57,6 @@ class Processes:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    @property
-    def device(self) -> torch.device:
-        return self.accelerator.device
-
     def prepare(self, model: TunedModel, forward: nn.Module | None = None) -> nn.Module:
         """Put the model on its device, wrapped or sharded; call the result in place of the model. forward: what calls
         the model in its place."""
@@ -67,6 +64,9 @@ class Processes:
             model.to(self.device)
             return _shard_backbone(model, self.device)
         whole = model if forward is None else forward
+        if self.world == 1:
+            model.to(self.device)
+            return whole
         prepared = self.accelerator.prepare_model(whole)
         if prepared is not whole:
             prepared.broadcast_buffers = False  # they never change
@@ -77,9 +77,16 @@ class Processes:
         """DDP averages gradients over processes where the loss of a global batch needs their sum."""
         return float(self.world) if self.world > 1 and not self.sharded else 1.0
 
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a micro-batch, under DDP those of all processes."""
+        if self.world == 1:
+            loss.backward()
+        else:
+            self.accelerator.backward(loss * self.loss_scale)
+
     def accumulating(self, model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Gradients travel with the last micro-batch of a step only."""
-        return nullcontext() if last or self.sharded else self.accelerator.no_sync(model)
+        return nullcontext() if last or self.sharded or self.world == 1 else self.accelerator.no_sync(model)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Under FSDP, sum the gradients of the (unsharded) trained tensors over processes, in one message."""
@@ -158,22 +165,29 @@ def start_processes(*, use_cpu: bool = False) -> Processes:
     Raises UserError for what the launcher was told and this library does not do: fp16, DeepSpeed, Megatron-LM.
     """
     from accelerate import Accelerator
+    from accelerate.state import is_initialized
     from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     _check_launcher()
     use_cpu = use_cpu or not torch.accelerator.is_available()
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     sharded = launched and _flag("ACCELERATE_USE_FSDP")
+    # What this process has used Accelerate for before (a Trainer, another run) has settled device and precision for
+    # good; a single process needs neither of it.
+    settled = not launched and is_initialized()
     with _without("ACCELERATE_USE_FSDP"):  # the sharding is ours, see above
         accelerator = Accelerator(
-            mixed_precision="no",  # the training loop's own, see `hyperpelt.training.precision`
-            cpu=use_cpu,
+            mixed_precision=None if settled else "no",  # the loop's own, see `hyperpelt.training.precision`
+            cpu=use_cpu and not settled,
             # Accumulation is the training loop's own: its loss is normalised over the global batch.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     control = dist.new_group(backend="gloo") if launched else None
-    return Processes(accelerator, sharded=sharded, _control=control)
+    device = accelerator.device
+    if settled and (device.type == "cpu") != use_cpu:
+        device = torch.device("cpu") if use_cpu else torch.accelerator.current_accelerator() or device
+    return Processes(accelerator, device, sharded=sharded, _control=control)
 
 
 @contextmanager

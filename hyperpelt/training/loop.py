@@ -134,7 +134,7 @@ class Loop:
         with computing(self.config.precision, self.processes.device):
             output = self.forward(**inputs, smoothing=self.config.label_smoothing)
         loss = total_loss(output, batch)
-        self.processes.accelerator.backward(loss * self.processes.loss_scale)
+        self.processes.backward(loss)
         record.add_penalties(output.row_penalties or {}, batch["num_global_rows"])
         return output.row_loss.detach()
 

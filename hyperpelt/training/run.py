@@ -54,7 +54,7 @@ def train(
     config, chosen = with_rate(taken_over(config))
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
-    with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop:
+    with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop, _drawing(processes.device):
         config, notes = settled(config, processes, folder.resume_from)
         setup = prepare(config, processes, show=show)
         results = _Run(setup, folder, stop, chosen=chosen, notes=notes, show=show, callbacks=callbacks).train()
@@ -281,6 +281,16 @@ class _Run:
             "history": state.history,
             "task_map": task_map(self.model),
         }
+
+
+@contextmanager
+def _drawing(device: torch.device) -> Iterator[None]:
+    """While inside, generators that the caller shares with us are ours; then they stand where they stood."""
+    before = checkpoints.random_states(device)
+    try:
+        yield
+    finally:
+        checkpoints.restore_random_states(before, device)
 
 
 def _seed(seed: int) -> None:

@@ -188,9 +188,8 @@ def test_twenty_steps_of_the_loop_between_two_log_lines_wait_for_nothing():
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
     settings = {"tasks": "tabletop/nli", "output_dir": ".", "learning_rate": 1e-3, "log_steps": 50, "max_steps": 100}
     config = load_run(None, list({**settings, "save_steps": None, "eval_steps": None}.items()))
-    accelerator = SimpleNamespace(backward=lambda loss: loss.backward())
     processes = SimpleNamespace(
-        rank=0, world=1, device=AWAY, accelerator=accelerator, loss_scale=1.0, largest=lambda number: number,
+        rank=0, world=1, device=AWAY, backward=lambda loss: loss.backward(), largest=lambda number: number,
         accumulating=lambda model, *, last: nullcontext(), sum_gradients=lambda parameters: None,
         add_up=lambda values: values,
     )  # fmt: skip

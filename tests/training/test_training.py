@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from small_runs import forget_tasks, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +26,7 @@ from hyperpelt.data.parts import Part
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
 from hyperpelt.training import train
-from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune, save_checkpoint
+from hyperpelt.training.checkpoints import list_checkpoints, load_checkpoint, prune, random_states, save_checkpoint
 from hyperpelt.training.interrupts import ECHO_SECONDS, StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.training.setup import prepare
@@ -441,6 +443,35 @@ def test_a_signal_ends_an_evaluation_at_once():
         with pytest.raises(StopNow), stop.at_once():
             signal.raise_signal(signal.SIGTERM)
         assert stop.signum == signal.SIGTERM
+
+
+# --------------------------------------------------------------------------------------------- one process, more runs
+
+
+def test_a_run_draws_from_generators_of_its_own(start):
+    """Whoever trains in the midst of a programme finds random numbers where they stood."""
+    before = random_states(torch.device("cpu"))
+    start()
+    after = random_states(torch.device("cpu"))
+    assert after["torch"] == before["torch"]
+    assert after["numpy"] == before["numpy"]
+
+
+@pytest.fixture
+def other_precision() -> Iterator[Any]:
+    """Accelerate as a Trainer in bf16 leaves it in this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield Accelerator(mixed_precision="bf16")
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_what_a_process_used_accelerate_for_before_changes_no_run(start, run, tmp_path, other_precision):
+    start()
+    assert other_precision.mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    start(f"output_dir={tmp_path / 'alone'}")
+    ours, alone = (load_file(folder / "model.safetensors") for folder in (run, tmp_path / "alone"))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in alone.items())
 
 
 # ------------------------------------------------------------------------------------------------------- optimisation
