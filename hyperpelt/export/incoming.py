@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 # Settings of LoRA under which its delta is another function than (alpha / r) x A B, with what they are where it is not.
-PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": False}
+PLAIN = {
+    **{"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": False},
+    **{"alora_invocation_tokens": None, "arrow_config": None, "kasa_config": None},
+}
+# Starts that PEFT takes away from the backbone's weights, here and whenever it loads the adapter.
+TAKEN_AWAY = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,12 @@ def _read_lora(config: Mapping[str, Any], state: Mapping[str, Tensor], operation
     for setting, plain in PLAIN.items():
         if config.get(setting, plain) not in (plain, None):
             raise UserError(f"A LoRA with {setting}={config[setting]!r} is another function than our LoRA.")
+    start = config.get("init_lora_weights")
+    if str(start).lower().startswith(TAKEN_AWAY):
+        raise UserError(
+            f"A LoRA with init_lora_weights={start!r} stands on weights from which its start was taken away: save it "
+            "with PEFT's `path_initial_model_for_weight_conversion`, which makes an ordinary LoRA of it."
+        )
     at = {operation.path: operation for operation in operations if operation.kind in PROJECTIONS}
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():

@@ -115,6 +115,11 @@ def test_an_adapter_of_another_backbone_is_refused(tmp_path: Path) -> None:
     [
         ({"peft_type": "PREFIX_TUNING"}, "expected an adapter of type LORA, IA3, PROMPT_TUNING, got 'PREFIX_TUNING'"),
         ({"use_dora": True}, "use_dora=True is another function"),
+        ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\] is another function"),
+        *(
+            ({"init_lora_weights": start}, f"={start!r} stands on weights from which")
+            for start in ("pissa_niter_4", "OLoRA")
+        ),
         ({"modules_to_save": ["lm_head"]}, "also saves whole modules"),
         ({"base_model_name_or_path": None}, "names no backbone: give `backbone=`"),
     ],
