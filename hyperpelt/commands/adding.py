@@ -24,6 +24,8 @@ def settings_of(
     if not tasks or not run:
         raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
     from hyperpelt.backbones.shipped import place_for
+    from hyperpelt.config import RunConfig
+    from hyperpelt.config.text import read_yaml
     from hyperpelt.model.saving import local_folder, read_config
     from hyperpelt.transfer.settings import RATES
 
@@ -43,7 +45,14 @@ def settings_of(
     if any(source["type"] == "hypernetwork" for source in read_config(folder)["method"]["sources"].values()):
         changes["learning_rate"] = RATES["embedding"]
     path = folder / "run.yaml"
-    return path if path.is_file() else None, _kept(changes, arguments)
+    if not path.is_file():
+        return None, _kept(changes, arguments)
+    warmup = read_yaml(path)[0].get("warmup_steps", 0)
+    if (
+        isinstance(warmup, int | float) and warmup >= 1
+    ):  # steps of that run's length, which may be more than this one has
+        changes["warmup_steps"] = RunConfig.model_fields["warmup_steps"].default
+    return path, _kept(changes, arguments)
 
 
 def _kept(changes: dict[str, Any], arguments: list[str]) -> list[tuple[str, Any]]:

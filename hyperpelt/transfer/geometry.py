@@ -31,6 +31,7 @@ from hyperpelt.config.paths import at_home
 from hyperpelt.data.progress import shown
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.run import evaluate
+from hyperpelt.files import folders
 from hyperpelt.files.atomic import write_json, write_text
 from hyperpelt.model.maps import flat, similarities, task_vectors
 from hyperpelt.model.saving import local_folder
@@ -122,7 +123,7 @@ def write_projector(folder: Path, model: TunedModel) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     names = list(model.tasks)
-    with SummaryWriter(str(folder)) as writer:
+    with folders.building(folder) as new, SummaryWriter(str(new)) as writer:
         for name, vectors in task_vectors(model).items():
             labels = names
             if name == "embeddings" and model.described():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_models import make_bart
 from transfer_runs import trained_run
 
 from hyperpelt import cli, evaluate
+from hyperpelt.commands import adding
 from hyperpelt.config import load_run, to_yaml
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
@@ -93,6 +95,27 @@ def test_a_run_of_one_task_has_no_geometry(run, tmp_path):
     alone.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="nothing to compare"):
         measure(tmp_path, use_cpu=True, progress=False)
+
+
+def test_a_projector_is_written_anew_and_in_silence(tmp_path, capsys):
+    model = TunedModel.build(make_bart(), method="lora", tasks=["a", "b"])
+    for _ in range(2):
+        geometry.write_projector(tmp_path / "projector", model)
+    assert capsys.readouterr().out == ""
+    assert len(list((tmp_path / "projector").glob("events.*"))) == 1
+    assert (tmp_path / "projector" / "projector_config.pbtxt").is_file()
+
+
+def test_a_warm_up_in_steps_belongs_to_the_run_that_is_added_to(run, tmp_path):
+    """500 steps of it would fill the 300 of an added task, whose rate would never reach its peak."""
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    share = dict(adding.settings_of(["toy/word"], str(other), [])[1])
+    assert "warmup_steps" not in share
+    text = (other / "run.yaml").read_text().replace("warmup_steps: 0.05", "warmup_steps: 500")
+    (other / "run.yaml").write_text(text)
+    for said, expected in (([], 0.05), (["warmup_steps=7"], 7)):
+        path, changes = adding.settings_of(["toy/word"], str(other), said)
+        assert load_run(path, [*changes, *said]).warmup_steps == expected
 
 
 def test_from_the_shell_a_task_is_added_transferred_to_and_reported(run, tmp_path, capsys):
