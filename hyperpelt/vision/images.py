@@ -79,12 +79,22 @@ def source_of(image: Any, *, allow_urls: bool = False) -> bytes | Image:
 def _hash_of_pixels(picture: Image) -> str:
     try:
         pixels = picture.tobytes()  # of a damaged file, this is where it shows
-        head = (picture.mode, picture.size, picture.getpalette(), picture.getexif().get(ORIENTATION, 1))
+        head = (picture.mode, picture.size, picture.getpalette(), _orientation(picture))
         if "transparency" in picture.info:
             head += (picture.info["transparency"],)
     except Exception as problem:
         raise BadImage(f"the image is corrupt or truncated ({problem})") from None
     return sha256(repr(head).encode() + pixels).hexdigest()
+
+
+def _orientation(picture: Image) -> Any:
+    """As EXIF has it; 1, upright, where that is damaged, which harms no pixel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return picture.getexif().get(ORIENTATION, 1)
+        except Exception:  # PIL has types of its own for each way to be damaged
+            return 1
 
 
 def read_bytes(image: Any, *, allow_urls: bool = False) -> bytes:
@@ -159,7 +169,7 @@ def _decoded(opened: Any, max_pixels: int) -> Image:
             picture = opened()
             _check_size(picture, max_pixels)
             picture.load()
-            return _rgb(ImageOps.exif_transpose(picture))
+            return _rgb(picture if _orientation(picture) == 1 else ImageOps.exif_transpose(picture))
     except BadImage:
         raise
     except pil.DecompressionBombError:

@@ -56,6 +56,13 @@ def test_bytes_paths_pil_images_and_undecoded_columns_give_the_same_picture(tmp_
     assert {load_image(form).tobytes() for form in forms} == {halves().tobytes()}
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_damaged_exif_data_harm_no_pixel(kind: str) -> None:
+    content = encoded(halves(), kind, exif=b"Exif\0\0no such thing at all")
+    assert load_image(content).size == load_image(Image.open(io.BytesIO(content))).size == (8, 4)
+    assert len(content_hash(Image.open(io.BytesIO(content)))) == 64
+
+
 def test_the_hash_names_the_content_not_the_place(tmp_path: Path) -> None:
     content = encoded(halves())
     for name in ("a.png", "b.png"):
