@@ -18,6 +18,8 @@ from jaxtyping import Int
 
 from hyperpelt.errors import UserError
 
+TOGETHER = 4096  # windows counted at once: a long run may have a million
+
 
 @dataclass(frozen=True)
 class RowBatch:
@@ -177,7 +179,9 @@ class MixtureSampler:
         a resumed step, starts again.
         """
         counted, drawn = self._counted if self._counted[0] <= index else (0, 0)
-        drawn = drawn + self._drawn(np.arange(counted, index), size).sum(axis=0)
+        drawn = drawn + np.zeros(len(self.names), np.int64)
+        for start in range(counted, index, TOGETHER):
+            drawn = drawn + self._drawn(np.arange(start, min(start + TOGETHER, index)), size).sum(axis=0)
         self._counted = (index, drawn)
         return drawn
 

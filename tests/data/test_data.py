@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -249,6 +250,16 @@ def test_each_window_is_counted_once_however_long_the_run(monkeypatch, batching)
     assert len(counted) <= 2 * 100
     assert drawn(order.batch(17)) == batches[17], "going back"
     assert drawn(sampler(window=1, batching=batching).batch(63)) == batches[63], "resuming"
+
+
+def test_the_windows_of_a_long_run_are_not_all_held_at_once():
+    lengths = {f"task {n}": np.zeros(10, np.int32) for n in range(50)}
+    sampler = MixtureSampler(dict.fromkeys(lengths, 0.02), lengths, batch_size=8, window=1, total=40_000)
+    tracemalloc.start()
+    sampler.batch(39_999)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 15e6
 
 
 def test_rows_differ_from_epoch_to_epoch():
