@@ -120,15 +120,25 @@ class Inference(Running):
         return answers
 
     def _with_cache(self, running: Pass, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of generation with a cache that has room for the pass's prefixes, unless they ask for another one."""
+        """Options of generation with a cache that has room for the pass's prefixes, unless they ask for another one.
+
+        Raises:
+            UserError: they do, and the method needs its own.
+        """
         settings = options.get("generation_config") or self.backbone.generation_config
         if options.get("use_cache", settings.use_cache) is False:
             return options
         config = self.backbone.config
+        asked = [name for name in OF_ANOTHER_CACHE if options.get(name, getattr(settings, name, None)) is not None]
         if self.looks_back:
+            if asked:
+                raise UserError(
+                    f"Method {self.method.name!r} looks at earlier positions, which its own cache alone remembers: "
+                    f"leave {asked[0]} out of what generate is given."
+                )
             cache = RememberingCache(config)
             running.positions = Positions(cache.before)
-        elif any(options.get(name, getattr(settings, name, None)) is not None for name in OF_ANOTHER_CACHE):
+        elif asked:
             return options
         else:
             cache = EncoderDecoderCache(roomy_cache(config), DynamicCache(config=config))

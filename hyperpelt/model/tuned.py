@@ -42,7 +42,8 @@ from hyperpelt.vision.spec import VisualSpec
 class TunedModel(Inference, Persistence, Habits):
     """A frozen T5 or BART tuned by a method for a list of tasks. Make one with `build` or `from_pretrained`.
 
-    - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it in turn.
+    - **backbone**: frozen; its parameters get no gradient and never change. Several tuned models may share it; calls of
+      several threads wait for each other
     - **sources**: the weight sources, all that is trained (with `unfreeze`, also the model's own copy of the backbone)
     - **tasks**: names; the id of a task is its index
     """

@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 
 from hyperpelt.attachment.roomy_cache import RoomyLayer, joined_in_place
 from hyperpelt.backbones.decoder_cache import CACHE
+from hyperpelt.errors import UserError
 from hyperpelt.model import inference
 from hyperpelt.model.tuned import TunedModel
 
@@ -46,6 +47,14 @@ def test_words_are_those_of_the_usual_cache(make, way, monkeypatch):
         written.append(model.generate(ids[:rows], task_ids=torch.arange(rows), **options))
         monkeypatch.setattr(inference, "roomy_cache", lambda config: DynamicCache(config=config))
     assert torch.equal(*written)
+
+
+@pytest.mark.parametrize("option", [WAYS["static"], WAYS["looked up"]], ids=str)
+def test_another_cache_is_refused_where_the_own_one_remembers_more_than_keys(option):
+    """Tokens that are looked up and then not taken would stay in what a window looks back at."""
+    model = TunedModel.build(make_t5(), method={"name": "conv-adapter", "bottleneck": 4}, tasks=["a"]).eval()
+    with pytest.raises(UserError, match=rf"'conv-adapter' looks at earlier positions.*leave {next(iter(option))} out"):
+        model.generate(torch.arange(3, 11)[None], task="a", max_new_tokens=4, **option)
 
 
 @pytest.mark.parametrize("make", BACKBONES.values(), ids=BACKBONES)
