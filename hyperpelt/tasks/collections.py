@@ -23,7 +23,7 @@ SPLITS = ("train", "validation", "test")
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """Rows that are in memory: a `DatasetDict` or another mapping from splits to rows, or one `Dataset`, which is
-    'train'."""
+    'train'. Data frames of pandas are rows, too."""
 
     rows: Any
 
@@ -35,7 +35,8 @@ class Loaded:
                     f"Loaded takes a datasets.Dataset, a DatasetDict or {{split: rows}}, got {type(rows).__name__} for "
                     f"{split!r}; of an IterableDataset take `list(stream.take(1000))`."
                 )
-        object.__setattr__(self, "rows", dict(named))
+        frames = {split: rows.to_dict("records") for split, rows in named.items() if hasattr(rows, "iterrows")}
+        object.__setattr__(self, "rows", dict(named) | frames)
 
     def describe(self) -> str:
         return f"in memory ({', '.join(map(str, self.rows))})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -23,7 +23,7 @@ class Template:
     labels: pairs (value in that column, choice) where the column holds other words than the choices; or `place`: it
     holds the place of one of the row's own choices, which may be numbers themselves. choices: the columns whose texts
     are the row's own choices, or the name of one column that lists them. group: a column whose equal values are scored
-    together. images: columns of images.
+    together. images: columns of images, or of lists of them.
     """
 
     input: str
@@ -48,8 +48,14 @@ class Template:
             choices=choices,
             label=self._gold(answer, choices),
             group=None if self.group is None else repr(reach(row, self.group)),
-            images=tuple(reach(row, column) for column in self.images),
+            images=tuple(self._pictures(row)),
         )
+
+    def _pictures(self, row: Mapping[str, Any]) -> Iterator[Any]:
+        """Those that are there: a row may have fewer than others have."""
+        for column in self.images:
+            found = reach(row, column)
+            yield from (image for image in (found if isinstance(found, list | tuple) else [found]) if image is not None)
 
     def _own_choices(self, row: Mapping[str, Any]) -> tuple[Any, ...] | None:
         if isinstance(self.choices, str):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from task_support import own_registry
 
 from hyperpelt import Example, Files, ImageFolder, Loaded, Saved, Splits, Streamed, Task, UserError, tasks
 from hyperpelt.tasks import collections
+from hyperpelt.tasks.template import Template
 
 LABELS = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(6)]
@@ -38,6 +40,22 @@ def test_objects_in_memory_are_sources_and_change_with_their_content() -> None:
         task_on(Loaded(make()["train"])).examples("test")
     with pytest.raises(UserError, match=r"got IterableDataset for 'train'"):
         Loaded(make()["train"].to_iterable_dataset())
+
+
+def test_a_data_frame_is_rows() -> None:
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": [1, 0, None]})
+    splits = Splits(validation=None, test=None, drop={"label": None})
+    for source in (Loaded(frame), Loaded({"train": frame, "test": frame[:1]})):
+        assert [e.target for e in task_on(source, splits=splits).examples("train")] == ["good", "bad"]
+
+
+def test_a_row_of_a_template_has_the_pictures_that_are_there() -> None:
+    template = Template(input="{text}", label="label", images=("one", "further"))
+    row = {"text": "a", "label": "x", "one": None, "further": [b"1", None, b"2"]}
+    assert template(row).images == (b"1", b"2")
+    assert template({**row, "one": {"bytes": b"0", "path": None}, "further": None}).images == (
+        {"bytes": b"0", "path": None},
+    )
 
 
 @pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
