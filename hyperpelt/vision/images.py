@@ -114,6 +114,8 @@ def file_of(image: Any) -> Path | None:
     """The file that an image is read from; None for one that brings its content, or is an address."""
     if isinstance(image, Mapping):
         image = image.get("path") if image.get("bytes") is None else None
+    elif hasattr(image, "getpalette"):
+        image = getattr(image, "filename", None)
     if not isinstance(image, str | Path) or not str(image) or str(image).lower().startswith(URLS):
         return None
     return Path(image).expanduser().absolute()

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hyperpelt.errors import UserError
-from hyperpelt.vision.images import BadImage, content_hash, load_image
+from hyperpelt.vision.images import BadImage, content_hash, file_of, load_image
 
 RED, BLUE = (200, 30, 40), (20, 40, 220)
 
@@ -61,6 +61,24 @@ def test_damaged_exif_data_harm_no_pixel(kind: str) -> None:
     content = encoded(halves(), kind, exif=b"Exif\0\0no such thing at all")
     assert load_image(content).size == load_image(Image.open(io.BytesIO(content))).size == (8, 4)
     assert len(content_hash(Image.open(io.BytesIO(content)))) == 64
+
+
+def test_an_image_knows_the_file_that_it_is_read_from(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    halves().save(path)
+    named = (path, str(path), {"bytes": None, "path": str(path)}, Image.open(path))
+    assert {file_of(image) for image in named} == {path}
+    content = path.read_bytes()
+    none = (
+        content,
+        {"bytes": content, "path": "x.png"},
+        halves(),
+        Image.open(io.BytesIO(content)),
+        "",
+        None,
+        "HTTP://x/y",
+    )
+    assert {file_of(image) for image in none} == {None}
 
 
 def test_the_hash_names_the_content_not_the_place(tmp_path: Path) -> None:
