@@ -40,26 +40,27 @@ def resampled(
     seed, name (of the task) fix the samples. A metric that is a mean over rows costs one evaluation; others are
     computed on every sample.
     """
-    generator = np.random.default_rng([seed, 7, crc32(name.encode())])
     clusters = _clusters(groups)
-    drawn = generator.integers(len(clusters), size=(resamples, len(clusters)))
     found: Draws = {}
     for metric_name in metrics.available(metric_names)[0]:
-        metric = metrics.get(metric_name)
+        metric, values = metrics.get(metric_name), np.empty(resamples)
+        generator = np.random.default_rng([seed, 7, crc32(name.encode())])  # every metric has the same samples
+        # One sample at a time: all of them together would be gigabytes.
+        drawn = (generator.integers(len(clusters), size=len(clusters)) for _ in range(resamples))
+        found[metric_name] = values
         if metric.row_wise:
             rows = [metric.function([p], [y], [g]) for p, y, g in zip(predictions, labels, groups, strict=True)]
             sums = np.array([sum(rows[row] for row in cluster) for cluster in clusters])
             sizes = np.array([len(cluster) for cluster in clusters])
-            found[metric_name] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+            for place, sample in enumerate(drawn):
+                values[place] = sums[sample].sum() / sizes[sample].sum()
             continue
-        values = np.empty(resamples)
-        samples = shown(drawn, f"{name} {metric_name}", "samples", progress=progress, total=len(drawn))
+        samples = shown(drawn, f"{name} {metric_name}", "samples", progress=progress, total=resamples)
         for place, sample in enumerate(samples):
             # A cluster that is drawn twice counts as two groups.
             chosen = [(row, (place, groups[row])) for place, number in enumerate(sample) for row in clusters[number]]
             parts = [predictions[row] for row, _ in chosen], [labels[row] for row, _ in chosen]
             values[place] = metric.function(*parts, [group for _, group in chosen])
-        found[metric_name] = values
     return found
 
 

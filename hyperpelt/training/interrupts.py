@@ -12,12 +12,18 @@ from types import FrameType
 
 
 class TrainingInterrupted(Exception):
-    """A run was stopped by a signal, after it was saved. `exit_status` is what shells expect: 130 or 143."""
+    """A run was stopped by a signal, after it was saved (**checkpoint**: None where it had not begun).
 
-    def __init__(self, signum: int, *, step: int, checkpoint: Path, command: str) -> None:
+    `exit_status` is what shells expect: 130 or 143.
+    """
+
+    def __init__(self, signum: int, *, step: int = 0, checkpoint: Path | None = None, command: str = "") -> None:
         self.signum, self.step, self.checkpoint = signum, step, checkpoint
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
-        super().__init__(f"stopped by {name} after step {step}; saved in {checkpoint}. Go on with: {command}")
+        saved = f"after step {step}; saved in {checkpoint}. Go on with: {command}"
+        super().__init__(
+            f"stopped by {name} {saved if checkpoint else 'before the first step, when nothing was to save.'}"
+        )
 
     @property
     def exit_status(self) -> int:

@@ -25,7 +25,7 @@ from hyperpelt.training.compiled import CompiledForward
 from hyperpelt.training.courses import composed
 from hyperpelt.training.distributed import start_processes
 from hyperpelt.training.folder import RunFolder
-from hyperpelt.training.interrupts import Stop, StopNow, noticing_signals
+from hyperpelt.training.interrupts import Stop, StopNow, TrainingInterrupted, noticing_signals
 from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.precision import settled
@@ -55,8 +55,12 @@ def train(
     processes = start_processes(use_cpu=config.use_cpu)
     show = progress and processes.is_main
     with RunFolder.claimed(config, processes) as folder, noticing_signals() as stop, _drawing(processes.device):
-        config, notes = settled(config, processes, folder.resume_from)
-        setup = prepare(config, processes, show=show)
+        try:
+            with stop.at_once(processes.world == 1):  # reading and tokenising may take as long as training
+                config, notes = settled(config, processes, folder.resume_from)
+                setup = prepare(config, processes, show=show)
+        except StopNow:
+            raise TrainingInterrupted(stop.signum) from None
         results = _Run(setup, folder, stop, chosen=chosen, notes=notes, show=show, callbacks=callbacks).train()
     processes.close()
     return results

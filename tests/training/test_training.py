@@ -418,6 +418,21 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
     assert start("resume=true", f"max_steps={stopped.step + 1}")["training"]["steps"] == stopped.step + 1
 
 
+def test_a_signal_before_the_first_step_ends_the_run_at_once(start, run, monkeypatch):
+    """Tokenising may take an hour, and there is nothing to save."""
+    done = []
+
+    def long(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        done.append("all of it")
+        return prepare(*arguments, **options)
+
+    monkeypatch.setattr("hyperpelt.training.run.prepare", long)
+    with pytest.raises(TrainingInterrupted, match=r"^stopped by SIGTERM before the first step") as caught:
+        start()
+    assert (done, caught.value.exit_status, run.exists()) == ([], 143, False)
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C as in a terminal: processes that a shell starts in the background inherit an ignored SIGINT."""
