@@ -128,7 +128,7 @@ class Inference(Running):
         settings = options.get("generation_config") or self.backbone.generation_config
         if options.get("use_cache", settings.use_cache) is False:
             return options
-        config = self.backbone.config
+        config = self.backbone.get_decoder().config  # T5's own counts the encoder's layers
         asked = [name for name in OF_ANOTHER_CACHE if options.get(name, getattr(settings, name, None)) is not None]
         if self.looks_back:
             if asked:

@@ -49,6 +49,17 @@ def test_words_are_those_of_the_usual_cache(make, way, monkeypatch):
     assert torch.equal(*written)
 
 
+@pytest.mark.parametrize("method", ["lora", {"name": "conv-adapter", "bottleneck": 4}, {"name": "lst", "reduction": 4}])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_decoder_may_have_more_or_fewer_layers_than_its_encoder(layers, method):
+    """transformers itself counts a T5's encoder's, and writes nothing where the decoder has more."""
+    model = TunedModel.build(make_t5(num_decoder_layers=layers), method=method, tasks=["a"]).eval()
+    ids, options = torch.arange(3, 11)[None], {"task": "a", "max_new_tokens": 4, "min_new_tokens": 4}
+    for beams in (1, 2):
+        plain = model.generate(ids, **options, num_beams=beams, use_cache=False)
+        assert torch.equal(model.generate(ids, **options, num_beams=beams), plain)
+
+
 @pytest.mark.parametrize("option", [WAYS["static"], WAYS["looked up"]], ids=str)
 def test_another_cache_is_refused_where_the_own_one_remembers_more_than_keys(option):
     """Tokens that are looked up and then not taken would stay in what a window looks back at."""
