@@ -18,16 +18,23 @@ if TYPE_CHECKING:
     from hyperpelt.tasks import Task
 
 
-def evaluated(config: RunConfig, task: Task) -> dict[str, int | None]:
-    """The splits of a task that the run evaluates on, and how many rows at most."""
-    final = {config.test_split_of(task.name): config.test_limit}
-    return final if config.eval_steps is None else {config.eval_split: config.eval_limit, **final}
+def evaluated(config: RunConfig, task: Task) -> list[tuple[str, int | None]]:
+    """The splits of a task that the run evaluates on, each with how many rows at most; one may be there twice."""
+    final = (config.test_split_of(task.name), config.test_limit)
+    return (
+        [final] if config.eval_steps is None else list(dict.fromkeys([(config.eval_split, config.eval_limit), final]))
+    )
+
+
+def splits_evaluated(config: RunConfig, task: Task) -> list[str]:
+    """The same splits, each once."""
+    return list(dict.fromkeys(split for split, _ in evaluated(config, task)))
 
 
 def splits_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
     """Raises UserError for a split that the run needs and that has no rows."""
     for task in tasks:
-        for split in dict.fromkeys(["train", *evaluated(config, task)]):
+        for split in dict.fromkeys(["train", *splits_evaluated(config, task)]):
             others = [name for name in task.splits.names() if name != "train"]
             if split not in task.splits.names() and split != "train" and others:
                 own = f"test_split.{task.name}" if len(tasks) > 1 else "test_split"
@@ -43,7 +50,7 @@ def answers_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
     for task in tasks:
         metrics_fit(task)
         if config.blind or "image" not in task.modalities:  # others are rendered when their images are seen
-            for split, limit in evaluated(config, task).items():
+            for split, limit in evaluated(config, task):
                 for _ in task.examples(split, data_root=config.data_root, limit=limit):
                     pass
     known = {f"{task.name}/{metric}": metric for task in tasks for metric in task.metrics}
@@ -63,7 +70,7 @@ def worth_saying(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
     found: list[str] = []
     for task in tasks:
         if config.blind or "image" not in task.modalities:
-            splits = ["train", *evaluated(config, task)]
+            splits = ["train", *splits_evaluated(config, task)]
             warnings = [f for f in before_training(task, splits, config.data_root) if f.level == "warning"]
             found += [f"{task.name}: {f'{f.split}: ' if f.split else ''}{f.message}." for f in warnings]
     return found
@@ -78,7 +85,7 @@ def evaluations_work(config: RunConfig, tasks: Sequence[Task], model: TunedModel
         max_target_length=config.max_target_length,
     )
     for task in tasks:
-        for split, limit in evaluated(config, task).items():
+        for split, limit in evaluated(config, task):
             rehearse(model, task, split, settings, data_root=config.data_root, limit=limit)
         majority_answer(task, config.test_split_of(task.name), config.data_root)
 

@@ -64,7 +64,7 @@ def see_evaluations(config: RunConfig, tasks: Sequence[Task], eye: Eye | None, s
     if eye is None:
         return
     for task in tasks:
-        for split, limit in evaluated(config, task).items() if "image" in task.modalities else ():
+        for split, limit in evaluated(config, task) if "image" in task.modalities else ():
             see_again(task.examples(split, data_root=config.data_root, limit=limit), eye, progress=show)
 
 

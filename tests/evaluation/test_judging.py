@@ -21,7 +21,7 @@ from hyperpelt.evaluation.answers import Answer
 from hyperpelt.evaluation.judging import Judge, majority_answer
 from hyperpelt.evaluation.prediction import _as_dict
 from hyperpelt.files.atomic import write_json
-from hyperpelt.training.checks import splits_are_there, worth_saying
+from hyperpelt.training.checks import answers_are_there, splits_are_there, worth_saying
 
 
 def rows(labels: Sequence[Any]) -> list[dict[str, Any]]:
@@ -208,3 +208,13 @@ def test_a_row_that_does_not_render_is_still_an_error_before_training(tmp_path: 
     task = make_task(rows([0, 5]))
     with pytest.raises(UserError, match="row 1: unknown label 5"):
         worth_saying(build_run({"tasks": task.name, "output_dir": str(tmp_path)}), [task])
+
+
+def test_every_row_of_both_evaluations_is_looked_at_where_they_share_a_split(tmp_path: Path) -> None:
+    """The few of the last one hid those that are measured each so many steps."""
+    from hyperpelt.config import build_run
+
+    task = make_task(rows([0, 1] * 20 + [5]))
+    limits = {"eval_steps": 1, "eval_split": "test", "test_limit": 2}
+    with pytest.raises(UserError, match="row 40: unknown label 5"):
+        answers_are_there(build_run({"tasks": task.name, "output_dir": str(tmp_path), **limits}), [task])
