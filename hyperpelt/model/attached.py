@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import finalize
@@ -91,7 +91,7 @@ class Attached(nn.Module):
         self.switch = switch_of(self.backbone)
         self._made = Made()
         self.attached = False
-        self._leave: finalize[..., Any] | None = None
+        self._leave: Callable[[], object] | None = None
         # `state_dict` leaves out what is frozen, and `load_state_dict` does not miss it.
         self.register_state_dict_post_hook(_without_frozen)
         self.register_load_state_dict_post_hook(_frozen_not_missed)

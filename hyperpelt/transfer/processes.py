@@ -23,6 +23,7 @@ from hyperpelt.files.names import hidden
 from hyperpelt.transfer import records
 
 PAUSE = 0.5  # seconds between looks at the file
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def launched() -> tuple[int, int]:
@@ -50,6 +51,23 @@ def ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """While inside, Ctrl-C and SIGTERM wait: a process that is just being started would be nobody's to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
 def run_workers(request: Path, number: int, path: Path, wanted: Collection[str], shown: Callable[[int], None]) -> None:
     """Start `number` processes on the request's cells and wait for them.
 
@@ -60,7 +78,8 @@ def run_workers(request: Path, number: int, path: Path, wanted: Collection[str],
     workers: list[subprocess.Popen[bytes]] = []
     try:
         for rank, log in enumerate(logs):
-            workers.append(_start(request, rank, number, log))
+            with _undisturbed():
+                workers.append(_start(request, rank, number, log))
         while any(worker.poll() is None for worker in workers):
             _check(workers, logs)
             shown(len(set(wanted) & records.read(path).keys()))

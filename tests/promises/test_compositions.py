@@ -20,7 +20,8 @@ from torch import Tensor
 from hyperpelt.export.baking import bake
 from hyperpelt.export.merging import merge
 from hyperpelt.model.tuned import TunedModel
-from hyperpelt.tuners.base import TensorSpec, Tuner, tuner_type
+from hyperpelt.tuners import base as tuners_base
+from hyperpelt.tuners.base import TensorSpec, Tuner
 
 NETWORK = {"embedding_dim": 8, "hidden_dim": 8, "hyper_dim": 8, "init": "fan_in"}
 SOURCES = {
@@ -34,7 +35,6 @@ FAMILIES = {"t5": make_t5, "gated": partial(make_t5, feed_forward_proj="gated-ge
 FAMILIES["bart"] = make_bart
 
 
-@tuner_type
 @dataclass(frozen=True, kw_only=True)
 class LogitBias(Tuner):
     """A bias of the map to the vocabulary: a vector that rows pick, at a head that is asked at some positions alone."""
@@ -46,6 +46,12 @@ class LogitBias(Tuner):
 
     def __call__(self, site, tensors):
         return tensors["bias"].unsqueeze(1)
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch):
+    """A tuner of these tests alone."""
+    monkeypatch.setitem(tuners_base._TYPES, LogitBias.type_name, LogitBias)
 
 
 def part(tuner: dict[str, object], *at: str, source: object = "per_task") -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -502,3 +503,18 @@ def test_words_decide_what_a_task_that_was_never_trained_answers(run, tmp_path, 
         start_task(bench.model, new, "described", among=bench.trained)
         found |= losses(bench.model, [new.name], data(bench.model, range(8), 8))
     assert found["toy/new-good"] < found["toy/new-true"] - 0.3
+
+
+def test_a_signal_while_a_worker_is_being_started_stops_that_one_too(tmp_path, monkeypatch):
+    started: list[subprocess.Popen] = []
+
+    def start(*_given):
+        begun = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        started.append(begun)
+        os.kill(os.getpid(), signal.SIGTERM)  # before anybody knows of it
+        return begun
+
+    monkeypatch.setattr(processes, "_start", start)
+    with pytest.raises(SystemExit), processes.ending_on_sigterm():
+        processes.run_workers(tmp_path / "request.json", 2, tmp_path / "cells.jsonl", (), print)
+    assert [begun.returncode for begun in started] == [-signal.SIGTERM]
