@@ -48,9 +48,7 @@ def settings_of(
     if not path.is_file():
         return None, _kept(changes, arguments)
     warmup = read_yaml(path)[0].get("warmup_steps", 0)
-    if (
-        isinstance(warmup, int | float) and warmup >= 1
-    ):  # steps of that run's length, which may be more than this one has
+    if isinstance(warmup, int | float) and warmup >= 1:  # steps, of a run that may have had more of them
         changes["warmup_steps"] = RunConfig.model_fields["warmup_steps"].default
     return path, _kept(changes, arguments)
 

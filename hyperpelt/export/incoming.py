@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 # Settings of LoRA under which its delta is another function than (alpha / r) x A B, with what they are where it is not.
 PLAIN = {
-    **{"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": False},
-    **{"alora_invocation_tokens": None, "arrow_config": None, "kasa_config": None},
-}
+    "use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": False,
+    "alora_invocation_tokens": None, "arrow_config": None, "kasa_config": None,
+}  # fmt: skip
 # Starts that PEFT takes away from the backbone's weights, here and whenever it loads the adapter.
 TAKEN_AWAY = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

@@ -119,10 +119,7 @@ def plan_run(
     sizes = {size: num_bytes(size, where="--memory") for size in memory}
     spread = Spread(processes, fsdp)
     device = CPU if known is None else ACCELERATOR
-    if config.quantization and (chosen.unfreeze or any(part.tuner.replaces for part in chosen.parts)):
-        raise UserError(f"Method {chosen.name!r} changes the backbone itself, which quantization rules out.")
-    if config.quantization and fsdp:
-        raise UserError("quantization: packed weights are not sharded; plan it without --fsdp, they are small.")
+    _check_quantization(config, chosen, fsdp)
     options: dict[str, Any] = {"precision": config.precision, "checkpointing": config.gradient_checkpointing}
     options |= {"quantization": config.quantization, "dropout": config.dropout}
     options |= {"visual": settled.visual, "blind": config.blind, "known": settled.known}
@@ -152,6 +149,14 @@ def plan_run(
         config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known,
         notes=(*_notes(config, rounded=config.precision != wanted), *settled.notes),
     )  # fmt: skip
+
+
+def _check_quantization(config: RunConfig, method: Method, fsdp: bool) -> None:
+    """Raises UserError for what a run refuses beside packed weights."""
+    if config.quantization and (method.unfreeze or any(part.tuner.replaces for part in method.parts)):
+        raise UserError(f"Method {method.name!r} changes the backbone itself, which quantization rules out.")
+    if config.quantization and fsdp:
+        raise UserError("quantization: packed weights are not sharded; plan it without --fsdp, they are small.")
 
 
 def precision_of(method: Method, precision: str) -> str:

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 def evaluated(config: RunConfig, task: Task) -> list[tuple[str, int | None]]:
     """The splits of a task that the run evaluates on, each with how many rows at most; one may be there twice."""
     final = (config.test_split_of(task.name), config.test_limit)
-    return (
-        [final] if config.eval_steps is None else list(dict.fromkeys([(config.eval_split, config.eval_limit), final]))
-    )
+    between = [] if config.eval_steps is None else [(config.eval_split, config.eval_limit)]
+    return list(dict.fromkeys([*between, final]))
 
 
 def splits_evaluated(config: RunConfig, task: Task) -> list[str]:
