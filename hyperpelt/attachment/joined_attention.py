@@ -9,7 +9,7 @@ Legend: B rows, S positions, H heads, Q queries, K keys, N prefix rows, k width 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hyperpelt.attachment.cpu_attention import DroppingAttention, JoinedAttention, join
+from hyperpelt.attachment.cpu_attention import NARROW, DroppingAttention, JoinedAttention, join
 from hyperpelt.attachment.passes import Pass
 from hyperpelt.attachment.roomy_cache import joined_in_place
 from hyperpelt.attachment.row_images import Choice
@@ -85,6 +85,48 @@ def _gated(
     return torch.cat([query, gate * query], dim=-1), joined_keys, joined_values, merge
 
 
+def _on_cpu(query: Tensor) -> bool:
+    return query.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _scaling(query: Tensor, options: Mapping[str, Any]) -> float:
+    given = options.get("scaling")
+    return query.shape[-1] ** -0.5 if given is None else given
+
+
+def _added(mask: Tensor | None, query: Tensor) -> Tensor | None:
+    """The mask as kernels of a CPU take it, what is to be added."""
+    if mask is None or mask.dtype != torch.bool or not _on_cpu(query):
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "B H Q k"],
+    key: Float[Tensor, "B H K k"],
+    value: Float[Tensor, "B H K k"],
+    mask: Tensor | None,
+    **options: Any,
+) -> Float[Tensor, "B Q H k"]:
+    """`sdpa_attention_forward` of transformers, with a backward of ours where SDPA's is slow: narrow, on a CPU.
+
+    options: as it takes them.
+    """
+    bias, causal = options.get("position_bias"), options.get("is_causal")
+    causal = mask is None and query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal)
+    ours = _on_cpu(query) and query.dtype in NARROW and torch.is_grad_enabled() and not options.get("dropout")
+    given = any(t is not None and t.requires_grad for t in (mask, bias))  # T5's own bias in full fine-tuning
+    if not ours or given or (causal and query.shape[2] != key.shape[2]):
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    if bias is not None:
+        mask, causal = create_position_bias_mask(bias.detach().to(query.dtype), mask, causal, query, key), False
+    mask = _added(mask, query)
+    mask = None if mask is None else mask.to(query.dtype)
+    out = JoinedAttention.apply(query, key, value, None, None, mask, _scaling(query, options), causal)
+    return out.transpose(1, 2).contiguous()
+
+
 def attention_with_prefix(
     module: nn.Module,
     query: Float[Tensor, "B H Q k"],
@@ -100,9 +142,8 @@ def attention_with_prefix(
     slot = getattr(module, SLOT, None)
     running: Pass | None = None if slot is None else slot.switch.running
     if slot is None or running is None or not running.has(slot.operation):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, is_causal=is_causal, position_bias=position_bias, **kwargs
-        )
+        own = {"is_causal": is_causal, "position_bias": position_bias, **kwargs}
+        return attend(module, query, key, value, attention_mask, **own), None
     joined = _Joined(module, slot.operation, running, attention_mask, position_bias, is_causal, kwargs)
     images = running.parts(slot.operation, query.shape[0])
     if images is None:
@@ -152,12 +193,12 @@ class _Joined:
             self.operation,
             (self.attention_mask, self.position_bias),
             (keys.shape[2], key.shape[2]),
-            lambda: self._added(joined_mask(self.module, query, key, mask, bias, causal, keys.shape[2]), query),
+            lambda: _added(joined_mask(self.module, query, key, mask, bias, causal, keys.shape[2]), query),
             part=None if choice is None else choice.num_images,
         )
         if rows.gate is None:
             return self._ungated(query, key, value, keys, values, joined, choice)
-        scaling = self._scaling(query)
+        scaling = _scaling(query, self.kwargs)
         query, key, value, merge = _gated(query, key, value, rows, keys, values)
         return merge(self._sdpa(query, key, value, joined, scaling=scaling))
 
@@ -166,19 +207,15 @@ class _Joined:
         name = self.operation.key_value["kv".index(which)]
         return self.module.get_submodule(name).forward(x)
 
-    def _scaling(self, query: Tensor) -> float:
-        given = self.kwargs.get("scaling")
-        return query.shape[-1] ** -0.5 if given is None else given
-
     def _ungated(
         self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
         choice: Choice | None,
     ) -> Float[Tensor, "b Q H k"]:  # fmt: skip
         dropout = self.kwargs.get("dropout", 0.0)
         # A mask with a gradient is T5's own bias in full fine-tuning.
-        own = self._on_cpu(query) and (mask is None or not mask.requires_grad)
+        own = _on_cpu(query) and (mask is None or not mask.requires_grad)
         if own and dropout == 0.0 and torch.is_grad_enabled():
-            out = JoinedAttention.apply(query, key, value, keys, values, mask, self._scaling(query))
+            out = JoinedAttention.apply(query, key, value, keys, values, mask, _scaling(query, self.kwargs))
             return out.transpose(1, 2).contiguous()
 
         def joined() -> tuple[Tensor, Tensor]:
@@ -188,23 +225,13 @@ class _Joined:
         key, value = joined() if choice is not None else self.running.kept.rows(self.operation, key, joined)
         if own and 0.0 < dropout < 1.0:
             key, value = key.contiguous(), value.contiguous()  # for its products; nothing keeps the others
-            out = DroppingAttention.apply(query, key, value, mask, dropout, self._scaling(query))
+            out = DroppingAttention.apply(query, key, value, mask, dropout, _scaling(query, self.kwargs))
             return out.transpose(1, 2).contiguous()
         return self._sdpa(query, key, value, mask)
 
-    @staticmethod
-    def _on_cpu(query: Tensor) -> bool:
-        return query.device.type == "cpu" and not torch.compiler.is_compiling()
-
-    def _added(self, mask: Tensor | None, query: Tensor) -> Tensor | None:
-        """The mask as kernels of a CPU take it, what is to be added: made once for all layers."""
-        if mask is None or mask.dtype != torch.bool or not self._on_cpu(query):
-            return mask
-        return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-
     def _sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **more: Any) -> Tensor:
         options: dict[str, Any] = {"is_causal": False, **self.kwargs, **more}
-        return sdpa_attention_forward(self.module, query, key, value, mask, **options)[0]
+        return attend(self.module, query, key, value, mask, **options)
 
 
 def unread_mask(

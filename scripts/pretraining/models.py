@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import BartConfig, T5Config, T5ForConditionalGeneration
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
+from hyperpelt.attachment.joined_attention import ATTENTION_NAME
 from hyperpelt.backbones import embedded, mini_bart, mini_t5, minilm
 from pretraining.batches import IGNORED, Batch
 from pretraining.heads import FrozenHeadLoss
@@ -43,6 +44,7 @@ class Writer:
 
     def to(self, device: torch.device) -> None:
         self.model.to(device)
+        self.model.set_attn_implementation(ATTENTION_NAME)  # SDPA with a backward that is not slow in bfloat16 on a CPU
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)

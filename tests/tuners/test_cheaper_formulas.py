@@ -94,7 +94,7 @@ def test_attention_that_joins_again_in_backward_computes_what_sdpa_does(make, mo
 
     def plain() -> None:
         assert len(calls) == 6
-        monkeypatch.setattr(joined_attention._Joined, "_on_cpu", lambda *_: False)
+        monkeypatch.setattr(joined_attention, "_on_cpu", lambda *_: False)
 
     check_same(model, plain)
 
