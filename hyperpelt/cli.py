@@ -31,6 +31,7 @@ from hyperpelt.commands import (
     tasks,
     train,
     transfer,
+    unheard,
 )
 from hyperpelt.config.paths import at_home
 from hyperpelt.errors import UserError, cut, of_the_machine, visible
@@ -87,6 +88,7 @@ def main() -> NoReturn:
     """The console script."""
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that a terminal does not have is shown as its number
         sys.stdout.reconfigure(errors="backslashreplace")
+    unheard.let_it_be_unheard()
     status = run(sys.argv[1:])
     _close_stdout()
     sys.exit(status)

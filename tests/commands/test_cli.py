@@ -731,6 +731,22 @@ def test_an_interrupted_training_says_how_to_go_on(shell, monkeypatch, tmp_path,
     assert shell.json(*again, f"max_steps={int(steps) + 1}")["training"]["steps"] == int(steps) + 1
 
 
+def test_a_training_goes_on_when_nobody_reads_what_it_says(tmp_path, run):
+    folder = tmp_path / "unheard"
+    command = [warm.python(), "-m", "hyperpelt.cli", "train", str(run), "max_steps=60", "log_steps=1"]
+    with subprocess.Popen(
+        [*command, f"output_dir={folder}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("step 1/"):
+                break
+        process.stderr.close()
+        out = process.stdout.read()
+    assert process.returncode == 0
+    assert json.loads((folder / "results.json").read_text())["training"]["steps"] == 60
+    assert "average" in out
+
+
 def test_a_path_may_look_like_a_setting_and_a_setting_is_no_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lr=0.1").mkdir()
