@@ -1,7 +1,7 @@
 """The `hyperpelt` command: its verbs, and what an error or an interruption means to the shell.
 
 Exit status: 0 done, 2 the user's input was at fault (one sentence says what and what to do), 1 a defect of ours, 130
-interrupted by Ctrl-C, 143 by SIGTERM. `--debug` shows the traceback.
+interrupted by Ctrl-C, 143 by SIGTERM, 129 by a closed terminal. `--debug` shows the traceback.
 """
 
 from __future__ import annotations

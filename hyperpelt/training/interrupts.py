@@ -1,4 +1,4 @@
-"""Stopping a run from outside: Ctrl-C and SIGTERM wait for the end of the step, so that nothing is lost."""
+"""Stopping a run from outside: Ctrl-C, SIGTERM, and SIGHUP of a closed terminal wait for the end of the step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 class TrainingInterrupted(Exception):
     """A run was stopped by a signal, after it was saved (**checkpoint**: None where it had not begun).
 
-    `exit_status` is what shells expect: 130 or 143.
+    `exit_status` is what shells expect: 130, 143 or 129.
     """
 
     def __init__(self, signum: int, *, step: int = 0, checkpoint: Path | None = None, command: str = "") -> None:
@@ -56,19 +56,22 @@ class Stop:
 # A launcher (torchrun, accelerate) hands on to its processes the signal that the terminal has sent them already, or
 # turns Ctrl-C into SIGTERM: within this many seconds that is the same wish, not a second one.
 ECHO_SECONDS = 2.0
+HANGUP = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # Windows has none
 
 
 @contextmanager
 def noticing_signals() -> Iterator[Stop]:
-    """While inside, the first Ctrl-C or SIGTERM is only noted; a later one acts at once, as it would have before.
+    """While inside, the first Ctrl-C, SIGTERM or SIGHUP is noted; a later one acts at once, as it would have before.
 
-    Outside the main thread, where Python takes no signal handlers, nothing changes.
+    A SIGHUP that the process was started to ignore (`nohup`) stays ignored. Outside the main thread, where Python takes
+    no signal handlers, nothing changes.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in HANGUP if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, *heard)}
 
     def note(number: int, frame: FrameType | None) -> None:
         if stop.signum and time.monotonic() - stop.noted_at > ECHO_SECONDS:

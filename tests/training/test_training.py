@@ -390,8 +390,19 @@ def test_a_run_that_diverges_stops_and_says_so(start, run):
     assert not (run / "results.json").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run, signum):
+@pytest.fixture
+def hangup():
+    """As a shell starts a process, and not `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run, signum, hangup):
     over = threading.Event()
 
     def send() -> None:
@@ -402,7 +413,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
 
     sender = threading.Thread(target=send)
     sender.start()
-    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in STOPPING]
     try:
         with pytest.raises(TrainingInterrupted) as caught:
             start("max_steps=100000", "save_steps=3")
@@ -414,8 +425,15 @@ def test_a_signal_saves_at_the_end_of_the_step_and_says_how_to_go_on(start, run,
     assert f"hyperpelt train {run} resume=true" in str(stopped)
     assert stopped.checkpoint == run / "checkpoints" / f"step-{stopped.step}"
     assert load_checkpoint(stopped.checkpoint).step == stopped.step
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    assert [signal.getsignal(number) for number in STOPPING] == handlers
     assert start("resume=true", f"max_steps={stopped.step + 1}")["training"]["steps"] == stopped.step + 1
+
+
+def test_a_terminal_that_nohup_keeps_away_stops_nothing(hangup):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with noticing_signals() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.signum == 0
 
 
 def test_a_signal_before_the_first_step_ends_the_run_at_once(start, run, monkeypatch):
