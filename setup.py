@@ -32,6 +32,7 @@ REQUIRES = [
     "jaxtyping>=0.3",
     "lazy-loader>=0.5",
     "xxhash>=3",
+    "regex>=2024.5.15",
 ]
 EXTRAS = {
     # Weights that travel in packages of their own: of mini-bart's encoder, and of an image encoder.

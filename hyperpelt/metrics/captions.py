@@ -15,19 +15,19 @@ Letters: n the length of an n-gram, df the images whose references hold it.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 
 from hyperpelt.metrics.registry import Values, register
 
 LONGEST = 4
 SIGMA = 6.0
 Ngrams = Counter[tuple[str, ...]]
-_CLITIC = re.compile(r"(?<=\w)(n't|'(?:s|m|d|ll|re|ve))\b")
-_TOKEN = re.compile(r"n't\b|'(?:s|m|d|ll|re|ve)\b|\d+(?:[.,:]\d+)+|\w+(?:[-/]\w+)*|[$%&#@+=*]")
+_CLITIC = regex.compile(r"(?<=\w)(n't|'(?:s|m|d|ll|re|ve))\b")
+_TOKEN = regex.compile(r"n't\b|'(?:s|m|d|ll|re|ve)\b|\d+(?:[.,:]\d+)+|\w+(?:[-/]\w+)*|[$%&#@+=*]")
 
 
 def caption_words(text: str) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
+
+import regex
 
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.columns import class_names, with_names
@@ -15,7 +17,8 @@ from hyperpelt.tasks.sources import Row, Rows, Source, read_rows
 from hyperpelt.tasks.splits import Splits
 from hyperpelt.tasks.values import ClassNumber, same_text
 
-_MARKS = re.compile(r"[\W_]+")
+# Of `regex`, whose words keep the signs that are written onto letters: to `re`, Hindi's vowels are punctuation.
+_MARKS = regex.compile(r"[\W_]+")
 
 
 def rows_of(source: Source, splits: Splits, split: str, root: Path | None) -> Rows:
@@ -117,8 +120,9 @@ def _narrow(rows: Rows, columns: Sequence[str]) -> Rows:
 
 
 def evened(text: str) -> str:
-    """A text without case, spacing and punctuation: what still counts as the same text."""
-    return _MARKS.sub(" ", text.casefold()).strip()
+    """A text without case, spacing and punctuation, however its letters are put together: what still counts as the
+    same text."""
+    return _MARKS.sub(" ", normalize("NFC", text).casefold()).strip()
 
 
 def _even(value: Any) -> Hashable:

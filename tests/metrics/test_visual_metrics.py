@@ -199,3 +199,5 @@ def test_captions_are_tokenised_by_the_treebanks_rules() -> None:
     text = "The man's T-shirt doesn't cost 1,000.50 \u2014 he can\u2019t, \"cannot\" & won't; red/blue."
     words = "the man 's t-shirt does n't cost 1,000.50 he ca n't can not & wo n't red/blue"
     assert metrics.caption_words(text) == words.split()
+    hindi = "\u0915\u093f\u0924\u093e\u092c \u092a\u0922\u093c"
+    assert metrics.caption_words(f"{hindi}!") == hindi.split()

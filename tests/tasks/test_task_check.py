@@ -147,6 +147,16 @@ def test_leaks_are_found_exactly_and_but_for_case_and_marks() -> None:
     )
 
 
+def test_letters_with_signs_are_the_same_however_they_are_put_together_and_others_without_them() -> None:
+    rows = good()
+    rows.splits["train"][0]["text"], rows.splits["train"][1]["text"] = "\u0915\u093f\u0924\u093e\u092c", "cafe\u0301"
+    rows.splits["test"][0]["text"] = "\u0915\u094b\u0924\u0940\u092c"  # other vowels between the same letters
+    assert found(make_task(rows)) == []
+    rows.splits["test"][1]["text"] = "Caf\u00e9!"
+    (line,) = found(make_task(rows))
+    assert "1 of 10 rows (10.0%) also stand in train: 0 exactly, 1 but for case" in line
+
+
 def test_few_leaks_are_a_warning() -> None:
     rows = Rows(
         train=rows_of(100), validation=rows_of(10, 100), test=[*rows_of(100, 200), {"text": "the text 3", "label": 1}]
