@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
 
+from hyperpelt.errors import visible
 from hyperpelt.report.run_records import Curve
 
 STYLE = {
@@ -25,6 +27,7 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a name may hold dollar signs
     "svg.hashsalt": "hyperpelt",  # the same run gives the same bytes
+    "svg.fonttype": "none",  # letters stay letters, drawn with whatever font a reader has for them
 }
 COLOURS = color_sequences["tab10"]
 LINE = 0.19  # inches of a legend's line
@@ -181,5 +184,8 @@ def label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 def svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    with warnings.catch_warnings():
+        # Only room for a letter is made with our font.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return visible(buffer.getvalue())  # XML has no control characters, a name may

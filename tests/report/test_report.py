@@ -91,6 +91,17 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(tmp_path):
         assert ElementTree.fromstring(drawing).tag.endswith("svg")
 
 
+def test_names_in_any_letters_are_drawn_as_letters():
+    """A font of ours has no Chinese, but the reader's have; and no name spoils the XML."""
+    names = ["\u60c5\u611f", "\u0939\u093f\u0902\u0926\u0940", "<b> & \x1b[31m"]
+    drawn = plots.curves(
+        {name: run_records.Curve([1, 2], [1.0, 2.0]) for name in names}, title="\u635f\u5931", ylabel="loss"
+    )
+    text = " ".join(ElementTree.fromstring(drawn).itertext())
+    for shown in (*names[:2], "<b> & \\x1b[31m", "\u635f\u5931"):
+        assert shown in text
+
+
 def test_runs_of_strange_names_are_drawn_listed_and_linked_by_them(tmp_path):
     """No name is a formula, a legend leaves none out, each has its own link, and a run that is named twice is one."""
     names = ["_old", r"is $\frac$ cost$", "a-b", "a b"]
