@@ -24,12 +24,19 @@ def _known_shape(name: str) -> str:
     return name
 
 
+def _known_precision(name: str) -> str:
+    if name not in ("fp32", "bf16"):
+        raise unknown("precision", name, ["fp32", "bf16"])
+    return name
+
+
 # Options that several parts share.
 Shape = Annotated[
     str,
     typer.Option(help="t5-tiny, t5-small, t5-base, t5-large, bart-base or mini-bart", callback=_known_shape),
 ]
 Backbone = Annotated[str, typer.Option(help="embedded name, folder or hub id")]
+Precision = Annotated[str, typer.Option(help="fp32 or bf16, of the backbone", callback=_known_precision)]
 Rows = Annotated[int, typer.Option(min=1, help="rows of the batch")]
 Source = Annotated[int, typer.Option(min=1, help="source tokens a row")]
 Target = Annotated[int, typer.Option(min=1, help="target tokens a row")]
@@ -66,7 +73,7 @@ def step(
     target: Target = 8,
     tasks: Tasks = 8,
     repeats: Repeats = 5,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
+    precision: Precision = "fp32",
     compiled: Annotated[
         bool, typer.Option("--compile", help="also the limit and our steps compiled, beside eager")
     ] = False,
@@ -104,7 +111,7 @@ def memory(
     source: Source = 128,
     target: Target = 8,
     tasks: Tasks = 8,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16, of the backbone")] = "fp32",
+    precision: Precision = "fp32",
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="activations made again in backward")] = False,
     as_json: Json = False,
 ) -> None:

@@ -67,6 +67,8 @@ def test_a_peer_with_an_environment_of_its_own_is_asked_for_by_its_interpreter()
         (["memory", "--shape", "t5-tiny"], "whose shape is known without it"),
         (["scale", "--counts", "a"], "--counts are numbers of tasks"),
         (["start", "--repeats", "0"], "--repeats"),
+        (["step", "--precision", "fp16"], "Unknown precision 'fp16'"),
+        (["memory", "--precision", "half"], "Unknown precision 'half'"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, said):
