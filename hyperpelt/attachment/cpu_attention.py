@@ -76,6 +76,7 @@ def _whole(rows: Tensor | None, own: Tensor) -> Tensor:
     return own if rows is None else join(rows, own)
 
 
+@torch.autocast("cpu", enabled=False)  # whoever goes back within it wants float32 where it is asked for, too
 def by_products(
     grad: Float[Tensor, "B H Q k"],
     query: Float[Tensor, "B H Q k"],

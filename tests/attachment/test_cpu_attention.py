@@ -96,6 +96,19 @@ def test_every_attention_of_a_model_in_bfloat16_goes_back_so(make, method, monke
     assert off(torch.cat([t.flatten() for t in mine]), torch.cat([t.flatten() for t in plain]).double()) < 0.02
 
 
+def test_going_back_within_autocast_is_as_exact():
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 4, 16, 8).bfloat16().requires_grad_() for _ in range(3)]
+
+    def gradients(within: bool) -> tuple[torch.Tensor, ...]:
+        out = cpu_attention.JoinedAttention.apply(*leaves, None, None, None, 4.0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            return torch.autograd.grad(out.float().square().sum(), leaves)
+
+    for inside, outside in zip(gradients(True), gradients(False), strict=True):
+        assert torch.equal(inside, outside)
+
+
 def test_long_attention_and_float32_keep_the_kernel(monkeypatch):
     monkeypatch.setattr(cpu_attention, "by_products", None)  # would raise if called
     q = torch.randn(1, 1, 300, 8, dtype=torch.bfloat16, requires_grad=True)
