@@ -108,7 +108,7 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
         "",
         f"    {found['command']}",
         "",
-        f"{found['machine']}; {versions}.",
+        f"{found['machine']}; {versions}. {computed(methods)}",
         "",
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
@@ -126,6 +126,18 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
         *(f"- {name}: {_differing(cells)}" for name, cells in methods.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def computed(methods: Cells) -> str:
+    """In what the runs were computed, and on what: for all of them, or a method at a time where they differ."""
+    ways = {name: " and ".join(sorted({_way(cell["training"]) for cell in cells})) for name, cells in methods.items()}
+    if len({*ways.values()}) == 1:
+        return f"Computed in {next(iter(ways.values()))}."
+    return f"Computed in {'; '.join(f'{way} (`{name}`)' for name, way in ways.items())}."
+
+
+def _way(training: Mapping[str, Any]) -> str:
+    return f"{training.get('precision')} on {training.get('device')}"
 
 
 def _overview(methods: Cells, found: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,7 @@ sys.path.insert(0, str(SCRIPT.parent))
 from comparing.main import app  # noqa: E402
 from comparing.pictures import _mean_curve  # noqa: E402
 from comparing.study import cells, read_study  # noqa: E402
-from comparing.tables import by_method  # noqa: E402
+from comparing.tables import by_method, computed  # noqa: E402
 
 METHODS = {"layer-norm": {}, "small": {"method": {"name": "lora", "rank": 2}, "learning_rate": 0.02}}
 
@@ -97,6 +97,18 @@ def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tupl
     assert "| majority |" in text
     losses = [cell["training"]["loss"] for cell in found["cells"] if cell["method"] == "small"]
     assert f"{sum(losses) / 2:.3f} ± " in text
+
+
+def test_a_table_says_in_what_its_runs_were_computed(compared: tuple[Path, list]) -> None:
+    folder, _ = compared
+    found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
+    (way,) = {f"{cell['training']['precision']} on cpu" for cell in found["cells"]}
+    assert f". Computed in {way}.\n" in (folder / "first" / "out" / "toys.md").read_text(encoding="utf8")
+    found["cells"][0]["training"] |= {"precision": "bf16", "device": "cuda"}
+    other = "fp32 on cpu" if way != "fp32 on cpu" else "bf16-mixed on cpu"
+    found["cells"][1]["training"]["precision"] = other.split()[0]
+    said = computed(by_method(found))
+    assert said == f"Computed in bf16 on cuda and {other} (`layer-norm`); {way} (`small`)."
 
 
 def test_pictures_show_every_task_and_the_mean_loss_of_every_method(compared: tuple[Path, list]) -> None:
