@@ -14,6 +14,7 @@ from comparing.costs import Cost
 from comparing.study import Cell, Study
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results
+from hyperpelt.model import saving
 from hyperpelt.report.run_records import Curve, read_curves
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, in the order of the table
@@ -41,11 +42,13 @@ def summary(
     }
 
 
-def earlier(path: Path | None, study: Study, first: Results) -> list[dict[str, Any]]:
+def earlier(path: Path | None, study: Study, first: Results, new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The cells of a table that was written before, of the methods that the study still has.
 
+    new: cells that they shall stand beside.
+
     Raises:
-        UserError: no such table, or one of other tasks or rows.
+        UserError: no such table, or one of other tasks or rows, or of a backbone of the same name and other weights.
     """
     if path is None:
         return []
@@ -56,6 +59,13 @@ def earlier(path: Path | None, study: Study, first: Results) -> list[dict[str, A
         raise UserError(f"--keep: {path} is no table of scripts/compare ({problem}).") from None
     if rows != {name: task.rows for name, task in first.tasks.items()}:
         raise UserError(f"--keep: {path} is of other tasks or test rows than this study: their scores do not compare.")
+    before = {cell.get("backbone"): cell.get("weights") for cell in made}
+    for cell in new:
+        if (was := before.get(cell["backbone"])) not in (None, cell["weights"]):
+            raise UserError(
+                f"--keep: {path} is of {cell['backbone']} with other weights ({was}, here {cell['weights']}): their "
+                "scores do not compare."
+            )
     return made
 
 
@@ -68,6 +78,8 @@ def cell_record(cell: Cell, results: Results) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": [pair for pair in cell.settings if not pair.startswith("data_root=")],
         "trainable": results.model["trainable"],
+        "backbone": results.model["backbone"],
+        "weights": saving.read_config(cell.folder).get("backbone_weights"),
         "training": {name: training.get(name) for name in kept},
         "curve": _curve(cell.folder),
         "average": results.average,
@@ -108,7 +120,7 @@ def markdown(study: Study, found: Mapping[str, Any], pictures: Iterable[str] = (
         "",
         f"    {found['command']}",
         "",
-        f"{found['machine']}; {versions}. {computed(methods)}",
+        f"{found['machine']}; {versions}. {computed(methods)}{_backbones(found['cells'])}",
         "",
         *([study.notes.strip(), ""] if study.notes else []),
         "Mean over seeds ± standard deviation (with two seeds or more), test split; `average` is the mean over all "
@@ -134,6 +146,11 @@ def computed(methods: Cells) -> str:
     if len({*ways.values()}) == 1:
         return f"Computed in {next(iter(ways.values()))}."
     return f"Computed in {'; '.join(f'{way} (`{name}`)' for name, way in ways.items())}."
+
+
+def _backbones(cells: Iterable[Mapping[str, Any]]) -> str:
+    names = {cell["backbone"]: cell["weights"] for cell in cells if cell.get("weights")}
+    return f" Weights of {', '.join(f'`{name}`: {weights}' for name, weights in names.items())}." if names else ""
 
 
 def _way(training: Mapping[str, Any]) -> str:

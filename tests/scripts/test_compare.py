@@ -87,8 +87,11 @@ def test_the_table_holds_every_method_with_its_seeds_and_settings(compared: tupl
     ]
     for cell in found["cells"]:
         assert cell["training"]["steps"] == 2
-        own = json.loads((folder / "runs/toys" / f"{cell['method']}-{cell['seed']}" / "results.json").read_text())
+        own_folder = folder / "runs/toys" / f"{cell['method']}-{cell['seed']}"
+        own = json.loads((own_folder / "results.json").read_text())
         assert cell["average"] == own["average"]
+        assert cell["weights"] == json.loads((own_folder / "config.json").read_text())["backbone_weights"]
+        assert f" Weights of `{cell['backbone']}`: {cell['weights']}." in text
         assert cell["trainable"] == own["model"]["trainable"] > 0
     assert "| small | " in text
     assert "0, 1" in text
@@ -103,7 +106,7 @@ def test_a_table_says_in_what_its_runs_were_computed(compared: tuple[Path, list]
     folder, _ = compared
     found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
     (way,) = {f"{cell['training']['precision']} on cpu" for cell in found["cells"]}
-    assert f". Computed in {way}.\n" in (folder / "first" / "out" / "toys.md").read_text(encoding="utf8")
+    assert f". Computed in {way}." in (folder / "first" / "out" / "toys.md").read_text(encoding="utf8")
     found["cells"][0]["training"] |= {"precision": "bf16", "device": "cuda"}
     other = "fp32 on cpu" if way != "fp32 on cpu" else "bf16-mixed on cpu"
     found["cells"][1]["training"]["precision"] = other.split()[0]
@@ -318,6 +321,11 @@ def test_an_earlier_table_stays_where_nothing_was_run(compared: tuple[Path, list
     done = compare(*again)
     assert done.returncode == 2
     assert "other tasks or test rows" in done.stderr
+    others = [{**cell, "weights": "0123456789abcdef"} for cell in found["cells"]]
+    before.write_text(json.dumps({**found, "cells": others}), encoding="utf8")
+    done = compare(*again)
+    assert done.returncode == 2
+    assert "with other weights (0123456789abcdef, here" in done.stderr
 
 
 def test_what_a_method_asks_for_is_counted_and_drawn(compared: tuple[Path, list]) -> None:
