@@ -10,9 +10,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hyperpelt.backbones import embedded
+from hyperpelt.backbones.packaged import sha256
 from hyperpelt.config import RunConfig, load_run
 from hyperpelt.config.runs import build_run
 from hyperpelt.config.text import read_yaml
@@ -108,24 +111,39 @@ class Cell:
         """Whether a run with these very settings has ended here."""
         return self.ended and not self.differing()
 
+    @property
+    def weights(self) -> str | None:
+        return weights_of(self.resolved["backbone"])
+
     def differing(self) -> list[str]:
-        """Settings in which what lies here was made otherwise."""
-        made = _made_with(self.folder)
-        return sorted(key for key in {*made, *self.resolved} if made.get(key) != self.resolved.get(key))
+        """Settings in which what lies here was made otherwise; `weights`, if its backbone had others."""
+        made, weights = _made_with(self.folder)
+        keys = sorted(key for key in {*made, *self.resolved} if made.get(key) != self.resolved.get(key))
+        return keys + ["weights"] * (weights not in (None, self.weights))
 
     def results(self) -> Results:
         return load_results(self.folder)
 
 
-def _made_with(folder: Path) -> dict[str, Any]:
-    """The settings of the run that lies in a cell's folder, but places; a marker of old holds only some of them."""
+@cache
+def weights_of(backbone: str) -> str | None:
+    """Which weights an embedded backbone has here, as docs/results/backbones.md names them; None for any other."""
+    if backbone not in embedded.NAMES:
+        return None
+    return sha256(embedded.asset_folder(backbone) / "model.safetensors")[:16]
+
+
+def _made_with(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """The settings of the run that lies in a cell's folder, but places, and its backbone's weights; a marker of old
+    holds only some of them."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf8"))
         if isinstance(content, list):
-            return resolved(folder / "run.yaml", ())
-        return _without_places(build_run({**content["resolved"], "output_dir": "-"}))  # fills in what is new since
+            return resolved(folder / "run.yaml", ()), None
+        made = build_run({**content["resolved"], "output_dir": "-"})  # fills in what is new since
+        return _without_places(made), content.get("weights")
     except (OSError, ValueError, KeyError):  # none, or damaged: made in an unknown way
-        return {}
+        return {}, None
 
 
 def resolved(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +183,7 @@ def run_cell(study: Study, cell: Cell, at_work: set[subprocess.Popen[bytes]]) ->
     if not same:  # what lies here was made otherwise, and nothing may go on from it
         folders.remove(cell.folder / "results.json")
         folders.remove(cell.folder / "checkpoints")
-    marker = {"settings": list(cell.settings), "resolved": dict(cell.resolved)}
+    marker = {"settings": list(cell.settings), "resolved": dict(cell.resolved), "weights": cell.weights}
     write_json(cell.folder / MARKER, marker)
     going_on = same and bool(list_checkpoints(cell.folder / "checkpoints"))
     settings = [*cell.settings, f"output_dir={cell.folder}", "resume=true" if going_on else "overwrite=true"]

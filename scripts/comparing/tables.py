@@ -14,7 +14,6 @@ from comparing.costs import Cost
 from comparing.study import Cell, Study
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results
-from hyperpelt.model import saving
 from hyperpelt.report.run_records import Curve, read_curves
 
 Cells = Mapping[str, Sequence[Mapping[str, Any]]]  # by method, in the order of the table
@@ -78,8 +77,8 @@ def cell_record(cell: Cell, results: Results) -> dict[str, Any]:
         "seed": cell.seed,
         "settings": [pair for pair in cell.settings if not pair.startswith("data_root=")],
         "trainable": results.model["trainable"],
-        "backbone": results.model["backbone"],
-        "weights": saving.read_config(cell.folder).get("backbone_weights"),
+        "backbone": cell.resolved["backbone"],
+        "weights": cell.weights,
         "training": {name: training.get(name) for name in kept},
         "curve": _curve(cell.folder),
         "average": results.average,
