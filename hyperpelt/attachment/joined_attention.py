@@ -116,8 +116,8 @@ def attend(
     bias, causal = options.get("position_bias"), options.get("is_causal")
     causal = mask is None and query.shape[2] > 1 and (getattr(module, "is_causal", True) if causal is None else causal)
     ours = _on_cpu(query) and query.dtype in NARROW and torch.is_grad_enabled() and not options.get("dropout")
-    given = any(t is not None and t.requires_grad for t in (mask, bias))  # T5's own bias in full fine-tuning
-    if not ours or given or (causal and query.shape[2] != key.shape[2]):
+    trained = any(t is not None and t.requires_grad for t in (mask, bias))  # T5's own bias in full fine-tuning
+    if not ours or trained or (causal and query.shape[2] != key.shape[2]):
         return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
     if bias is not None:
         mask, causal = create_position_bias_mask(bias.detach().to(query.dtype), mask, causal, query, key), False

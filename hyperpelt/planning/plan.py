@@ -127,10 +127,7 @@ def plan_run(
         _counting(chosen.name),
         Measured(config.backbone, chosen, num_tasks=number, device=device, **options) as measured,
     ):
-        shape = Shape(
-            rows=config.per_device_train_batch_size, source=config.max_source_length,
-            target=config.max_target_length, num_tasks=number,
-        )  # fmt: skip
+        shape = _full_batch(config, number)
         if not measured.model.num_trainable():
             raise UserError(f"Method {chosen.name!r} trains nothing, so it has no step to plan.")
         costs = costs_of(measured, shape, optimizer=config.optimizer)
@@ -149,6 +146,11 @@ def plan_run(
         config=config, method=chosen.name, costs=costs, spread=spread, fits=fits, card=known,
         notes=(*_notes(config, rounded=config.precision != wanted), *settled.notes),
     )  # fmt: skip
+
+
+def _full_batch(config: RunConfig, num_tasks: int) -> Shape:
+    rows, source, target = config.per_device_train_batch_size, config.max_source_length, config.max_target_length
+    return Shape(rows=rows, source=source, target=target, num_tasks=num_tasks)
 
 
 def _check_quantization(config: RunConfig, method: Method, fsdp: bool) -> None:

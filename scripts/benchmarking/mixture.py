@@ -104,7 +104,6 @@ def _setup(
         # As a Trainer draws rows that were put together: some tasks' are longer than others'.
         "mixing": {"strategy": "proportional"},
         "data_root": data_root,
-        "precision": "fp32",  # as the peer has it, whatever this machine is fast at
     }
     config = build_run({name: value for name, value in keys.items() if value is not None})
     return prepare(config, start_processes(use_cpu=not torch.cuda.is_available()))
