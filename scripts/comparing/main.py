@@ -129,7 +129,7 @@ def _write(study: Study, everything: list[Cell], output: Path, overrides: Sequen
     given = ["data_root=DATA" if pair.startswith("data_root=") else pair for pair in overrides]
     command = shlex.join(["scripts/compare", f"scripts/{study.path.name}", *given])
     made, first = {(cell.method, cell.seed): cell_record(cell, results) for cell, results in done}, done[0][1]
-    before = {(cell["method"], cell["seed"]): cell for cell in earlier(keep, study, first, made.values())}
+    before = {(cell["method"], cell["seed"]): cell for cell in earlier(keep, study, first, list(made.values()))}
     shown = list({**before, **made}.values())
     methods = {cell["method"] for cell in shown}
     costs = {cell.method: cost(study, cell) for cell in everything if cell.method in methods}

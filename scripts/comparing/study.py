@@ -28,6 +28,12 @@ from hyperpelt.training.checkpoints import list_checkpoints
 NEEDED = ("title", "run", "seeds", "methods")
 KEYS = (*NEEDED, "settings", "notes")
 MARKER = "compare.json"  # in a cell's folder: the settings that it was made with
+WITHOUT_EFFECT = ("save_steps", "save_total_limit", "frozen_row", "dataloader_num_workers", "report_to")
+OWN = {
+    "seed": "--seeds, or the study's `seeds`",
+    "method": "--methods, or the study's `methods`",
+    "output_dir": "--runs",
+}
 PLACES = ("output_dir", "data_root", "features_dir", "features_max_size", "plugins", "resume", "overwrite")
 
 
@@ -76,6 +82,7 @@ def _check(path: Path, content: Mapping[str, Any]) -> None:
         "title, run: text": all(isinstance(content[key], str) for key in ("title", "run")),
         "seeds: a list of whole numbers, such as [0, 1]": isinstance(seeds, list)
         and all(type(s) is int for s in seeds),
+        "seeds: each once": isinstance(seeds, list) and len({*map(str, seeds)}) == len(seeds),
         "settings: a mapping, such as {max_steps: 500}": isinstance(content.get("settings") or {}, dict),
         "methods: a mapping from names to settings, such as {lora: {learning_rate: 0.001}}": isinstance(methods, dict)
         and all(settings is None or isinstance(settings, dict) for settings in methods.values()),
@@ -160,7 +167,16 @@ def _without_places(config: RunConfig) -> dict[str, Any]:
 
 
 def cells(study: Study, runs: Path, overrides: Sequence[str]) -> Iterator[Cell]:
-    """All cells, seed by seed, so that an unfinished study has every method."""
+    """All cells, seed by seed, so that an unfinished study has every method.
+
+    Raises:
+        UserError: a setting is unknown or wrong, or an override of what makes cells differ.
+    """
+    for pair in overrides:
+        if (key := pair.split("=", 1)[0].strip()) in OWN:
+            raise UserError(
+                f"{pair!r} would be the same in every run of the study, which sets {key!r} itself: {OWN[key]}."
+            )
     for seed in study.seeds:
         for name, settings in study.methods.items():
             chosen = {**study.settings, "method": name, **settings, "seed": seed}

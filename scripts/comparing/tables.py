@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from comparing.costs import Cost
-from comparing.study import Cell, Study
+from comparing.study import PLACES, WITHOUT_EFFECT, Cell, Study
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.results import Results
 from hyperpelt.report.run_records import Curve, read_curves
@@ -41,13 +41,14 @@ def summary(
     }
 
 
-def earlier(path: Path | None, study: Study, first: Results, new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def earlier(path: Path | None, study: Study, first: Results, new: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The cells of a table that was written before, of the methods that the study still has.
 
     new: cells that they shall stand beside.
 
     Raises:
-        UserError: no such table, or one of other tasks or rows, or of a backbone of the same name and other weights.
+        UserError: no such table; one of other tasks or rows, scored otherwise, or of a backbone of the same name and
+            other weights; or one whose further seeds of a method have other settings.
     """
     if path is None:
         return []
@@ -58,6 +59,9 @@ def earlier(path: Path | None, study: Study, first: Results, new: Iterable[Mappi
         raise UserError(f"--keep: {path} is no table of scripts/compare ({problem}).") from None
     if rows != {name: task.rows for name, task in first.tasks.items()}:
         raise UserError(f"--keep: {path} is of other tasks or test rows than this study: their scores do not compare.")
+    measured = {name: first.settings.get(name) for name in found.get("settings", {})}
+    if differing := sorted(name for name, value in measured.items() if value != found["settings"][name]):
+        raise UserError(f"--keep: {path} was scored otherwise ({', '.join(differing)}): its scores do not compare.")
     before = {cell.get("backbone"): cell.get("weights") for cell in made}
     for cell in new:
         if (was := before.get(cell["backbone"])) not in (None, cell["weights"]):
@@ -65,7 +69,22 @@ def earlier(path: Path | None, study: Study, first: Results, new: Iterable[Mappi
                 f"--keep: {path} is of {cell['backbone']} with other weights ({was}, here {cell['weights']}): their "
                 "scores do not compare."
             )
+    here = {(cell["method"], cell["seed"]): cell for cell in new}
+    beside = [cell for cell in made if (cell["method"], cell["seed"]) not in here]
+    for name, cells in by_method({"cells": [*beside, *new]}).items():
+        _check_alike(path, name, cells)
     return made
+
+
+def _check_alike(path: Path, name: str, cells: Sequence[Mapping[str, Any]]) -> None:
+    """UserError where the seeds of one method, which the table averages, were trained with different settings."""
+    each = [dict(pair.split("=", 1) for pair in cell["settings"]) for cell in cells]
+    keys = sorted({key for settings in each for key in settings} - {"seed", *PLACES, *WITHOUT_EFFECT})
+    if differing := [key for key in keys if len({settings.get(key) for settings in each}) > 1]:
+        raise UserError(
+            f"--keep: {path} has seeds of {name!r} with other settings than those here ({', '.join(differing)}): they "
+            "are not runs of one method. Run all seeds here, or give this one another name in the study."
+        )
 
 
 def cell_record(cell: Cell, results: Results) -> dict[str, Any]:
@@ -164,7 +183,9 @@ def _overview(methods: Cells, found: Mapping[str, Any]) -> list[str]:
         seeds = ", ".join(str(cell["seed"]) for cell in cells)
         training = [cell["training"] for cell in cells]
         minutes = mean(one["seconds"] for one in training) / 60
-        work = f"{training[0]['steps']:,} x {training[0]['batch_size']}"
+        ends = sorted({one["steps"] for one in training})  # an early stop may end each seed elsewhere
+        steps = " to ".join(f"{step:,}" for step in dict.fromkeys((ends[0], ends[-1])))
+        work = f"{steps} x {training[0]['batch_size']}"
         values = [
             f"{cells[0]['trainable']:,}",
             seeds,

@@ -321,6 +321,34 @@ def test_an_earlier_table_stays_where_nothing_was_run(compared: tuple[Path, list
     assert "other tasks or test rows" in done.stderr
 
 
+def test_a_row_of_the_table_holds_runs_of_one_method_alone(compared: tuple[Path, list], tmp_path: Path) -> None:
+    """Its mean and deviation are over seeds: other settings, other scoring, a seed twice would be hidden in it."""
+    folder, command = compared
+    found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
+    study = read_study(Path(command[0]))
+    results = next(cells(study, folder / "first" / "runs" / "toys", ())).results()
+    new, kept = [cell for cell in found["cells"] if cell["seed"] == 0], tmp_path / "before.json"
+
+    def beside(**changes: object) -> list:
+        kept.write_text(json.dumps({**found, **changes}), encoding="utf8")
+        return earlier(kept, study, results, new)
+
+    assert len(beside()) == 4
+    longer = [{**cell, "settings": [*cell["settings"], "max_steps=9", "save_steps=3"]} for cell in found["cells"]]
+    assert len(beside(cells=[cell for cell in longer if cell["seed"] == 0])) == 2  # all of them give way
+    with pytest.raises(UserError, match=r"seeds of 'layer-norm' with other settings than those here \(max_steps\)"):
+        beside(cells=longer)
+    with pytest.raises(UserError, match=r"scored otherwise \(normalisation\)"):
+        beside(settings={**found["settings"], "normalisation": "character"})
+    for same, told in (("seed=5", "--seeds"), ("method=lora", "--methods"), ("output_dir=x", "--runs")):
+        with pytest.raises(UserError, match=f"would be the same in every run of the study.*{told}"):
+            list(cells(study, tmp_path, (same,)))
+    with pytest.raises(UserError, match="seeds: each once"):
+        read_study(write_study(tmp_path, METHODS, seeds=[0, 1, 0]))
+    found["cells"][1]["training"]["steps"] = 1
+    assert "| 1 to 2 x 8 |" in markdown(study, found)
+
+
 def test_what_a_method_asks_for_is_counted_and_drawn(compared: tuple[Path, list]) -> None:
     folder, _ = compared
     found = json.loads((folder / "first" / "out" / "toys.json").read_text(encoding="utf8"))
