@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -84,6 +84,18 @@ def options(
     """Multi-task hypernetwork tuning of frozen T5 and BART: train jointly on many tasks, evaluate, use the result."""
 
 
+def command() -> Any:
+    """The command and its verbs. The lines of their help are the terminal's, not those of the docstrings."""
+    root = typer.main.get_command(app)
+    pending = [root]
+    while pending:
+        one = pending.pop()
+        paragraphs = (one.help or "").split("\n\n")
+        one.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        pending += getattr(one, "commands", {}).values()
+    return root
+
+
 def main() -> NoReturn:
     """The console script."""
     if isinstance(sys.stdout, TextIOWrapper):  # a letter that a terminal does not have is shown as its number
@@ -103,12 +115,12 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str], *, debug: bool) -> int:
     try:
         # Not `app(...)`: that has statuses of its own for interruptions and closed pipes.
-        command = typer.main.get_command(app)
+        root = command()
         with (
             interruption.heard(),
-            command.make_context("hyperpelt", [_at_home(one) for one in arguments]) as context,
+            root.make_context("hyperpelt", [_at_home(one) for one in arguments]) as context,
         ):
-            command.invoke(context)
+            root.invoke(context)
         return DONE
     except typer.Exit as stopped:
         return stopped.exit_code

@@ -1,11 +1,15 @@
-"""The API reference, made by pdoc from the docstrings of everything public: `scripts/docs` runs this."""
+"""The API reference, made by pdoc from the docstrings of everything public: `scripts/docs` runs this.
+
+python scripts/api_reference.py build/docs
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import pkgutil
-import sys
+import warnings
 from pathlib import Path
 
 import pdoc
@@ -31,8 +35,12 @@ def build(folder: Path, modules: list[str]) -> None:
             bases = inspect.getmro(value) if inspect.isclass(value) else ()
             pages |= dict.fromkeys(base.__module__ for base in bases if base.__module__.startswith("hyperpelt."))
     pdoc.render.configure(docformat="markdown", show_source=False)
-    pdoc.pdoc(*pages, output_directory=folder)
+    with warnings.catch_warnings():  # pdoc walks into packages by itself, and warns of a module that it meets twice
+        warnings.filterwarnings("ignore", "The module specification .* adds a module named", UserWarning)
+        pdoc.pdoc(*pages, output_directory=folder)
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), rooms())
+    parser = argparse.ArgumentParser(description="Build the API reference, from the docstrings of everything public.")
+    parser.add_argument("folder", type=Path, help="where the pages go, such as build/docs")
+    build(parser.parse_args().folder, rooms())

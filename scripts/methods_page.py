@@ -7,6 +7,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; all else on th
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import re
@@ -90,4 +91,5 @@ def renewed(page: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write the tables of docs/methods.md anew.").parse_args()
     PAGE.write_text(renewed(PAGE.read_text(encoding="utf8")), encoding="utf8")

@@ -9,8 +9,8 @@ in float64, of values that float32 holds.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +112,9 @@ def record(name: str, config: Any, inputs: dict[str, Tensor]) -> dict[str, Tenso
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("file", help="the safetensors file to write")
+    file = parser.parse_args().file
     import adapters
     import transformers
     from safetensors.torch import save_file
@@ -122,4 +125,4 @@ if __name__ == "__main__":
         for key, value in record(name, *rest).items()
     }
     about = {"adapters": adapters.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
-    save_file(tensors, sys.argv[1], metadata={"made_with": json.dumps(about)})
+    save_file(tensors, file, metadata={"made_with": json.dumps(about)})

@@ -28,7 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and not
 Plugins = Annotated[
     list[str] | None,
     typer.Option(
-        "--plugin", metavar="FILE|MODULE", help="Load tasks from a .py or .yaml file or a module; repeatable."
+        "--plugin",
+        metavar="FILE|MODULE",
+        help="Load tasks or methods from a .py or .yaml file or a module; repeatable.",
     ),
 ]
 DataRoot = Annotated[
@@ -57,13 +59,17 @@ Normalisation = Annotated[
     Rule | None, typer.Option("--normalisation", help="Length rule of choice scoring; default: the run's.")
 ]
 Regression = Annotated[
-    Number, typer.Option("--regression", help="Numbers: the probability-weighted mean of the choices, or the best one.")
+    Number,
+    typer.Option(
+        "--regression",
+        help="How a regression answers: the probability-weighted mean of its choices, or the best choice.",
+    ),
 ]
 Beams = Annotated[
-    int | None, typer.Option("--num-beams", min=1, help="Of the search for open answers; default: the task's.")
+    int | None, typer.Option("--num-beams", min=1, help="Beams of the search for open answers; default: the task's.")
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, help="At most so many rows of each task, a fixed random sample.")
+    int | None, typer.Option("--limit", min=1, help="At most this many rows of each task, a fixed random sample.")
 ]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU even where there is an accelerator.")]
 Backbone = Annotated[

@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; the run's."),
+    typer.Option(
+        "--tasks", help="Names, wildcards ('glue/*') or mixtures, comma-separated or repeated; default: the run's."
+    ),
 ]
 Blind = Annotated[
     bool | None, typer.Option("--blind/--seeing", help="Withhold images, or show them; default: as the run did.")
 ]
 SkipBad = Annotated[
-    bool, typer.Option("--skip-bad-images", help="Answer rows without an image that is bad, and count them.")
+    bool, typer.Option("--skip-bad-images", help="Answer rows with a bad image without it, and count them.")
 ]
 Features = Annotated[
     Path | None, typer.Option("--features", metavar="FOLDER", help="The feature store; default: the run's.")
 ]
 Output = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Also write the results as JSON.")]
 Intervals = Annotated[
-    bool, typer.Option("--intervals", help="Also 95 % intervals of each score, by a bootstrap over rows.")
+    bool, typer.Option("--intervals", help="Add 95 % intervals of each score, by a bootstrap over rows.")
 ]
 LogSamples = Annotated[
     Path | None,
@@ -57,7 +59,7 @@ def evaluate(
     skip_bad_images: SkipBad = False,
     features_dir: Features = None,
     intervals: Intervals = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
     log_samples: LogSamples = None,
     output: Output = None,
     data_root: common.DataRoot = None,

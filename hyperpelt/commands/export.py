@@ -26,7 +26,7 @@ def export(
     run: common.Run,
     task: Annotated[str, typer.Option("--task", help="A task of the run, such as glue/rte.")],
     to: Annotated[
-        Form, typer.Option("--to", help="A hyperpelt model of static tensors, transformers weights, a PEFT adapter.")
+        Form, typer.Option("--to", help="A hyperpelt model of static tensors, a transformers model, or a PEFT adapter.")
     ] = Form.baked,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/export/TASK-FORM.")
@@ -38,9 +38,9 @@ def export(
 ) -> None:
     """Write one task of a run as static tensors: bit-equal answers, no hypernetwork.
 
-    `baked` loads as every run does, and brings what `predict` needs: scoring rule, lengths, plugins. `merged` writes a
-    whole model for transformers, its tuners merged into the weights
-    (LoRA, (IA)^3, norms, trained backbones); `peft` an adapter for the PEFT library, where that has the type.
+    `baked` loads like any run and has what `predict` needs: scoring rule, lengths, plugins. `merged` writes a whole
+    model for transformers, with the tuners merged into the weights (`hyperpelt methods list` says which can be).
+    `peft` writes an adapter for the PEFT library, for the types that it has.
     """
     with common.stdout_for_json(as_json):
         from hyperpelt.backbones.shipped import place_for

@@ -24,7 +24,9 @@ SPLITS = ("train", "validation", "test")
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "--features-dir", metavar="FOLDER", help="Of the feature stores; default: HYPERPELT_FEATURES, else the cache."
+        "--features-dir",
+        metavar="FOLDER",
+        help="Folder of the feature stores; default: HYPERPELT_FEATURES, else the cache.",
     ),
 ]
 
@@ -33,21 +35,23 @@ Folder = Annotated[
 def build_features(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Tasks, wildcards or mixtures.")],
     encoder: Annotated[
-        str, typer.Option("--encoder", metavar="NAME|ID|FOLDER", help="As image_encoder of a run.")
+        str, typer.Option("--encoder", metavar="NAME|ID|FOLDER", help="Image encoder, as in a run's settings.")
     ] = "mini-vision",
     grid: Annotated[int | None, typer.Option("--grid", min=1, help="Cells a side; default: the encoder's own.")] = None,
-    split: Annotated[list[str] | None, typer.Option("--split", help="Repeatable; default: all three.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a split, a fixed random sample.")] = None,
+    split: Annotated[list[str] | None, typer.Option("--split", help="Split, repeatable; default: all three.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most this many rows of each split, a fixed random sample.")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Where the encoder runs, such as cuda.")] = None,
     max_size: Annotated[
         str | None,
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Such as 20GB, kept by the store; the oldest features make room. none: no more.",
+            help="Upper size of the store, such as 20GB: the oldest features make room. none: no upper size.",
         ),
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad-images", help="Go on without them, and count them.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad-images", help="Leave bad images out, and count them.")] = False,
     features_dir: Folder = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
@@ -116,7 +120,7 @@ def show_features(
 @app.command("clear")
 def clear_features(
     encoder: Annotated[
-        str | None, typer.Option("--encoder", metavar="NAME|FINGERPRINT", help="Those of one encoder alone.")
+        str | None, typer.Option("--encoder", metavar="NAME|FINGERPRINT", help="Only features of this encoder.")
     ] = None,
     features_dir: Folder = None,
     as_json: common.Json = False,

@@ -20,17 +20,26 @@ def plan(
     ] = None,
     memory: Annotated[
         list[str] | None,
-        typer.Option("--memory", metavar="SIZE", help="Such as 24GB; repeatable. Default: 16, 24, 40, 80, 141 GB."),
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory of a card, such as 24GB; repeatable. Default: 16, 24, 40, 80, 141 GB.",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option("--methods", metavar="NAME,...", help="Compare these methods instead of the run's own."),
     ] = None,
-    num_tasks: Annotated[int | None, typer.Option("--num-tasks", min=1, help="Instead of the run's own.")] = None,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="Each with a batch of its own.")] = 1,
+    num_tasks: Annotated[
+        int | None, typer.Option("--num-tasks", min=1, help="Number of tasks, instead of the run's.")
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Processes, each with a batch of its own.")] = 1,
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the frozen backbone over the processes.")] = False,
     on: Annotated[
-        str, typer.Option("--card", help="Whose stated speed the time is estimated from; cpu: its code paths, no time.")
+        str,
+        typer.Option(
+            "--card", help="Card whose stated speed gives the estimated time; cpu: a CPU's code paths, no time."
+        ),
     ] = "h100",
     plugin: common.Plugins = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw memory by part into this file.")] = None,

@@ -66,14 +66,14 @@ def predict(
 ) -> None:
     """Answer rows: CSV, TSV, JSON, JSONL or Parquet with the task's columns, or lines of text; JSONL comes out.
 
-    Rows are read as training reads its own. A line of text is the row of a task that reads one column; for others it is
-    refused, and the columns are named. Each answer is `{"line": n, "answer": ..., "probabilities": {choice: p}}` (in a
-    table `"row": n`, from 0), with the row's id where it has one. A row that cannot be read is reported and answered by
-    `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. An image column holds the path of a
-    file, seen from the folder of FILE (of stdin: from the current folder).
+    Rows are read as in training. A line of plain text is a row for a task that reads one column; other tasks refuse it
+    and name their columns. Each answer is `{"line": n, "answer": ..., "probabilities": {choice: p}}` (for a table
+    `"row": n`, from 0), with the row's id if it has one. A row that cannot be read is reported and answered by
+    `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. An image column holds paths of
+    files, relative to the folder of FILE (for stdin: to the current folder).
 
-    Without --task every row of a run of several tasks names its own: `{"task": "glue/rte", ...}`. They are answered in
-    batches that mix tasks.
+    Without --task, if the run has several tasks, each row names its own: `{"task": "glue/rte", ...}`. They are answered
+    in batches that mix tasks.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes

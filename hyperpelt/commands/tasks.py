@@ -95,11 +95,19 @@ def check_tasks(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Tasks, wildcards or mixtures.")],
     backbone: Annotated[
         str | None,
-        typer.Option("--backbone", metavar="ID|FOLDER", help="Whose tokenizer to check tokens with."),
+        typer.Option(
+            "--backbone", metavar="ID|FOLDER", help="Backbone with whose tokenizer lengths and targets are checked."
+        ),
     ] = None,
-    max_source_length: Annotated[int, typer.Option("--max-source-length", min=2, help="Tokens.")] = 128,
-    max_target_length: Annotated[int, typer.Option("--max-target-length", min=2, help="Tokens.")] = 32,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows a split, a fixed random sample.")] = None,
+    max_source_length: Annotated[
+        int, typer.Option("--max-source-length", min=2, help="Tokens; longer inputs count as cut.")
+    ] = 128,
+    max_target_length: Annotated[
+        int, typer.Option("--max-target-length", min=2, help="Tokens; longer targets count as cut.")
+    ] = 32,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most this many rows of each split, a fixed random sample.")
+    ] = None,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,
     as_json: common.Json = False,

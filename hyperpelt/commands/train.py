@@ -31,7 +31,9 @@ def train(
     keys: Annotated[bool, typer.Option("--keys", help="List every setting with its default, and exit.")] = False,
     add: Annotated[
         list[str] | None,
-        typer.Option("--add", metavar="TASK", help="Add a task to --from; its embedding alone is trained. Repeatable."),
+        typer.Option(
+            "--add", metavar="TASK", help="Add this task to the run --from, training only its embedding; repeatable."
+        ),
     ] = None,
     source: Annotated[
         str | None, typer.Option("--from", metavar="RUN", help="The trained run that --add adds to; it stays as it is.")
@@ -47,8 +49,8 @@ def train(
     run.yaml with every setting, tensorboard/, checkpoints/. Ctrl-C saves and says how to resume. The same command runs
     under `accelerate launch` with several processes.
 
-    --add TASK --from RUN takes over RUN's settings and trains the new task's embedding alone, into another folder
-    (output_dir, default RUN+TASK): what RUN's tasks put out does not change by a bit.
+    --add TASK --from RUN takes over RUN's settings, trains only the new task's embedding, and writes another folder
+    (output_dir, default RUN+TASK). The outputs of RUN's tasks stay the same to the bit.
     """
     if keys:
         _print_keys(as_json)

@@ -59,30 +59,39 @@ Start = Annotated[
     str, typer.Option("--from", help="Where new tasks start: mean, nearest, scored, described, like:TASK.")
 ]
 TheRecipe = Annotated[
-    Recipe, typer.Option("--recipe", help="t-few: its losses, Adafactor, 1000 steps, per-token scoring.")
+    Recipe, typer.Option("--recipe", help="t-few: T-Few's losses, Adafactor, 1000 steps, per-token scoring.")
 ]
-TheSampling = Annotated[Sampling, typer.Option("--sampling", help="Shots of each choice alike, or any.")]
+TheSampling = Annotated[
+    Sampling, typer.Option("--sampling", help="Equally many shots of each choice, or a plain draw.")
+]
 TheChoice = Annotated[
     Choose | None,
-    typer.Option("--choose", help="Weights of the last step (default), or best on a held-out quarter of shots."),
+    typer.Option("--choose", help="The last step's weights, or the best on a held-out quarter of the shots."),
 ]
-TheLoss = Annotated[Loss | None, typer.Option("--loss", help="lm (default), ranking, or t-few's.")]
+TheLoss = Annotated[Loss | None, typer.Option("--loss", help="Training loss; default lm.")]
 Rates = Annotated[
     list[str] | None,
-    typer.Option("--learning-rate", metavar="[ADAPT=]RATE", help="Peak, for all or one of --adapt; repeatable."),
+    typer.Option(
+        "--learning-rate", metavar="[ADAPT=]RATE", help="Peak rate, for all or for one of --adapt; repeatable."
+    ),
 ]
-Rows = Annotated[int | None, typer.Option("--limit", min=1, help="Rows of it, a fixed random sample.")]
-Context = Annotated[int, typer.Option("--context-length", min=8, help="Tokens of a prompt (in-context).")]
+Rows = Annotated[
+    int | None, typer.Option("--limit", min=1, help="At most this many test rows of each task, a fixed random sample.")
+]
+Context = Annotated[int, typer.Option("--context-length", min=8, help="Tokens of an in-context prompt.")]
 Processes = Annotated[int, typer.Option("--processes", min=1, help="Processes to spread the cells over.")]
 Output = Annotated[
-    Path | None, typer.Option("--output", metavar="FOLDER", help="Default: RUN/transfer; it goes on there.")
+    Path | None,
+    typer.Option("--output", metavar="FOLDER", help="Default: RUN/transfer; a stopped transfer goes on there."),
 ]
 
 
 def transfer(
     run: common.Run,
     tasks: Tasks,
-    shots: Annotated[str, typer.Option("--shots", help="Numbers of training examples.")] = "0,4,16,32,100",
+    shots: Annotated[
+        str, typer.Option("--shots", help="Numbers of training examples, comma-separated.")
+    ] = "0,4,16,32,100",
     seeds: Annotated[str, typer.Option("--seeds", help="How many (5), or which ones (13,21,42).")] = "5",
     adapt: Adapt = "embedding,hypernetwork,all,scratch",
     baselines: Baselines = False,
@@ -94,7 +103,7 @@ def transfer(
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Optimiser steps; default 300.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Rows a step; default 8.")] = None,
     learning_rate: Rates = None,
-    split: Annotated[str, typer.Option("--split", help="What is measured.")] = "test",
+    split: Annotated[str, typer.Option("--split", help="Split that is measured.")] = "test",
     limit: Rows = None,
     context_length: Context = 512,
     normalisation: common.Normalisation = None,
@@ -150,8 +159,10 @@ def geometry(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Also measure every task with the weights of every other one.")
     ] = False,
-    split: Annotated[str, typer.Option("--split", help="What the matrix is measured on.")] = "validation",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of each task in the matrix.")] = 200,
+    split: Annotated[str, typer.Option("--split", help="Split that the matrix is measured on.")] = "validation",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most this many rows of each task in the matrix.")
+    ] = 200,
     cpu: common.Cpu = False,
     data_root: common.DataRoot = None,
     plugin: common.Plugins = None,

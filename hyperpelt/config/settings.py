@@ -82,11 +82,11 @@ class Mixing(_Strict):
 
     strategy: Literal["proportional", "temperature", "capped", "equal", "explicit"] = Field(
         "temperature",
-        description="how rows are shared out among tasks that have no rate of their own: by size, by size^(1/T), by "
-        "size up to a cap, equally, or only by the rates written under `tasks`",
+        description="how rows are shared among tasks without a rate of their own: by size, by size^(1/T), by size up "
+        "to a cap, equally, or only by the rates written under `tasks`",
     )
     temperature: Number = Field(10.0, gt=0, description="T of the temperature strategy; HyperFormer trains with 10")
-    cap: Whole | None = Field(None, ge=1, description="rows of a task counted at most (capped; also temperature)")
+    cap: Whole | None = Field(None, ge=1, description="rows of a task that count, at most (capped and temperature)")
 
 
 class RunConfig(_Strict):
@@ -94,8 +94,8 @@ class RunConfig(_Strict):
 
     # What is trained
     backbone: Home = Field("mini-bart", description="embedded name, folder or hub id of a T5- or BART-like model")
-    source_language: str | None = Field(None, description="of inputs, by a multilingual backbone's code, such as de_DE")
-    target_language: str | None = Field(None, description="of answers, likewise")
+    source_language: str | None = Field(None, description="language of inputs, as the backbone's code, such as de_DE")
+    target_language: str | None = Field(None, description="language of answers, likewise")
     method: str | dict[str, Any] = Field(
         DEFAULT_METHOD, description="a method's name, {name: ..., option: ...}, or a composition (tuners @ operations)"
     )
@@ -104,14 +104,14 @@ class RunConfig(_Strict):
     )
     from_run: Annotated[str | None, AfterValidator(_absolute)] = Field(
         None,
-        description="a trained run to which `tasks` are added: its backbone and method are taken over, only the new "
-        "tasks' own embeddings (or per-task tensors) are trained, and its tasks keep their outputs bit for bit",
+        description="a trained run to which `tasks` are added: its backbone and method are kept, only the embeddings "
+        "(or per-task tensors) of the new tasks are trained, and the outputs of its tasks stay the same bit for bit",
     )
     start_from: str = Field(
         "mean", description="where added tasks start: mean, nearest, described or like:TASK; see docs/transfer.md"
     )
     plugins: Annotated[list[str], AfterValidator(_absolute_unless_module), BeforeValidator(split_paths)] = Field(
-        default_factory=list, description="files, modules or YAML tasks that register further tasks"
+        default_factory=list, description="Python files, modules or YAML files that register tasks (or methods)"
     )
     data_root: Annotated[str | None, AfterValidator(_absolute)] = Field(
         None, description="local mirror of the data sets; else HYPERPELT_DATA, else the hub"
@@ -119,28 +119,35 @@ class RunConfig(_Strict):
     output_dir: Home = Field(description="the run folder")
     overwrite: bool = Field(False, description="replace the run that the output folder already holds")
     resume: bool | Literal["auto"] | Home = Field(
-        False, description="true: go on from the latest checkpoint; auto: if there is one; or a checkpoint folder"
+        False,
+        description="true: from the latest checkpoint; auto: from it if there is one; or a checkpoint or run folder",
     )
-    seed: Whole = Field(42, ge=0, le=2**63 - 1, description="of the initial tensors, the order of rows and dropout")
+    seed: Whole = Field(
+        42, ge=0, le=2**63 - 1, description="seed of the initial tensors, the order of rows and dropout"
+    )
 
     # Steps and batches
-    max_steps: Whole | None = Field(None, ge=1, description="optimiser steps; wins over num_train_epochs")
-    num_train_epochs: Number = Field(3.0, gt=0, description="length of the run in rows of all tasks together")
-    per_device_train_batch_size: Whole = Field(32, ge=1)
-    per_device_eval_batch_size: Whole = Field(64, ge=1)
-    gradient_accumulation_steps: Whole = Field(1, ge=1)
-    batching: Literal["mixed", "one_task"] = Field("mixed", description="tasks mixed in a batch, or one task a batch")
+    max_steps: Whole | None = Field(None, ge=1, description="optimiser steps; overrides num_train_epochs")
+    num_train_epochs: Number = Field(
+        3.0, gt=0, description="length of the run: as many rows as this many passes over all tasks"
+    )
+    per_device_train_batch_size: Whole = Field(32, ge=1, description="rows of a micro-batch on each process")
+    per_device_eval_batch_size: Whole = Field(64, ge=1, description="rows scored at once on each process")
+    gradient_accumulation_steps: Whole = Field(1, ge=1, description="micro-batches of one optimiser step")
+    batching: Literal["mixed", "one_task"] = Field("mixed", description="several tasks in a batch, or one")
     mixing: Mixing = Field(default_factory=Mixing)
-    length_window: Whole = Field(32, ge=1, description="batches cut from one length-sorted pool; 1: no sorting")
-    train_limit: Whole | None = Field(None, ge=1, description="training rows of each task, at most")
+    length_window: Whole = Field(
+        32, ge=1, description="batches cut from one pool of rows sorted by length; 1: unsorted"
+    )
+    train_limit: Whole | None = Field(None, ge=1, description="at most this many training rows of each task")
     max_source_length: Whole = Field(128, ge=2, description="tokens; longer inputs are cut and counted")
     max_target_length: Whole = Field(32, ge=2, description="tokens; longer targets are cut and counted")
-    dataloader_num_workers: Whole = Field(0, ge=0)
+    dataloader_num_workers: Whole = Field(
+        0, ge=0, description="processes that prepare batches; 0: the training process"
+    )
 
     # Images
-    image_encoder: Home = Field(
-        "mini-vision", description="whose features methods with a visual part read: embedded name, folder or hub id"
-    )
+    image_encoder: Home = Field("mini-vision", description="embedded name, folder or hub id; several joined by +")
     image_grid: Whole | None = Field(
         None, ge=1, description="features are averaged to this many cells a side; null: the encoder's own grid"
     )
@@ -149,48 +156,50 @@ class RunConfig(_Strict):
     )
     features_max_size: Annotated[str | None, AfterValidator(_size)] = Field(
         None,
-        description="upper size of the feature store, such as 20GB, kept by it: the oldest features that this run "
-        "does not need make room, a run that needs more is refused; none: no upper size; null: as it was told last",
+        description="upper size of the feature store, such as 20GB: the oldest features that this run does not need "
+        "make room, and a run that needs more is refused; none: no upper size; null: as the store was last told",
     )
     on_bad_image: Literal["error", "skip"] = Field(
         "error",
-        description="an image that cannot be used ends the run, or is skipped and counted: its row is not trained on, "
-        "and is answered without it in evaluations",
+        description="an unusable image ends the run, or is skipped and counted: its row is not trained on, and in "
+        "evaluations it is answered without the image",
     )
     blind: bool = Field(False, description="withhold the images: the baseline that answers from the text alone")
 
     # Optimisation
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     learning_rate: Number | None = Field(
-        None, gt=0, description="peak; null: what suits the method (docs/comparing.md), which training prints"
+        None, gt=0, description="peak rate; null: the one that suits the method (docs/comparing.md), which is printed"
     )
     weight_decay: Number = Field(0.0, ge=0)
     adam_beta1: Number = Field(0.9, ge=0, lt=1)
     adam_beta2: Number = Field(0.999, ge=0, lt=1)
     scale_learning_rate: bool = Field(
         True,
-        description="hypernetworks: divide the rate of their matrices by the width that they read (muP), so that the "
-        "weights they make move as fast as weights of their own; false: one rate for all, as the papers train",
+        description="hypernetworks: divide the rate of their matrices by the width they read (muP), so that generated "
+        "weights move as fast as directly trained ones; false: one rate for all, as the papers train",
     )
     adam_epsilon: Number = Field(1e-8, gt=0)
-    max_grad_norm: Number | None = Field(1.0, gt=0, description="gradients are clipped to this norm; null: never")
+    max_grad_norm: Number | None = Field(
+        1.0, gt=0, description="norm to which gradients are clipped; null: no clipping"
+    )
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     warmup_steps: Annotated[int | float, BeforeValidator(_not_boolean)] = Field(
-        0.05, ge=0, description="steps, or below 1 a share of all steps"
+        0.05, ge=0, description="number of steps, or below 1 a share of all steps"
     )
     label_smoothing: Number = Field(0.0, ge=0, lt=1)
     loss: Literal["lm", "ranking", "t-few"] = Field(
         "lm",
-        description="of the target's tokens; of ranking a row's choices by the rule they are judged by (`scoring`), "
-        "open answers by likelihood; or T-Few's, which adds unlikelihood and length-normalised ranking to the first",
+        description="lm: likelihood of the target's tokens; ranking: cross-entropy over a row's choices under the rule "
+        "`scoring` (open answers by likelihood); t-few: lm, unlikelihood and length-normalised ranking",
     )
     ranked_choices: Whole = Field(
-        32, ge=1, description="ranking: wrong choices of a row at most; of more, so many are drawn in each step"
+        32, ge=1, description="for loss ranking: wrong choices of a row; if it has more, this many are drawn each step"
     )
     precision: Annotated[Literal["fp32", "bf16", "bf16-mixed", "auto"], BeforeValidator(_known_precision)] = Field(
         "fp32",
         description="of the frozen backbone; trained tensors stay fp32. bf16-mixed: fp32 weights, products in bf16 "
-        "(autocast); auto: what a race of two products finds faster here",
+        "(autocast); auto: bf16 if a race of two products finds it faster",
     )
     quantization: Literal["int8", "nf4"] | None = Field(
         None,
@@ -210,26 +219,28 @@ class RunConfig(_Strict):
     use_cpu: bool = Field(False, description="train on the CPU even where there is an accelerator")
 
     # Watching and keeping
-    log_steps: Whole = Field(10, ge=1)
+    log_steps: Whole = Field(10, ge=1, description="log every so many steps")
     report_to: Annotated[list[Tracker], BeforeValidator(_trackers)] = Field(
         default_factory=lambda: ["tensorboard"],
         description="where numbers go: tensorboard, wandb, trackio, mlflow (optional packages), or none",
     )
-    project: str = Field("hyperpelt", min_length=1, description="under which trackers file the run")
-    run_name: str | None = Field(None, description="by which trackers show the run; null: the run folder's name")
-    eval_steps: Whole | None = Field(None, ge=1, description="evaluate each so many steps; null: only at the end")
+    project: str = Field("hyperpelt", min_length=1, description="project under which trackers file the run")
+    run_name: str | None = Field(None, description="name under which trackers show the run; null: the run folder's")
+    eval_steps: Whole | None = Field(None, ge=1, description="evaluate every so many steps; null: only at the end")
     eval_split: str = Field("validation", description="split that chooses the best checkpoint")
-    eval_limit: Whole | None = Field(None, ge=1, description="rows of each task in evaluations during training")
+    eval_limit: Whole | None = Field(None, ge=1, description="at most this many rows of each task while training")
     test_split: str | dict[str, str] = Field(
         "test", description="split of the final evaluation; or by task, {'glue/*': validation, '*': test}"
     )
-    test_limit: Whole | None = Field(None, ge=1, description="rows of each task in the final evaluation")
+    test_limit: Whole | None = Field(None, ge=1, description="at most this many rows of each task at the end")
     frozen_row: bool = Field(True, description="also measure the frozen backbone in the final evaluation")
     metric_for_best: str = Field("average", description="'average', a task, or task/metric; higher is better")
-    early_stopping_patience: Whole | None = Field(None, ge=1, description="evaluations without a better one")
+    early_stopping_patience: Whole | None = Field(
+        None, ge=1, description="stop after this many evaluations without a better one"
+    )
     scoring: Literal["sum", "token", "character"] = Field("sum", description="length rule of choice scoring")
-    save_steps: Whole | None = Field(500, ge=1, description="checkpoint each so many steps; null: only at the end")
-    save_total_limit: Whole = Field(2, ge=1, description="checkpoints kept, beside the best one")
+    save_steps: Whole | None = Field(500, ge=1, description="checkpoint every so many steps; null: only at the end")
+    save_total_limit: Whole = Field(2, ge=1, description="checkpoints kept, besides the best one")
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:

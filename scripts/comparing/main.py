@@ -28,7 +28,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def compare(
     path: Annotated[Path, typer.Argument(help="The study, e.g. scripts/compare_glue.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value: settings of every run.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value: override settings of every run.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the run folders.")] = Path("runs/compare"),
     output: Annotated[Path, typer.Option(help="Folder of table, pictures and JSON.")] = Path("runs/tables"),
     methods: Annotated[str, typer.Option(help="Only these, e.g. hyperpelt,lora.")] = "",
@@ -36,7 +36,7 @@ def compare(
     parallel: Annotated[int, typer.Option(min=1, help="Runs at a time, one thread each.")] = 1,
     table_only: Annotated[bool, typer.Option(help="Train nothing: write the table of what is finished.")] = False,
     keep: Annotated[
-        Path | None, typer.Option(help="A table's JSON: its cells stay where nothing was run here.")
+        Path | None, typer.Option(help="JSON of an earlier table, whose cells are kept where nothing was run here.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Train finished runs of other settings anew; theirs are lost.")] = False,
 ) -> None:

@@ -93,12 +93,12 @@ def _case(place: Place, name: str, number: int, seed: int) -> Outcome:
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Option(help="Of the journal and the work.")] = Path("/tmp/hyperpelt-soak"),
+    folder: Annotated[Path, typer.Option(help="Folder of the journal and the work.")] = Path("/tmp/hyperpelt-soak"),
     minutes: Annotated[float, typer.Option(help="When to stop.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of all cases.")] = 0,
-    only: Annotated[str, typer.Option(help="Campaigns, a pattern.")] = "*",
-    case: Annotated[int | None, typer.Option(help="This one once more, unrecorded.")] = None,
-    faults: Annotated[bool, typer.Option("--faults", help="Once more those that had one, recorded.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of all cases.")] = 0,
+    only: Annotated[str, typer.Option(help="Pattern of campaigns.")] = "*",
+    case: Annotated[int | None, typer.Option(help="Repeat this case, unrecorded.")] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="Repeat the cases that had a fault, recorded.")] = False,
 ) -> None:
     """Soak until the time is up; exit status 1 if anything was not as promised."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -123,6 +124,18 @@ SURFACE = {
     "features show": LISTS | {"--features-dir"},
     "features clear": LISTS | {"--encoder", "--features-dir"},
 }
+
+
+def test_lines_of_help_are_the_terminal_s_and_not_the_docstrings(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERMINAL_WIDTH", "100")
+    assert cli.run(["predict", "--help"]) == 0
+    text = capsys.readouterr().out.split("Arguments")[0].splitlines()
+    paragraph = text[next(n for n, line in enumerate(text) if "Rows are read" in line) :]
+    lines = [line.rstrip() for line in paragraph[: next(n for n, line in enumerate(paragraph) if not line.strip())]]
+    assert len(lines) > 3
+    for line, following in itertools.pairwise(lines):
+        assert len(f"{line} {following.split()[0]}") > 97, "the next word would have stood on this line"
 
 
 def surface(command, name=""):
