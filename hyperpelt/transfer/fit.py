@@ -18,6 +18,7 @@ from hyperpelt.training.objective import total_loss
 from hyperpelt.training.optimisation import learning_rate, make_optimizer, set_learning_rate
 from hyperpelt.transfer.settings import TransferConfig
 from hyperpelt.transfer.shots import Shots, ShotSampler
+from hyperpelt.weights import State
 
 if TYPE_CHECKING:
     from hyperpelt.model.tuned import TunedModel
@@ -99,7 +100,10 @@ class _Fit:
         self.held_out = data.in_order(model, shots.held_out, config.batch_size)
         self.every = max(1, self.total // LOOKS)
         self.best: tuple[float, int, list[Tensor]] | None = None
-        self.before = [parameter.detach().clone() for parameter in self.parameters]  # the last update
+        # What a step changes, by the optimiser or by a course: weights are of use only with the state they belong to.
+        states = (source for source in model.sources.values() if isinstance(source, State))
+        self.changed: list[Tensor] = [*self.parameters, *(buffer for source in states for buffer in source.buffers())]
+        self.before = [tensor.detach().clone() for tensor in self.changed]  # the last update
 
     def run(self) -> Fitted:
         losses: list[Tensor] = []
@@ -135,7 +139,7 @@ class _Fit:
         # Counted from 1: the first of few steps shall move something.
         set_learning_rate(self.optimizer, learning_rate(self.settings, min(step + 1, self.total - 1), self.total))
         with torch.no_grad():
-            torch._foreach_copy_(self.before, list[Tensor](self.parameters))
+            torch._foreach_copy_(self.before, self.changed)
         self.optimizer.step()
         self.courses.after_step(step + 1)
         self.optimizer.zero_grad(set_to_none=True)
@@ -156,7 +160,7 @@ class _Fit:
             tokens += int(output.row_tokens.sum())
         value = float(total) / tokens
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
-            self.best = (value, step, [parameter.detach().clone() for parameter in self.parameters])
+            self.best = (value, step, [tensor.detach().clone() for tensor in self.changed])
         self.model.train()
 
     @torch.no_grad()
@@ -165,8 +169,8 @@ class _Fit:
         if self.best is None and not diverged:
             return done, None
         value, step, kept = self.best or (None, max(0, done - 1), self.before)
-        for parameter, values in zip(self.parameters, kept, strict=True):
-            parameter.copy_(values)
+        for tensor, values in zip(self.changed, kept, strict=True):
+            tensor.copy_(values)
         return step, value
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -21,10 +21,11 @@ from safetensors.torch import load_file
 from transfer_runs import SIZES, make_run, trained_run
 
 import hyperpelt
-from hyperpelt import cli
+from hyperpelt import Method, Part, cli
 from hyperpelt import tasks as registry
 from hyperpelt.config import load_run
 from hyperpelt.errors import UserError
+from hyperpelt.methods import Course
 from hyperpelt.model.saving import read_config
 from hyperpelt.model.starts import losses, start_task
 from hyperpelt.transfer import processes, records, worker
@@ -35,6 +36,7 @@ from hyperpelt.transfer.identity import Identities
 from hyperpelt.transfer.run import transfer, work
 from hyperpelt.transfer.settings import build
 from hyperpelt.transfer.shots import Shots
+from hyperpelt.tuners import Bias, TensorSpec
 
 QUICK = {"steps": 3, "use_cpu": True, "progress": False, "batch_size": 4}
 
@@ -170,6 +172,39 @@ def test_the_best_on_the_held_out_shots_is_kept(run):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counted(Bias):
+    """A bias whose state says how many steps it has seen."""
+
+    type_name: ClassVar[str] = "counted_of_tests"
+
+    def tensors(self, operation):
+        return {**super().tensors(operation), "steps": TensorSpec((1,), role="state")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count(Course):
+    type_name: ClassVar[str] = "count_of_tests"
+
+    def after_step(self, now):
+        for _, steps in now.states(self.part)["steps"]:
+            steps.add_(1)
+
+
+@pytest.mark.parametrize(("settings", "kept"), [({"choose": "held-out"}, (2, 4)), ({"learning_rate": 1e38}, (0, 0))])
+def test_weights_that_are_kept_keep_what_a_course_had_set_by_then(run, settings, kept, monkeypatch):
+    look = _Fit._look
+    monkeypatch.setattr(_Fit, "_look", lambda fit, step: look(fit, step) if step <= 4 else None)
+    bench = bench_of(run, **{"steps": 20, "learning_rate": 0.5, **settings})
+    method = Method(name="counted", parts=(Part(name="b", tuner=Counted(), at=("q",)),), courses=(Count(part="b"),))
+    cell = Cell("toy/word", 16, 0, "counted")
+    model = bench._fresh(method, cell)
+    step = bench._fitted(cell, model, bench._shots(cell))["fit"]["kept_step"]
+    assert kept[0] <= step <= kept[1]
+    assert {float(value) for value in model.method_state()["state.b__steps"].unique()} == {step}
+    model.detach()
+
+
 def test_a_fit_that_diverges_keeps_the_weights_before_the_update_that_led_there_and_says_so(run, tmp_path):
     bench = bench_of(run, steps=30, learning_rate=1e38)
     record = bench.run(Cell("toy/word", 4, 0, "all", "mean"))
@@ -303,7 +338,7 @@ def without(settings, name):
 SHARED = """
 import sys, torch
 torch.set_num_threads(1)
-from hyperpelt import cli
+from hyperpelt import Method, Part, cli
 from hyperpelt.transfer.bench import Bench
 run = Bench.run
 def noted(self, cell):
