@@ -176,6 +176,12 @@ def export_peft(model: TunedModel, task: str, folder: str | Path) -> Path:
     """
     if model.visual is not None:
         raise UserError(f"PEFT cannot hold the visual part of method {model.method.name!r}. Use `--to baked`.")
+    of_rows = [p.name for p in model.method.parts if not all(model.method.source(n).of_tasks for n in p.sources)]
+    if of_rows:
+        raise UserError(
+            f"PEFT keeps one set of tensors, and part {of_rows[0]!r} of method {model.method.name!r} makes its own for "
+            "every row. Use `--to baked`."
+        )
     if model.unfrozen:
         raise UserError(
             f"PEFT cannot hold the {len(model.unfrozen)} parameters of the backbone that method {model.method.name!r} "

@@ -36,6 +36,15 @@ def test_what_peft_cannot_hold_is_refused_by_name(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("made_of", ["encoder", "input"])
+def test_tensors_that_are_made_for_each_row_are_none_of_a_task_for_peft(tmp_path, made_of):
+    source = {"type": "instance_hypernetwork", "made_of": made_of, "embedding_dim": 4, "hidden_dim": 4, "hyper_dim": 4}
+    part = {"tuner": {"type": "lora", "rank": 2}, "at": ["decoder.*.cross_attention.q"], "source": {"up": "rows"}}
+    model = tuned(make_t5(), {"parts": [part], "sources": {"rows": source}})
+    with pytest.raises(UserError, match="part 'lora' of method 'composition' makes its own for every row"):
+        export_peft(model, "b", tmp_path)
+
+
 @pytest.mark.parametrize("export", [export_baked, export_peft, export_merged])
 def test_a_folder_may_be_named_by_a_text_and_from_home(tmp_path, monkeypatch, export):
     monkeypatch.setenv("HOME", str(tmp_path))
