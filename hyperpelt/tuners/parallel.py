@@ -18,13 +18,13 @@ see the future and change with cached decoding. References: float64 transcriptio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpelt.config.setting_types import check_at_least
 from hyperpelt.errors import UserError
@@ -110,6 +110,30 @@ class Gate(Tuner):
     @property
     def projects(self) -> bool:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
         return self.tuner.projects
+
+    @property
+    def replaces(self) -> bool:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
+        return self.tuner.replaces
+
+    def replacement(self, module: nn.Module, *, fitted: bool) -> nn.Module:
+        return self.tuner.replacement(module, fitted=fitted)
+
+    @property
+    def uncompilable(self) -> str:  # pyrefly: ignore[bad-override]  (a constant of every other tuner)
+        return self.tuner.uncompilable
+
+    @property
+    def named_tokens(self) -> tuple[str, ...]:
+        return self.tuner.named_tokens
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of its tuner's tokens, where it knows them."""
+        return getattr(self.tuner, "ids", ())
+
+    def with_token_ids(self, ids: Sequence[int]) -> Gate:
+        """The same gate around the same tuner, which knows the ids of its tokens."""
+        return replace(self, tuner=self.tuner.with_token_ids(ids))
 
     @property
     def reads(self) -> str:

@@ -11,6 +11,7 @@ from reference_backbones import Reference, linear, softmax
 
 from hyperpelt.errors import UserError
 from hyperpelt.model.tuned import TunedModel
+from hyperpelt.tuners import Gate, tuner_types
 
 
 class Rows(Reference):
@@ -113,3 +114,41 @@ def test_a_gate_around_nothing_has_no_tensors():
     gate = {"type": "gate", "tuner": {"type": "prefix", "length": 0}}
     model = TunedModel.build(make_rough("t5"), method={"parts": [{"tuner": gate, "at": "attention"}]}, tasks=["a"])
     assert model.num_trainable() == 0
+
+
+DECLARED = (
+    "point", "replaces", "projects", "uncompilable", "named_tokens", "needs_residual", "needs_first", "looks_back",
+    "penalties",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(tuner_types()))
+def test_a_gate_says_of_itself_what_its_tuner_says(name):
+    given = {"tokens": ("a", "b")} if name == "token_rows" else {}
+    inner = tuner_types()[name](**given)
+    if inner.point == "rows":
+        return  # refused
+    gate = Gate(tuner=inner)
+    assert {key: getattr(gate, key) for key in DECLARED} == {key: getattr(inner, key) for key in DECLARED}
+
+
+def test_a_gate_around_what_stands_in_the_backbones_place_or_names_tokens(tiny_tokenizer, tmp_path):
+    """What the model does for such a tuner (other modules, further tokens) it does for a gated one."""
+    parts = [
+        {"tuner": {"type": "gate", "tuner": {"type": kind, **more}}, "at": at, "name": kind}
+        for kind, more, at in (("code_scale", {"bits": 2}, "q"), ("token_rows", {"tokens": ["<select>"]}, "embedding"))
+    ]
+    backbone = make_rough("t5")
+    model = TunedModel.build(backbone, method={"parts": parts}, tasks=["a"], tokenizer=tiny_tokenizer).eval()
+    assert model.replaced
+    ids = model.tokenizer(["<select> good"], return_tensors="pt")["input_ids"]
+    assert model.method.parts[1].tuner.ids == (int(ids[0, 0]),)
+    with torch.no_grad():
+        before = model(input_ids=ids, labels=ids).logits
+        for _, parameter in model.trainable_parameters():
+            parameter.add_(0.5)
+        after = model(input_ids=ids, labels=ids).logits
+        assert not torch.equal(before, after)
+        model.save_pretrained(tmp_path)
+        again = TunedModel.from_pretrained(tmp_path, backbone=backbone, tokenizer=tiny_tokenizer)
+        assert torch.equal(again(input_ids=ids, labels=ids).logits, after)
