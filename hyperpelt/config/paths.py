@@ -23,6 +23,17 @@ def place(path: str | Path) -> Path:
     return Path(at_home(str(path)))
 
 
+# Backbones and image encoders that come with the library, whatever folder of that name happens to be here.
+EMBEDDED = ("mini-bart", "mini-t5", "mini-vision", "efficientnet-lite0")
+
+
+def in_full(name: str) -> str:
+    """A backbone or image encoder by a name that means the same wherever it is read: of a folder, its whole path."""
+    if not name or name in EMBEDDED or not place(name).is_dir():
+        return name
+    return str(place(name).absolute())
+
+
 def of_the_hub(folder: Path) -> bool:
     """Whether a folder lies in the cache of the hub's client: somebody else's, whose code nobody here chose to run."""
     from huggingface_hub.constants import HF_HUB_CACHE

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from hyperpelt.config.modules import importable
 from hyperpelt.config.overrides import DEFAULT_METHOD
-from hyperpelt.config.paths import at_home, place
+from hyperpelt.config.paths import at_home, in_full, place
 from hyperpelt.config.sizes import num_bytes
 from hyperpelt.config.text import split_names, split_paths
 from hyperpelt.errors import UserError
@@ -293,10 +293,9 @@ class RunConfig(_Strict):
         def full(name: str) -> str:
             return str(Path(name).absolute()) if Path(name).exists() else name
 
-        # A backbone without a slash is an embedded one, whatever folder of that name happens to be here.
-        backbone = full(self.backbone) if "/" in self.backbone else self.backbone
-        encoder = full(self.image_encoder) if "/" in self.image_encoder else self.image_encoder
-        changes: dict[str, Any] = {"backbone": backbone, "image_encoder": encoder}
+        named = {key: in_full(getattr(self, key)) for key in ("backbone", "image_encoder")}
+        # What was not said stays what was not said: a run that adds tasks looks for that.
+        changes: dict[str, Any] = {key: name for key, name in named.items() if name != getattr(self, key)}
         changes["plugins"] = _absolute_unless_module(self.plugins)
         changes["from_run"] = self.from_run and full(self.from_run)
         changes["data_root"] = self.data_root and full(self.data_root)

@@ -15,6 +15,7 @@ from hyperpelt.attachment.calibration import collect_samples
 from hyperpelt.attachment.switch import switch_of
 from hyperpelt.backbones import check_tokenizer
 from hyperpelt.backbones.quantised import packing_of, require_weights
+from hyperpelt.config.paths import in_full
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.methods.assemble import assemble, build_sources, replaced, unfrozen
 from hyperpelt.methods.base import Method
@@ -67,7 +68,7 @@ class Attached(nn.Module):
         self.task_fingerprints: dict[str, str | None] = {}
         self.folder: Path | None = None
         self.languages: dict[str, str | None] = {}
-        self.backbone_name: str = backbone_name or backbone.name_or_path or ""
+        self.backbone_name = in_full(backbone_name or backbone.name_or_path or "")
         self.assembly = assemble(method, self.operations)
         trained, elsewhere = unfrozen(method, backbone), replaced(method, self.operations)
         if trained or elsewhere:

@@ -67,6 +67,16 @@ class Persistence(Running):
         frozen = dict(self.sources.items()).get("frozen")
         return frozen.fingerprint() if isinstance(frozen, Frozen) else None
 
+    def stands_on(self) -> dict[str, Any]:
+        """The backbone as `config.json` and checkpoints remember it: its name, and what tells another one."""
+        own = self.unfrozen | _weights(self.method, self.operations)
+        return {"backbone": self.backbone_name, **fingerprints.of_backbone(self.backbone, self.tokenizer, own)}
+
+    def check_stands_on(self, config: Mapping[str, Any], folder: Path) -> None:
+        """UserError where this model's backbone is not the one that `stands_on` told of the model in `folder`."""
+        own = self.unfrozen | _weights(self.method, self.operations)
+        fingerprints.check(self.backbone, self.tokenizer, config, own, folder=folder, name=self.backbone_name)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`; see `hyperpelt.model.saving`. The tokenizer goes along where the
         backbone is neither embedded nor on the hub.
@@ -74,11 +84,9 @@ class Persistence(Running):
         Raises:
             UserError: another process writes there, or the folder holds another library's model.
         """
-        own = self.unfrozen | _weights(self.method, self.operations)
         config = {
             "hyperpelt_version": __version__,
-            "backbone": self.backbone_name,
-            **fingerprints.of_backbone(self.backbone, self.tokenizer, own),
+            **self.stands_on(),
             "method": self.method.to_dict(),
             "seed": self.seed,
             **({} if self.quantization is None else {"quantization": self.quantization}),

@@ -229,7 +229,7 @@ def check_backbone_is_there(folder: Path, name: str) -> None:
     if Path(name).is_absolute() and not Path(name).exists():
         raise UserError(
             f"The model in {folder} stands on the backbone {name}, which is not here: say where it is now "
-            "(--backbone FOLDER; in Python, backbone=)."
+            "(--backbone FOLDER; with `train` and in Python, backbone=)."
         )
 
 

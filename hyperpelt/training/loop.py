@@ -57,6 +57,10 @@ class State:
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    def forget_best(self) -> None:
+        """Look for the best checkpoint anew: it is not there any more, or was compared otherwise."""
+        self.best_step, self.best_value, self.worse, self.stopped_early = None, None, 0, False
+
 
 @dataclass
 class Loop:

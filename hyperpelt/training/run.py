@@ -30,7 +30,7 @@ from hyperpelt.training.loop import Loop, State
 from hyperpelt.training.optimisation import make_optimizer
 from hyperpelt.training.precision import settled
 from hyperpelt.training.progress import Screen, rates_as_table
-from hyperpelt.training.resuming import settings_that_differ
+from hyperpelt.training.resuming import check_what_it_stands_on, looking_anew, settings_that_differ, what_it_stands_on
 from hyperpelt.training.setup import Setup, build_model, prepare, taken_over, with_rate
 from hyperpelt.training.tracking import Trackers
 
@@ -89,13 +89,17 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """Loop, then measure the best and write."""
         checkpoint = checkpoints.load_checkpoint(self.folder.resume_from) if self.folder.resume_from else None
-        notes = settings_that_differ(self.setup, checkpoint.trainer) if checkpoint else []
+        notes = settings_that_differ(self.setup, checkpoint) if checkpoint else []
         self.setup = composed(self.setup, checkpoint.trainer.get("method") if checkpoint else None)
         self.model = self.setup.model
         start = checkpoint.step if checkpoint else 0
+        if checkpoint is not None and self.folder.resume_from is not None:
+            resumed = partial(check_what_it_stands_on, self.model, checkpoint, self.folder.resume_from)
+            self.processes.on_main(resumed)
         loop = self._make_loop()
         if checkpoint is not None:
             loop.restore(checkpoint)
+            notes += looking_anew(self.setup, checkpoint.trainer, loop.state)
         with self._told(start) as (loop.screen, loop.callbacks):
             if not self._bring_checkpoints(loop.state):
                 notes.append("The best checkpoint so far is not there any more: the best is looked for anew.")
@@ -108,6 +112,7 @@ class _Run:
 
     def _make_loop(self) -> Loop:
         buckets = self.setup.buckets
+        stands_on = what_it_stands_on(self.model) if self.processes.is_main else {}  # before layers are sharded
         compiled = CompiledForward(self.model, buckets) if buckets.most else None
         forward = self.processes.prepare(self.model, compiled)
         optimizer = make_optimizer(self.config, self.model.trainable_parameters(), self.model.learning_rate_scales())
@@ -128,6 +133,7 @@ class _Run:
                 "config": self.config.model_dump(mode="json"),
                 "data": self.setup.fingerprints,
                 "method": self.model.method.to_dict(),
+                "stands_on": stands_on,
             },
         )
 
@@ -165,7 +171,7 @@ class _Run:
                 checkpoints.adopt(path, self.folder.checkpoints)
         self.processes.wait()
         if lost:
-            state.best_step = state.best_value = None
+            state.forget_best()
         return not lost
 
     def _introduce(self, screen: Screen, start: int, notes: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -209,7 +210,8 @@ def build_model(
             target_language=config.target_language,
             quantization=config.quantization,
         )
-    model = TunedModel.from_pretrained(config.from_run, dtype=dtype)
+    model = TunedModel.from_pretrained(config.from_run, backbone=config.backbone, dtype=dtype)
+    model.backbone_name = config.backbone
     for task in tasks:
         model.add_task(task)
     model.train_only("embedding", [task.name for task in tasks])
@@ -217,12 +219,17 @@ def build_model(
 
 
 def taken_over(config: RunConfig) -> RunConfig:
-    """The settings of a run that adds tasks to another one, with that one's backbone and method."""
+    """The settings of a run that adds tasks to another one, with that one's backbone and method. The settings say where
+    the backbone is now if it is not where it was."""
     if config.from_run is None:
         return config
     saved = read_config(local_folder(config.from_run))
-    names = ("backbone", "method", "quantization")
-    return config.model_copy(update={name: saved.get(name) for name in names})
+    taken = {name: saved.get(name) for name in ("method", "quantization")}
+    before = str(saved["backbone"])
+    moved = not before or (Path(before).is_absolute() and not Path(before).exists())
+    if not (moved and "backbone" in config.model_fields_set):
+        taken["backbone"] = before
+    return config.model_copy(update=taken)
 
 
 def with_rate(config: RunConfig) -> tuple[RunConfig, bool]:
