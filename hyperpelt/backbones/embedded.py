@@ -65,8 +65,8 @@ def _check_weights(folder: Path) -> None:
     expected = read_object(record).get(CHECKSUM) if record.is_file() else None
     if expected not in (None, checksums.of_file(folder / "model.safetensors")):
         raise UserError(
-            f"{folder / 'model.safetensors'} is damaged: it is not the file that {record.name} beside it speaks of. "
-            "Install hyperpelt again."
+            f"{folder / 'model.safetensors'} is damaged: its checksum is not the one in {record.name}. "
+            "Reinstall hyperpelt."
         )
 
 

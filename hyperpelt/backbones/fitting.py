@@ -36,9 +36,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedMode
         added = sorted(token for token, number in tokenizer.get_added_vocab().items() if number >= rows)
         which = f" ({', '.join(map(repr, added[:3]))}{', ...' if len(added) > 3 else ''})" if added else ""
         raise UserError(
-            f"{what} has {len(tokenizer):,} tokens, the model embeddings for {rows:,}: the last of them{which} have "
-            f"none. Call model.resize_token_embeddings({len(tokenizer)}) and save the model again, or take its own "
-            "tokenizer"
+            f"{what} has {len(tokenizer):,} tokens, but the model has embeddings for only {rows:,}: the last "
+            f"tokens{which} have none. Call model.resize_token_embeddings({len(tokenizer)}) and save the model again, "
+            "or use its own tokenizer"
         )
 
 
@@ -55,7 +55,7 @@ def set_languages(
     if not hasattr(tokenizer, "src_lang"):
         raise UserError(
             f"source_language and target_language are for multilingual backbones (mBART, M2M-100, PLBart); "
-            f"{type(tokenizer).__name__} marks no languages: leave them out"
+            f"{type(tokenizer).__name__} has no language codes: leave them out"
         )
     for language in (source, target):
         if language is not None:

@@ -163,8 +163,8 @@ def check_family(config: PreTrainedConfig, name: str) -> None:
         return
     got = "an encoder-decoder" if getattr(config, "is_encoder_decoder", False) else "not an encoder-decoder"
     raise UserError(
-        f"Backbone {name!r} is of the family {kind!r} ({got}), expected one of {', '.join(model_types())}: only there "
-        "do all attentions call the function through which prefixes are joined."
+        f"Backbone {name!r} is of the family {kind!r} ({got}), expected one of {', '.join(model_types())}: only in "
+        "these do all attentions call the function that joins prefixes."
     )
 
 

@@ -22,7 +22,9 @@ def settings_of(
     if not tasks and not run:
         return None, []
     if not tasks or not run:
-        raise UserError("--add TASK and --from RUN go together: which task is added to which trained run?")
+        raise UserError(
+            "--add TASK and --from RUN must be given together: the task to add, and the trained run to add it to."
+        )
     from hyperpelt.backbones.shipped import place_for
     from hyperpelt.config import RunConfig
     from hyperpelt.config.text import read_yaml

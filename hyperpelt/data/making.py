@@ -71,7 +71,7 @@ def _cut_before(tokenizer: PreTrainedTokenizerBase, text: str, ending: str, max_
     else:  # a tokenizer that does not tell where its tokens stand: both parts for themselves
         start, last = encode(tokenizer, [text[:place], ending], special_tokens=False)
     if not last:
-        raise UserError(f"the tokenizer makes no token of the ending {ending!r}: leave it out")
+        raise UserError(f"the tokenizer makes no token from the ending {ending!r}: leave it out")
     kept = max_length - len(framed.before) - len(last) - len(framed.after)
     # Of the part before it some must be left, or there is nothing to hold the ending against.
     if kept + len(framed.before) < max_length // 4:

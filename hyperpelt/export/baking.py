@@ -46,7 +46,7 @@ def bake(model: TunedModel, task: str) -> TunedModel:
     """
     if model.unfrozen:
         raise UserError(
-            f"A baked task stands on the frozen backbone, but method {model.method.name!r} trains "
+            f"A baked task needs the frozen backbone, but method {model.method.name!r} trains "
             f"{len(model.unfrozen)} of its parameters: save the model whole, or write the task as plain weights "
             "(`--to merged`)."
         )

@@ -170,12 +170,12 @@ def _check_shapes(adapter: Adapter, operations: tuple[Operation, ...], folder: P
 def _read_lora(config: Mapping[str, Any], state: Mapping[str, Tensor], operations: tuple[Operation, ...]) -> Adapter:
     for setting, plain in PLAIN.items():
         if config.get(setting, plain) not in (plain, None):
-            raise UserError(f"A LoRA with {setting}={config[setting]!r} is another function than our LoRA.")
+            raise UserError(f"A LoRA with {setting}={config[setting]!r} computes something else than LoRA does here.")
     start = config.get("init_lora_weights")
     if str(start).lower().startswith(TAKEN_AWAY):
         raise UserError(
-            f"A LoRA with init_lora_weights={start!r} stands on weights from which its start was taken away: save it "
-            "with PEFT's `path_initial_model_for_weight_conversion`, which makes an ordinary LoRA of it."
+            f"A LoRA with init_lora_weights={start!r} applies to base weights that were changed at its start: save it "
+            "with PEFT's `path_initial_model_for_weight_conversion`, which converts it to an ordinary LoRA."
         )
     at = {operation.path: operation for operation in operations if operation.kind in PROJECTIONS}
     found: dict[str, dict[str, Tensor]] = {}
@@ -277,15 +277,15 @@ def _check_room(model: TunedModel, adapter: Adapter, folder: Path) -> None:
     for part in model.method.parts:
         if type(part.tuner) is not type(adapter.tuner):
             raise UserError(
-                f"Method {model.method.name!r} also has {part.tuner} ({part.name}), of which the adapter in {folder} "
-                "says nothing: bring it into a model of its own (leave `into` out)."
+                f"Method {model.method.name!r} also has {part.tuner} ({part.name}), for which the adapter in {folder} "
+                "has no tensors: load it as a model of its own (leave `into` out)."
             )
     for name in adapter.tensors:
         own = placed[name].tuner if name in placed else None
         if own != adapter.tuner:
             raise UserError(
                 f"The adapter in {folder} is {adapter.tuner} at {name}, where method {model.method.name!r} has "
-                f"{own or 'none with tensors of each task'}: bring it into a model of its own (leave `into` out)."
+                f"{own or 'none with per-task tensors'}: load it as a model of its own (leave `into` out)."
             )
 
 

@@ -204,8 +204,8 @@ def replaced(method: Method, operations: Sequence[Operation]) -> dict[str, Tuner
         for operation in select(operations, part.at) if part.tuner.replaces else ():
             if found.setdefault(operation.path, part.tuner) != part.tuner:
                 raise UserError(
-                    f"Two parts of method {method.name!r} put something else in the place of {operation.name!r} each: "
-                    "take it out of the `at` of one."
+                    f"Two parts of method {method.name!r} both replace {operation.name!r}: take it out of the `at` of "
+                    "one."
                 )
     return found
 

@@ -166,8 +166,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.side is not None and (self.parts or self.unfreeze):
             raise UserError(
-                f"Method {self.name!r} has a side network, for which no gradient flows through the backbone, and parts "
-                "or trained parameters there, for which one does: choose."
+                f"Method {self.name!r} has a side network, which needs no gradient through the backbone, but also "
+                "parts or trained parameters in the backbone, which need one: leave one out."
             )
         names = [part.name for part in self.parts]
         for name in names:
@@ -221,7 +221,7 @@ def _check_source_name(name: Any) -> None:
     taken = name in (*UNTRAINED, SIDE) or hasattr(nn.ModuleDict(), str(name))
     if not isinstance(name, str) or not name or "." in name or taken:
         raise UserError(
-            "A weight source's name is one word without dots that neither PyTorch nor this library uses itself, got "
+            "A weight source's name must be one word without dots that neither PyTorch nor this library uses, got "
             f"{name!r}: give it another name, such as 'my_source'."
         )
 

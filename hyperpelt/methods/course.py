@@ -102,8 +102,8 @@ class Course:
         made = [name for name in part.sources if method.source(name).type not in ("per_task", "shared")]
         if made:
             raise UserError(
-                f"The course {self.type_name!r} of method {method.name!r} sets tensors that are kept for tasks, but "
-                f"those of part {self.part!r} come from {method.source(made[0]).type!r}."
+                f"The course {self.type_name!r} of method {method.name!r} changes stored tensors (per_task or "
+                f"shared), but those of part {self.part!r} are made by {method.source(made[0]).type!r}."
             )
 
     def compose(self, now: Moment, method: Method) -> Method:

@@ -26,7 +26,7 @@ def _beside(
     """The parts and sources of a text method (a name, or a name with settings) with a visual part more."""
     text = get(name) if name else Method(name="", parts=())
     if text.unfreeze or any(text.source(name).visual is not None for other in text.parts for name in other.sources):
-        raise UserError(f"`beside` names a method of text alone that keeps the backbone frozen, not {name!r}.")
+        raise UserError(f"`beside` must name a text-only method that keeps the backbone frozen, got {name!r}.")
     return (*text.parts, part), {**text.sources, "projector": Source(type="visual_projector", visual=config)}
 
 

@@ -128,8 +128,8 @@ class Growth(Running):
         made = {id(parameter) for source in makers for parameter in source.parameters()}
         if what != "all" and not owned:
             raise UserError(
-                f"Method {self.method.name!r} holds nothing of single tasks (all is shared by all), so a new one has "
-                "nothing of its own to train. Adapt 'all' of it, or train a method with a hypernetwork."
+                f"Method {self.method.name!r} keeps nothing for single tasks (all tensors are shared), so a new task "
+                "has nothing of its own to train. Adapt 'all' of it, or train a method with a hypernetwork."
             )
         if what == "hypernetwork" and not any(isinstance(s, HyperNetwork | VisualHyperNetwork) for s in makers):
             raise UserError(f"Method {self.method.name!r} has no hypernetwork; adapt 'embedding' or 'all' of it.")

@@ -133,8 +133,8 @@ class Inference(Running):
         if self.looks_back:
             if asked:
                 raise UserError(
-                    f"Method {self.method.name!r} looks at earlier positions, which its own cache alone remembers: "
-                    f"leave {asked[0]} out of what generate is given."
+                    f"Method {self.method.name!r} reads earlier positions, which only its own cache holds: call "
+                    f"generate without {asked[0]}."
                 )
             cache = RememberingCache(config)
             running.positions = Positions(cache.before)

@@ -166,7 +166,8 @@ class Persistence(Running):
         if self._frozen_tensors() != config.get("frozen_tensors"):
             raise UserError(
                 f"The frozen random tensors of the model in {folder} are drawn from seed {self.seed}, but this "
-                f"PyTorch ({torch.__version__}) draws others than {config['versions'].get('torch')} did: use that one."
+                f"PyTorch ({torch.__version__}) draws other numbers than {config['versions'].get('torch')}: use that "
+                "version."
             )
 
     def __deepcopy__(self: Model, memo: dict[int, Any]) -> Model:

@@ -88,9 +88,11 @@ class TunedModel(Inference, Persistence, Habits):
             set_languages(tokenizer, backbone, source=source_language, target=target_language)
         else:
             if source_language or target_language:
-                raise UserError("Languages are set for a backbone that is given by its name; this one is a model.")
+                raise UserError(
+                    "source_language and target_language need a backbone given by name; this one is a model object."
+                )
             if quantization:
-                raise UserError("A backbone that is given by its name is quantized; this one is a model.")
+                raise UserError("quantization needs a backbone given by name; this one is a model object.")
             backbone = in_dtype(backbone, dtype)
         tasks = [tasks] if isinstance(tasks, str) else list(tasks)
         names = [task if isinstance(task, str) else task.name for task in tasks]

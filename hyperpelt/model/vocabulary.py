@@ -54,8 +54,8 @@ def _told(method: Method, part: Part, ids: Sequence[int]) -> Part:
     known = getattr(part.tuner, "ids", ())
     if ids and known and tuple(ids) != tuple(known):
         raise UserError(
-            f"The tokens {list(part.tuner.named_tokens)} of method {method.name!r} have the ids {list(known)} there, "
-            f"but {list(ids)} in this tokenizer: it is another one, or was given other tokens."
+            f"The tokens {list(part.tuner.named_tokens)} of method {method.name!r} had the ids {list(known)}, "
+            f"but have {list(ids)} in this tokenizer: it is another one, or other tokens were added to it."
         )
     return replace(part, tuner=part.tuner.with_token_ids(ids)) if ids else part
 

@@ -107,9 +107,7 @@ def plan_run(
         UserError: an unknown card, task, method or backbone; a memory that is no size; what no run does.
     """
     if config.precision == "bf16-mixed":
-        raise UserError(
-            "plan counts fp32 and bf16: plan precision=fp32, to which bf16-mixed adds bf16 copies of weights."
-        )
+        raise UserError("plan does not count bf16-mixed: plan precision=fp32, to which it adds bf16 copies of weights.")
     load_each(config.plugins)
     settled = settle(config, method=method, num_tasks=num_tasks)
     config, chosen, number = settled.config, settled.method, settled.num_tasks

@@ -33,7 +33,7 @@ def _complete_classification(example: Example, choices: Choices) -> Example:
 def _text_at(choices: tuple[str | None, ...], place: int) -> str:
     text = choices[place]
     if text is None:
-        raise UserError(f"the label {place} is the place of an empty choice")
+        raise UserError(f"the label {place} is the index of an empty choice")
     return text
 
 

@@ -156,6 +156,6 @@ def read_promptsource(path: Path, answer: tuple[str, ...]) -> Iterator[JinjaTemp
     except OSError as error:
         raise UserError(f"templates: cannot read {path} ({error.strerror})") from None
     except (NotYaml, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"templates: {path} is no file of promptsource ({type(error).__name__}: {error})") from None
+        raise UserError(f"templates: {path} is not a promptsource file ({type(error).__name__}: {error})") from None
     for name, jinja, choices in made:
         yield JinjaTemplate(name=name, jinja=jinja, answer_choices=choices, answer=answer)

@@ -43,8 +43,8 @@ def place_of(label: Any, choices: Sequence[str | None]) -> int:
         raise _no_place(number, choices)
     if not named and places_clash(choices):
         raise UserError(
-            f"the label {number} can mean two things, and neither fits: as a text it is not a choice "
-            f"({_all(choices)}); as a place, counted from 0, it would be {choices[number]!r}, but other places are "
+            f"the label {number} is ambiguous: as text it is not a choice "
+            f"({_all(choices)}); as an index, counted from 0, it would be {choices[number]!r}, but other indices are "
             f"texts of choices. Write the choice itself, or translate: `labels: {{{number}: ...}}` in YAML"
         )
     return number
@@ -66,13 +66,13 @@ def _truth(texts: Sequence[str], choices: Sequence[str | None]) -> list[str]:
 def _no_choice(label: Any, choices: Sequence[str | None]) -> UserError:
     if isinstance(label, bool):
         return UserError(
-            f"the label is the truth value {str(label).lower()}, which is not a choice ({_all(choices)}) and never the "
-            f"place of one: translate it, in YAML `labels: {{true: ..., false: ...}}`, in Python in the render function"
+            f"the label is the boolean {str(label).lower()}, which is not a choice ({_all(choices)}) and never the "
+            f"index of one: translate it, in YAML `labels: {{true: ..., false: ...}}`, in Python in the render function"
         )
     if not isinstance(label, str):
         return UserError(
             f"the label is {label!r} ({type(label).__name__}), expected the text of a choice, one of {_all(choices)}, "
-            f"or its place as a whole number, 0 to {len(choices) - 1}"
+            f"or its index, 0 to {len(choices) - 1}"
         )
     message = f"the answer {label!r} is not a choice; expected one of {_all(choices)}"
     near = [choice for choice in choices if choice is not None and _evened(choice) == _evened(label)]
@@ -89,7 +89,7 @@ def _evened(text: str) -> str:
 
 def _no_place(number: int, choices: Sequence[str | None]) -> UserError:
     message = (
-        f"unknown label {number}: as a text it is not a choice ({_all(choices)}), and places are counted from 0 to "
+        f"unknown label {number}: as text it is not a choice ({_all(choices)}), and indices are counted from 0 to "
         f"{len(choices) - 1}"
     )
     if number < 0:

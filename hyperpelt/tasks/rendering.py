@@ -82,7 +82,7 @@ def reach(row: Row, path: str) -> Any:
         if value is None:  # so is what would be in it
             return None
         if not isinstance(value, Mapping):
-            raise UserError(f"{path!r} reaches into a column that is no struct but {value!r}")
+            raise UserError(f"{path!r} needs a struct, but the column is {value!r}")
         value = (value if isinstance(value, Columns) else Columns(value))[name]
     return value
 

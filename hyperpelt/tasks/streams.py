@@ -45,7 +45,7 @@ class Stream:
         stated = [isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in rows.values()]
         if not rows or not all(stated):
             raise UserError(
-                f"A stream states how many rows it has, since rates and epochs are reckoned from that: expected "
+                f"A stream must state how many rows it has (rates and epochs are computed from it): expected "
                 f"{{split: rows}} such as {{train: 10000000}}, got {self.rows!r}."
             )
         object.__setattr__(self, "rows", tuple(rows.items()))

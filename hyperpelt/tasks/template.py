@@ -85,9 +85,9 @@ class Template:
         """The text of the choice in this place."""
         place = whole_number(answer)
         if place is None or not 0 <= place < len(choices):
-            raise UserError(f"the label is {answer!r}, expected the place of a choice, 0 to {len(choices) - 1}")
+            raise UserError(f"the label is {answer!r}, expected the index of a choice, 0 to {len(choices) - 1}")
         if choices[place] is None:
-            raise UserError(f"the label {place} is the place of an empty choice")
+            raise UserError(f"the label {place} is the index of an empty choice")
         return choices[place]
 
     @staticmethod

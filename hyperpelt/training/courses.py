@@ -71,8 +71,8 @@ class Courses:
         waiting = [course.type_name for course in self.courses if course.composes]
         if waiting:
             raise UserError(
-                f"The course {waiting[0]!r} of method {self.model.method.name!r} says before a run what is trained: "
-                "train it with `hyperpelt train` (`hyperpelt.train`), or adapt a run that was."
+                f"The course {waiting[0]!r} of method {self.model.method.name!r} decides before a run what is "
+                "trained: train it with `hyperpelt train` (`hyperpelt.train`), or adapt a run that was trained so."
             )
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices, enabled=bool(self.courses)):

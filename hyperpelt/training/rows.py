@@ -33,7 +33,9 @@ def tokenise(
     """The tokens of the rows that the run draws, and what draws them."""
     for task in tasks:
         if task.templates and config.loss != "lm":
-            raise UserError(f"loss={config.loss} compares a row's choices, which {task.name} has by template: loss=lm.")
+            raise UserError(
+                f"loss={config.loss} compares a row's choices, but those of {task.name} differ by template: take lm."
+            )
     reading = {"data_root": config.data_root, "limit": config.train_limit}
     make = partial(
         tokens_of,

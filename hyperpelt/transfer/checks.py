@@ -48,8 +48,8 @@ def _check_method(config: TransferConfig, method: Mapping[str, Any]) -> None:
         )
     if "embedding" in config.adapt and not types & {"hypernetwork", "per_task"}:
         raise UserError(
-            f"The run's method {method['name']!r} holds nothing of single tasks (all is shared by all), so a new one "
-            "has no embedding to adapt; give --adapt all,scratch."
+            f"The run's method {method['name']!r} keeps nothing for single tasks (all tensors are shared), so a new "
+            "task has no embedding to adapt; give --adapt all,scratch."
         )
     if "described" in config.start and not any(
         source.get("description_dropout") or source.get("described") for source in sources

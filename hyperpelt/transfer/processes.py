@@ -114,7 +114,7 @@ def _check(workers: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
                 raise UserError(said.rpartition("hyperpelt: ")[2])
             if status < 0:
                 raise UserError(
-                    f"A worker of the transfer was killed (signal {-status}), perhaps for want of memory. Cells that "
-                    "are done are kept: start it again, with fewer --processes if it was memory."
+                    f"A worker of the transfer was killed (signal {-status}), perhaps for lack of memory. Finished "
+                    "cells are kept: run the same command again, with fewer --processes if memory was short."
                 )
             raise RuntimeError(f"a worker of the transfer ended with status {status}:\n{said[-2000:]}")

@@ -70,7 +70,7 @@ def transfer(
     wanted = [tasks] if isinstance(tasks, str | Task) else list(tasks)
     given = [task for task in wanted if isinstance(task, Task)]
     if given and processes > 1:
-        raise UserError("Several processes find tasks by their names: register them in a plugin, or use one process.")
+        raise UserError("Worker processes look tasks up by name: register yours in a plugin, or use one process.")
     names = [task if isinstance(task, str) else task.name for task in wanted]
     config = build({"run": str(run), "tasks": names, **settings}, recipe=recipe, baselines=baselines)
     rank, world = launched()

@@ -146,8 +146,8 @@ def _fetch(url: str, allowed: bool) -> bytes:
 
     if not allowed:
         raise UserError(
-            f"the image is an address ({url[:100]}), and nothing is fetched unless you say so (--allow-urls, "
-            "allow_urls=True): download it and give its path"
+            f"the image is a URL ({url[:100]}), and URLs are only fetched if allowed (--allow-urls, "
+            "allow_urls=True): allow it, or download it and give its path"
         )
     try:
         with urlopen(Request(url, headers={"User-Agent": "hyperpelt"}), timeout=TIMEOUT) as answer:

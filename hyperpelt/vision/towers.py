@@ -80,7 +80,7 @@ class TowerEncoder(ImageEncoder):
         if special < 0:
             raise UserError(
                 f"Image encoder {self.name!r} gives {states.shape[1]} tokens for {rows} x {columns} patches: "
-                "this family of towers is not known. CLIP, SigLIP, DINOv2, ViT, ConvNeXt and ResNet are."
+                "this family of towers is not supported. CLIP, SigLIP, DINOv2, ViT, ConvNeXt and ResNet are."
             )
         return states[:, special:].transpose(1, 2).unflatten(2, (rows, columns))
 

@@ -106,11 +106,11 @@ class HyperNetworkConfig:
         if self.description_form not in FORMS:
             raise unknown("form of a hypernetwork's descriptions", self.description_form, FORMS)
         if self.description_form != "map" and self.described:
-            raise UserError("A hypernetwork whose tasks are `described` has no embeddings that could be neighbours.")
+            raise UserError("With `described`, tasks have no embeddings to mix: leave `description_form` out.")
         if self.description_form != "map" and not self.description_dropout:
-            raise UserError("`description_form` says what `description_dropout` puts in an embedding's place: set it.")
+            raise UserError("`description_form` has no effect without `description_dropout`: set that, too.")
         if self.description_dropout and self.described:
-            raise UserError("A hypernetwork whose tasks are `described` knows none otherwise: no description_dropout.")
+            raise UserError("With `described`, tasks are known by descriptions alone: leave `description_dropout` out.")
         if (self.description_dropout or self.described) and "task" not in self.reads:
             which = "whose tasks are described" if self.described else "with description_dropout"
             raise UserError(f"A hypernetwork {which} must read the task: add it to `reads`.")
@@ -169,4 +169,6 @@ def check_undescribed(source: str, config: HyperNetworkConfig) -> None:
     UserError: the settings are those of a network that reads descriptions, which only tasks have.
     """
     if config.described:
-        raise UserError(f"Setting 'described' is about tasks, and {source!r} makes tensors of something else.")
+        raise UserError(
+            f"Setting 'described' is for hypernetworks that read tasks, and {source!r} reads something else."
+        )

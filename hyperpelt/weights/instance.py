@@ -97,8 +97,8 @@ def _check_decoder(group: Group) -> None:
     for operation in group.operations:
         if operation.stack != "decoder":
             raise UserError(
-                f"Part {group.part!r} wants tensors made of the encoder's states at {operation.name!r}, which runs "
-                "before they are there: give it operations of the decoder ('decoder.*'), or make them of what each "
+                f"Part {group.part!r} wants tensors made from the encoder's states at {operation.name!r}, which runs "
+                "before these exist: give it operations of the decoder ('decoder.*'), or make them from what each "
                 "operation reads (`made_of: input`)."
             )
 

@@ -195,7 +195,8 @@ def _narrow(config: Any, family: Family, side: SideConfig, rungs: Mapping[str, S
     heads = getattr(small, "encoder_attention_heads", 0)
     if heads and small.d_model % heads:
         raise UserError(
-            f"A side network of width {small.d_model} cannot have the backbone's {heads} heads: reduce less."
+            f"A side network of width {small.d_model} cannot be split into the backbone's {heads} heads: choose a "
+            "smaller `reduction`."
         )
     small.vocab_size = 1 + (config.pad_token_id or 0)  # its embeddings are thrown away
     return small

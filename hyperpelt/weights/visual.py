@@ -43,8 +43,8 @@ class VisualSource(TensorSource):
         for group in groups:
             if group.spec.row_wise and group.spec.shape[0] != config.cells:
                 raise UserError(
-                    f"Part {group.part!r} wants {group.spec.shape[0]} rows of an image with {config.cells} grid cells: "
-                    "visual rows are one a cell. Give its tuner that length."
+                    f"Part {group.part!r} has length {group.spec.shape[0]}, but an image has {config.cells} grid cells "
+                    f"and gives one row a cell: set the length of its tuner to {config.cells}."
                 )
         self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
         self.register_buffer("feature_std", torch.ones(config.feature_dim))

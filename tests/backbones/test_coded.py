@@ -156,5 +156,5 @@ def test_a_task_is_merged_into_scales_and_exported_as_plain_weights(tmp_path):
 
 def test_a_weight_has_one_code_only():
     two = [{"name": f"p{bits}", "tuner": {"type": "code_scale", "bits": bits}, "at": ["q"]} for bits in (2, 3)]
-    with pytest.raises(UserError, match="in the place of"):
+    with pytest.raises(UserError, match="both replace"):
         TunedModel.build(make_t5(), method={"parts": two}, tasks=["a"])

@@ -80,7 +80,7 @@ def test_a_bad_image_ends_it_with_its_row_or_is_skipped_and_counted(tmp_path: Pa
 
 def test_an_address_is_no_bad_image_to_be_skipped() -> None:
     eye = Eye(Remembered(), lambda: ENCODER, on_bad_image="skip")
-    with pytest.raises(UserError, match="a train row 10: the image is an address"):
+    with pytest.raises(UserError, match="a train row 10: the image is a URL"):
         list(eye.see(rows(("https://example.org/a.png",)), where="a train"))
 
 

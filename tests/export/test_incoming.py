@@ -114,10 +114,10 @@ def test_an_adapter_of_another_backbone_is_refused(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"peft_type": "PREFIX_TUNING"}, "expected an adapter of type LORA, IA3, PROMPT_TUNING, got 'PREFIX_TUNING'"),
-        ({"use_dora": True}, "use_dora=True is another function"),
-        ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\] is another function"),
+        ({"use_dora": True}, "use_dora=True computes something else"),
+        ({"alora_invocation_tokens": [5]}, r"alora_invocation_tokens=\[5\] computes something else"),
         *(
-            ({"init_lora_weights": start}, f"={start!r} stands on weights from which")
+            ({"init_lora_weights": start}, f"={start!r} applies to base weights")
             for start in ("pissa_niter_4", "OLoRA")
         ),
         ({"modules_to_save": ["lm_head"]}, "also saves whole modules"),

@@ -122,7 +122,7 @@ def test_a_baked_export_answers_as_the_run_does(tmp_path):
 
 def test_a_refused_export_leaves_no_folder(tmp_path):
     model = tuned(make_t5(), "full")
-    with pytest.raises(UserError, match="A baked task stands on the frozen backbone"):
+    with pytest.raises(UserError, match="A baked task needs the frozen backbone"):
         export_baked(model, "b", tmp_path / "out")
     with pytest.raises(UserError, match=r"PEFT cannot hold the \d+ parameters of the backbone .* Use `--to merged`"):
         EXPORTS["peft"](model, "b", tmp_path / "out")

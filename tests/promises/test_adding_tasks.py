@@ -102,5 +102,5 @@ def test_every_source_takes_one_more_task_or_says_that_it_owns_none(tiny_bart, m
         model.train_only("embedding", ["b"])
         assert model.num_trainable() * 2 == sum(p.numel() for _, p in model.task_parameters())
     else:
-        with pytest.raises(UserError, match="holds nothing of single tasks"):
+        with pytest.raises(UserError, match="keeps nothing for single tasks"):
             model.train_only("embedding", ["b"])

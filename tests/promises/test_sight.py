@@ -388,12 +388,12 @@ def test_what_does_not_fit_is_said():
             model(**batch(), **shown)
     for tuner, place, source, message in (
         (Adapter(), "feed_forward", "visual_projector", r"'visual_projector' makes rows .* not the tensor 'down'"),
-        (Prefix(length=3), "attention", "visual_hypernetwork", "wants 3 rows of an image with 49 grid cells"),
+        (Prefix(length=3), "attention", "visual_hypernetwork", "has length 3, but an image has 49 grid cells"),
     ):
         parts = [{"tuner": tuner.to_dict(), "at": place, "source": source}]
         with pytest.raises(UserError, match=message):
             TunedModel.build(make_t5(), method={"parts": parts}, tasks=["a"])
-    with pytest.raises(UserError, match="text alone that keeps the backbone frozen, not 'full'"):
+    with pytest.raises(UserError, match="text-only method that keeps the backbone frozen, got 'full'"):
         methods.get({"name": "memvp", "beside": "full"})
 
 

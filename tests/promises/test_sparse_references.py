@@ -300,5 +300,5 @@ def test_spt_chooses_what_counting_one_by_one_chooses(make):
         found = tensors_of(trained, task, part="entries")
         assert {name: t["positions"].long().tolist() for name, t in found.items()} == entries
     assert 0.8 * budget <= trained.num_trainable() // 3 <= budget
-    with pytest.raises(UserError, match="says before a run what is trained"):
+    with pytest.raises(UserError, match="decides before a run what is trained"):
         courses.begin()

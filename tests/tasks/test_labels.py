@@ -104,9 +104,9 @@ def test_the_text_of_a_choice_wins_whatever_file_it_comes_from(
 @pytest.mark.parametrize(
     ("choices", "labels", "message"),
     [
-        (("no", "yes"), (True, False), r"truth value true, which is not a choice|the answer 'true' is not a choice"),
-        (("1", "2", "3"), (1, 0), r"label 0 can mean two things, and neither fits: .* '1', but other places are texts"),
-        (("1", "2", "3"), (3, 4), r"unknown label 4: as a text it is not a choice .*counted from 0 to 2"),
+        (("no", "yes"), (True, False), r"boolean true, which is not a choice|the answer 'true' is not a choice"),
+        (("1", "2", "3"), (1, 0), r"label 0 is ambiguous: .* '1', but other indices are texts"),
+        (("1", "2", "3"), (3, 4), r"unknown label 4: as text it is not a choice .*counted from 0 to 2"),
         (("bad", "fair", "good"), (1, 2, 3), r"unknown label 3: .* If labels count from 1, say so"),
         (("no", "yes"), (0, -1), r"unknown label -1: .* leave such rows out: Splits\(drop=\{column: -1\}\)"),
         (("no", "yes"), ("no", "Yes"), r"the answer 'Yes' is not a choice.* 'yes' differs in case or blanks"),
@@ -317,7 +317,7 @@ def test_an_empty_option_is_no_candidate_and_keeps_its_place(tmp_path: Path, kin
         (("cat", "cow", "dog"), 0, "cat"),
     ]
     rows[0]["label"] = 1
-    with pytest.raises(UserError, match=r"row 0 of rows\..*: the label 1 is the place of an empty choice"):
+    with pytest.raises(UserError, match=r"row 0 of rows\..*: the label 1 is the index of an empty choice"):
         quiz(tmp_path, kind, rows, "choices: {columns: [a, b, c]}\n")
     rows[0] |= {"a": empty, "c": empty}
     with pytest.raises(UserError, match=r"row 0 of rows\..*: columns a, b, c: all of them are empty"):
@@ -358,7 +358,7 @@ def test_options_that_are_numbers_are_written_as_they_stand(tmp_path: Path) -> N
     assert [row.target for row in made] == ["4", "1"]  # the text wins
     rows = [{"q": "?", "options": ["3", "0", "1"], "label": 0}]
     assert quiz(tmp_path, "jsonl", rows, "choices: {column: options}\nlabels: place\n")[0].target == "3"
-    with pytest.raises(UserError, match="the label is 3, expected the place of a choice, 0 to 2"):
+    with pytest.raises(UserError, match="the label is 3, expected the index of a choice, 0 to 2"):
         quiz(tmp_path, "jsonl", [{**rows[0], "label": 3}], "choices: {column: options}\nlabels: place\n")
 
 

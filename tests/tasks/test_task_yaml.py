@@ -179,7 +179,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence_with_its_place(tmp_path: Path
 
 def test_a_template_reads_columns_and_nothing_else(tmp_path: Path) -> None:
     task = load(tmp_path, BASE.replace("{premise}", "{premise.upper}") + CHOICES)
-    with pytest.raises(UserError, match=r"'premise\.upper' reaches into a column that is no struct but 'a'"):
+    with pytest.raises(UserError, match=r"'premise\.upper' needs a struct, but the column is 'a'"):
         task.example({"premise": "a", "hypothesis": "b", "label": 0})
 
 

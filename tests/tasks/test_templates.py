@@ -77,7 +77,7 @@ def test_a_file_of_promptsource_is_read_as_it_is(tmp_path: Path) -> None:
         assert task.choices == ("yes", "no")
         assert task.examples("test")[0].target == "yes"
     (tmp_path / "templates.yaml").write_text("templates: [1]", encoding="utf8")
-    with own_registry(), pytest.raises(UserError, match=r"templates.yaml is no file of promptsource"):
+    with own_registry(), pytest.raises(UserError, match=r"templates.yaml is not a promptsource file"):
         load(tmp_path, head + "templates: templates.yaml\n")
 
 

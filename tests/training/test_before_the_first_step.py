@@ -98,7 +98,7 @@ def test_check_says_so_too(tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch,
 def test_an_ending_of_no_token_is_named() -> None:
     tokenizer = load_tokenizer("mini-bart")
     text = "bad " * 60 + " \u200b"
-    with pytest.raises(UserError, match=r"makes no token of the ending ' \\u200b'"):
+    with pytest.raises(UserError, match=r"makes no token from the ending ' \\u200b'"):
         encode_inputs(tokenizer, [text], 32, [" \u200b"])
     found = [
         str(finding) for finding in untokenised("test", [(0, Example(input=text, ending=" \u200b"))], tokenizer, 32)

@@ -169,7 +169,7 @@ def test_a_method_that_knows_tasks_by_their_descriptions_serves_one_that_has_no_
         torch.testing.assert_close(values[3], values[1])
         if "up" in key:
             assert not torch.isclose(values[2], values[0]).any(dim=-1).all()
-    with pytest.raises(UserError, match="nothing of single tasks"):
+    with pytest.raises(UserError, match="nothing for single tasks"):
         model.train_only("embedding", ["toy/new"])
     model.save_pretrained(tmp_path)
     again = TunedModel.from_pretrained(tmp_path, backbone=backbone.backbone)

@@ -324,7 +324,7 @@ def test_what_ended_a_worker_is_said(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(processes, "_start", start)
     monkeypatch.setattr(processes, "PAUSE", 0.01)
-    with pytest.raises(UserError, match=r"was killed \(signal 9\).* are done are kept"):
+    with pytest.raises(UserError, match=r"was killed \(signal 9\).* cells are kept"):
         processes.run_workers(tmp_path / "request.json", 1, tmp_path / "cells.jsonl", [], lambda _: None)
     monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path / "nowhere.json")])
     assert worker.main() == 2
@@ -486,7 +486,7 @@ def test_a_method_that_shares_everything_can_be_adapted_as_a_whole_only(run, tmp
     other = make_run(tmp_path, tiny_tokenizer, method="shared-houlsby", plugins="[]", max_steps=1)
     settings = {"tasks": "toy/word", "shots": [4], "seeds": 1, "output": str(tmp_path / "out"), **QUICK}
     assert len(transfer(other, adapt=["all"], **settings)["cells"]) == 1
-    with pytest.raises(UserError, match="holds nothing of single tasks"):
+    with pytest.raises(UserError, match="keeps nothing for single tasks"):
         transfer(other, adapt=["embedding"], **settings)
 
 

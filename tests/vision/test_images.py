@@ -271,7 +271,7 @@ def test_an_address_is_fetched_only_where_the_user_says_so(tmp_path: Path) -> No
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         for function in (load_image, content_hash):
-            with pytest.raises(UserError, match="nothing is fetched unless you say so") as caught:
+            with pytest.raises(UserError, match="URLs are only fetched if allowed") as caught:
                 function(f"{address}/picture.png")
             assert not isinstance(caught.value, BadImage)
         assert asked == []

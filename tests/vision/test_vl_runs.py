@@ -141,7 +141,7 @@ def test_an_image_changes_the_answer_s_probabilities_wherever_it_comes_from(
     assert ask(pictures[0], pictures[1], blind=True) != first
     with pytest.raises(UserError, match=r"tabletop/pairs row 0: cannot read the image gone.png"):
         ask("gone.png", pictures[0])
-    with pytest.raises(UserError, match="nothing is fetched unless you say so"):
+    with pytest.raises(UserError, match="URLs are only fetched if allowed"):
         ask("http://127.0.0.1:9/picture.png")
     caption = Example(input="describe the picture", images=(content,))
     beams = predict(model, "tabletop/vqa", [caption], num_beams=3, max_target_length=4)
@@ -165,7 +165,7 @@ def test_the_predict_command_takes_paths_and_names_bad_lines(settings: dict[str,
     assert set(lines[0]["probabilities"]) == {"dark", "light"}
     assert "no image that can be read" in lines[1]["error"]
     assert "cannot read the image absent.png" in lines[2]["error"]
-    assert "nothing is fetched unless you say so (--allow-urls" in lines[3]["error"]
+    assert "URLs are only fetched if allowed (--allow-urls" in lines[3]["error"]
 
 
 def test_a_resumed_run_with_images_ends_bit_identical(settings: dict[str, Any], tmp_path: Path) -> None:

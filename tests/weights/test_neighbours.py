@@ -104,8 +104,8 @@ def test_a_named_method_takes_settings_of_its_hypernetwork_and_keeps_its_own():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"description_form": "neighbours"}, "what `description_dropout` puts in an embedding's place: set it"),
-        ({"described": True, "description_form": "neighbours"}, "no embeddings that could be neighbours"),
+        ({"description_form": "neighbours"}, "no effect without `description_dropout`"),
+        ({"described": True, "description_form": "neighbours"}, "no embeddings to mix"),
         ({"description_dropout": 0.5, "description_form": "neighbour"}, "Did you mean 'neighbours'"),
     ],
 )

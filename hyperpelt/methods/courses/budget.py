@@ -57,8 +57,8 @@ class RankBudget(Course):
             kind = method.source(part.source_of(name))
             if kind.type not in ("per_task", "shared"):
                 raise UserError(
-                    f"A budget takes ranks from tensors that are kept for tasks, but those of part {self.part!r} come "
-                    f"from {kind.type!r}: set rank_target=null, which keeps all ranks."
+                    f"A rank budget prunes stored tensors (per_task or shared), but those of part {self.part!r} are "
+                    f"made by {kind.type!r}: set rank_target=null, which keeps all ranks."
                 )
 
     @torch.no_grad()
