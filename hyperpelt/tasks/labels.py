@@ -15,7 +15,7 @@ from typing import Any
 from unicodedata import normalize
 
 from hyperpelt.errors import UserError
-from hyperpelt.tasks.values import ClassNumber, is_missing, known_by, plain, whole_number
+from hyperpelt.tasks.values import ClassNumber, is_missing, known_by, plain, truth_of, whole_number
 
 NO_ANSWER = "leave such rows out: Splits(drop={{column: {0!r}}}), in YAML `splits: {{drop: {{column: {1}}}}}`"
 
@@ -29,7 +29,7 @@ def place_of(label: Any, choices: Sequence[str | None]) -> int:
         raise UserError(f"the row has no answer (its label is {label!r}); {NO_ANSWER.format(None, 'null')}")
     named = isinstance(label, ClassNumber) and label.name is not None
     texts = list(known_by(label))
-    found = [text for text in texts if text in choices] or _truth(texts, choices)
+    found = [text for text in texts if text in choices] or _truth(label, choices)
     if found:
         return choices.index(found[0])
     if named and set(label.names) & set(choices):
@@ -55,11 +55,10 @@ def places_clash(choices: Sequence[str | None]) -> bool:
     return any(str(place) in choices and choices[place] != str(place) for place in range(len(choices)))
 
 
-def _truth(texts: Sequence[str], choices: Sequence[str | None]) -> list[str]:
-    """The choice that spells the same truth value in other case, if there is just one: CSV's TRUE is JSON's true."""
-    if texts[0].casefold() not in ("true", "false"):
-        return []
-    found = [choice for choice in choices if choice is not None and choice.casefold() == texts[0].casefold()]
+def _truth(label: Any, choices: Sequence[str | None]) -> list[str]:
+    """The choice that spells the same truth value in other case, if there is just one."""
+    truth = truth_of(label)
+    found = [choice for choice in choices if truth is not None and choice is not None and choice.casefold() == truth]
     return found if len(found) == 1 else []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hyperpelt.errors import UserError
 from hyperpelt.tasks.completing import own_choices
 from hyperpelt.tasks.rendering import Example, reach
-from hyperpelt.tasks.values import is_missing, known_by, number_text, plain, whole_number
+from hyperpelt.tasks.values import is_missing, known_by, number_text, plain, truth_of, whole_number
 
 PLACE = "place"  # instead of pairs in `labels`: the label is the place of a choice, counted from 0, whatever its text
 
@@ -74,7 +74,11 @@ class Template:
         if isinstance(self.labels, str):
             return self._at(answer, choices or ())
         by_text = {text: choice for value, choice in self.labels for text in known_by(value)}
+        truth = truth_of(answer)
+        alike = [text for text in by_text if truth is not None and truth_of(text) == truth]
         found = [text for text in known_by(answer) if text in by_text]
+        if len({by_text[text] for text in alike}) == 1:
+            found = found or alike
         if not found and not is_missing(answer):
             expected = ", ".join(repr(str(value)) for value, _ in self.labels)
             raise UserError(f"unknown label {answer!r}, expected one of {expected}")

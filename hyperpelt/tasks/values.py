@@ -68,12 +68,20 @@ def known_by(value: Any) -> tuple[str, ...]:
     return (number_text(value) if isinstance(value, float) else str(value),)
 
 
+def truth_of(value: Any) -> str | None:
+    """'true' or 'false' of a truth value, however it is written (CSV's TRUE is JSON's true); None of anything else."""
+    text = known_by(value)[0].casefold()
+    return text if text in ("true", "false") else None
+
+
 def same_text(one: Any, other: Any) -> bool:
-    """Whether two values may have been written alike; all that is missing is alike."""
+    """Whether two values may have been written alike; all that is missing is alike, and so is a truth in any case."""
     missing = [is_missing(value) or (isinstance(value, str) and value.lower() == "nan") for value in (one, other)]
     if isinstance(one, Mapping | list | tuple) or isinstance(other, Mapping | list | tuple):
         return one == other
-    return all(missing) or not set(known_by(one)).isdisjoint(known_by(other))
+    if all(missing) or not set(known_by(one)).isdisjoint(known_by(other)):
+        return True
+    return truth_of(one) is not None and truth_of(one) == truth_of(other)
 
 
 def number_text(value: float) -> str:

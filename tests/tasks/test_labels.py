@@ -418,6 +418,23 @@ def test_a_dropped_value_is_compared_as_text(tmp_path: Path, kind: str, drop: An
     assert [row.target for row in task.examples("train")] == ["no", "yes"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_truth_value_is_one_in_every_case_of_its_letters(tmp_path: Path, kind: str, texts: bool) -> None:
+    """In what is dropped and translated as in what is chosen; pandas writes True into a CSV file."""
+    rows = [{"text": f"t {i}", "spam": value, "label": not value} for i, value in enumerate((True, False, True, False))]
+    write(tmp_path, kind, [{key: str(value) for key, value in row.items()} for row in rows] if texts else rows)
+    (tmp_path / "t.yaml").write_text(
+        f"name: my/t\nsource: {{files: {{train: rows.{kind}}}}}\ninput: '{{text}}'\nchoices: [no, yes]\nlabel: label\n"
+        "labels: {true: yes, false: no}\nsplits: {validation: null, test: null, drop: {spam: true}}\n"
+    )
+    (task,) = load_yaml(tmp_path / "t.yaml")
+    assert [(row.input, row.target) for row in task.examples("train")] == [("t 1", "yes"), ("t 3", "yes")]
+    source = Files({"train": tmp_path / f"rows.{kind}"})
+    task = task_of(source, ("False", "True"), splits=Splits(validation=None, test=None, drop={"spam": False}))
+    assert [(row.input, row.target) for row in task.examples("train")] == [("t 0", "False"), ("t 2", "False")]
+
+
 def test_a_split_that_drop_empties_says_what_to_write(tmp_path: Path) -> None:
     rows = [{"text": "t", "label": -1}]
     task = make_task(rows, splits=Splits(drop={"label": -1}))
