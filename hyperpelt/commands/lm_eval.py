@@ -119,6 +119,7 @@ class Scorer:
         self.max_source_length = settings.max_source_length if settings else None
         self.max_new_tokens = settings.max_target_length if settings else MAX_NEW_TOKENS
         sizes = str(batch_size or "")
+        self.num_cut = 0  # contexts, since it was last told
         self.batch_size = int(sizes) if sizes.isdigit() else settings.per_device_eval_batch_size if settings else 32
 
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
@@ -141,6 +142,7 @@ class Scorer:
             rows = [row for row, context in enumerate(contexts) for _ in asked[context]]
             targets = [tokens[pairs[number][1].strip()] for number in numbers]
             found |= dict(zip(numbers, self._scored(contexts, targets, rows), strict=True))
+        self._tell_of_cuts(len(asked))
         return [found[number] for number in range(len(pairs))]
 
     def rolling(self, texts: Sequence[str]) -> list[float]:
@@ -177,6 +179,7 @@ class Scorer:
                 answers = decode(self._tokenizer, self.model.generate(**inputs, task=self.task, **how))
                 for number, text in zip(batch, answers, strict=True):
                     found[number] = _until(text, until)
+        self._tell_of_cuts(len(requests))
         return [found[number] for number in range(len(requests))]
 
     @property
@@ -196,11 +199,23 @@ class Scorer:
 
         from hyperpelt.data import encode_inputs, pad
 
-        ids, _ = encode_inputs(self._tokenizer, contexts, self.max_source_length or sys.maxsize)
+        ids, num_cut = encode_inputs(self._tokenizer, contexts, self.max_source_length or sys.maxsize)
+        self.num_cut += num_cut
         padded = pad(ids, self._tokenizer.pad_token_id)
         lengths = torch.tensor([len(row) for row in ids])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         return {"input_ids": padded.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+
+    def _tell_of_cuts(self, num_contexts: int) -> None:
+        """Examples before a question push it past where the run reads, and the harness would print scores as ever."""
+        if self.num_cut:
+            print(
+                f"lm-eval: {self.num_cut} of {num_contexts} contexts were cut at the run's max_source_length="
+                f"{self.max_source_length} tokens: their ends, where the question stands, were not read. Give fewer or "
+                "shorter examples, or train with a larger one.",
+                file=sys.stderr,
+            )
+        self.num_cut = 0
 
     def _scored(
         self, contexts: Sequence[str], targets: Sequence[Sequence[int]], rows: Sequence[int]

@@ -97,7 +97,7 @@ def test_the_harness_gets_the_numbers_of_evaluate(run: Path, tmp_path: Path, mon
 
 
 @torch.no_grad()
-def test_log_likelihoods_are_those_of_one_plain_forward_each(run: Path) -> None:
+def test_log_likelihoods_are_those_of_one_plain_forward_each(run: Path, capsys) -> None:
     scorer = command.Scorer(str(run), "toy/truth", batch_size=2)
     model, tokenizer = scorer.model, scorer.model.tokenizer
     pairs = [("a good sentence", " true"), ("bad", " false"), ("a good sentence", " not true"), ("bad", "true")]
@@ -116,6 +116,12 @@ def test_log_likelihoods_are_those_of_one_plain_forward_each(run: Path) -> None:
     wanted = logits.double().log_softmax(-1)[0].gather(1, labels[0][:, None]).sum()
     assert scorer.rolling(["a good sentence"])[0] == pytest.approx(float(wanted), abs=1e-4)
     assert command._until("one. two; three", [";", "."]) == "one"
+    assert "cut" not in capsys.readouterr().err
+    long = "good " * 60  # as examples before a question make it
+    scorer.log_likelihoods([(long, "true"), (long, "false"), ("bad", "true")])
+    assert "lm-eval: 1 of 2 contexts were cut at the run's max_source_length=32 tokens" in capsys.readouterr().err
+    scorer.generate([(long, {"max_gen_toks": 2})])
+    assert "1 of 1 contexts were cut" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("code", "status"), [("no such task", 2), (None, 0), (2, 2)])
