@@ -69,7 +69,8 @@ def predict(
     Rows are read as in training. A line of plain text is a row for a task that reads one column; other tasks refuse it
     and name their columns. Each answer is `{"line": n, "answer": ..., "probabilities": {choice: p}}` (for a table
     `"row": n`, from 0), with the row's id if it has one. A row that cannot be read is reported and answered by
-    `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. An image column holds paths of
+    `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. `"cut": true` marks one that is
+    longer than the run reads (max_source_length) and was answered without the rest. An image column holds paths of
     files, relative to the folder of FILE (for stdin: to the current folder).
 
     Without --task, if the run has several tasks, each row names its own: `{"task": "glue/rte", ...}`. They are answered
@@ -91,7 +92,7 @@ def predict(
     _say_changes(model, known)
     how = scoring_settings(settings, normalisation, batch_size) | {"regression": regression.value}
     how |= {"num_beams": num_beams, "blind": settings.blind if settings else False}
-    num_bad = 0
+    num_bad = num_cut = 0
     source = None if file is None or str(file) == "-" else file
     reading: dict[str, Any] = {"format": format and format.value, "id_column": id_column}
     rows = read_mixed(known, source, **reading) if task is None else read_asked(known[task], source, **reading)
@@ -104,7 +105,10 @@ def predict(
                 num_bad += 1
                 common.note(f"{row}: {row.error}")
             content = {"error": row.error} if row.example is None else next(answers)
+            num_cut += "cut" in content
             print(common.as_json({**row.place, **content}), flush=True)
+    if num_cut:
+        common.note(f"{num_cut} of the rows are longer than the run reads (max_source_length): `cut` says which.")
     if num_bad:
         raise UserError(f"{num_bad} of the rows could not be answered; they are named above.")
 

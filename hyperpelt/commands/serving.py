@@ -39,7 +39,8 @@ def predict(
     - **rows**: the columns of each row's task, beside `task` (unless **task** is that of all, or the run has but one),
       and `id` or `idx`, which are passed through; or a text, which is the row of a task that reads one column
     - **plugins**: beside those of the run; **how**: see `hyperpelt.evaluation.settings.Settings`
-    - returns for each row `{"task", "id"?, "answer", "probabilities"?}`, or `{"task", "id"?, "error"}` for one that is
+    - returns for each row `{"task", "id"?, "answer", "probabilities"?, "cut"?}` (see `predict` of
+      `hyperpelt.evaluation.prediction`), or `{"task", "id"?, "error"}` for one that is
       of no task of the run or does not render: one sentence; the others are answered
 
     Raises:

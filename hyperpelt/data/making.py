@@ -35,11 +35,11 @@ def encode_inputs(
 
     endings: of each text its last part, which a cut leaves whole ("" for none) if it is short enough.
     """
-    encoded, long = _encode_cut(tokenizer, texts, max_length, endings)
+    encoded, long = encode_cut(tokenizer, texts, max_length, endings)
     return encoded, len(long)
 
 
-def _encode_cut(
+def encode_cut(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, endings: Sequence[str]
 ) -> tuple[list[list[int]], list[int]]:
     """The same, and which texts had to be cut."""
@@ -103,7 +103,7 @@ class Columns:
         """Tokenise some rows, whose images are keys by now."""
         examples = [example for _, example in rows]
         endings = [example.ending for example in examples]
-        ids, long = _encode_cut(self.tokenizer, [example.input for example in examples], self.lengths[0], endings)
+        ids, long = encode_cut(self.tokenizer, [example.input for example in examples], self.lengths[0], endings)
         self.inputs += [np.asarray(row, np.int32) for row in ids]  # lists of Python numbers take twenty times as much
         tokens, cut = self._target_tokens(examples)
         too_long = set(long)

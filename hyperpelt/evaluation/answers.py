@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One answer: its text, what metrics take (index, number or text; None if it is no choice), a score a candidate."""
+    """One answer: its text, what metrics take (index, number or text; None if it is no choice), a score a candidate;
+    whether the input was longer than what was read of it."""
 
     text: str
     prediction: Any
     scores: tuple[float, ...] | None = None
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +146,12 @@ def _answer_batch(
         beams = settings.num_beams or tasks[0].num_beams
         texts = _generate(model, source, mask, task_ids, seen, max_new_tokens=settings.max_target_length, beams=beams)
         written = zip(tasks, texts, strict=True)
-        return [Answer(text=text, prediction=_parsed(task.kind, text)) for task, text in written]
-    scores = _score(model, source, mask, task_ids, batch, settings, seen)
-    each = zip(tasks, batch, scores, strict=True)
-    return [_chosen(task.kind, row.choices or (), found, settings) for task, row, found in each]
+        answers = [Answer(text=text, prediction=_parsed(task.kind, text)) for task, text in written]
+    else:
+        scores = _score(model, source, mask, task_ids, batch, settings, seen)
+        each = zip(tasks, batch, scores, strict=True)
+        answers = [_chosen(task.kind, row.choices or (), found, settings) for task, row, found in each]
+    return [replace(answer, is_cut=row.is_cut) for answer, row in zip(answers, batch, strict=True)]
 
 
 def _seen(batch: Sequence[Input], eye: Eye | None) -> dict[str, Tensor]:

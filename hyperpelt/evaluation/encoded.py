@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperpelt.backbones import encode_targets
-from hyperpelt.data import encode_inputs
+from hyperpelt.data.making import encode_cut
 from hyperpelt.errors import UserError
 from hyperpelt.evaluation.settings import Settings
 from hyperpelt.model import scoring
@@ -27,6 +27,7 @@ class Input:
     choices: tuple[str, ...] | None
     candidates: list[list[int]] | None
     images: tuple[str, ...] = ()  # keys
+    is_cut: bool = False  # at max_source_length
 
     @property
     def width(self) -> int:
@@ -41,15 +42,19 @@ def encode(model: TunedModel, task: Task, examples: Sequence[Example], settings:
     """
     examples, tokenizer = list(examples), tokenizer_of(model)
     inputs, endings = [example.input for example in examples], [example.ending for example in examples]
-    ids, num_cut = encode_inputs(tokenizer, inputs, settings.max_source_length, endings)
+    ids, long = encode_cut(tokenizer, inputs, settings.max_source_length, endings)
     texts = list(dict.fromkeys(choice for example in examples for choice in example.choices or ()))
     end = tokenizer.eos_token_id
     candidates = [scoring.scored(row, end, settings.normalisation) for row in encode_targets(tokenizer, texts)]
     _check_candidates(model, texts, candidates)
     tokens = dict(zip(texts, candidates, strict=True))
     ranked = [None if row.choices is None else [tokens[text] for text in row.choices] for row in examples]
-    parts = zip(ids, examples, ranked, strict=True)
-    return [Input(row, example.choices, rank, example.images) for row, example, rank in parts], num_cut
+    parts, too_long = zip(ids, examples, ranked, strict=True), set(long)
+    found = [
+        Input(row, example.choices, rank, example.images, is_cut=number in too_long)
+        for number, (row, example, rank) in enumerate(parts)
+    ]
+    return found, len(long)
 
 
 def _check_candidates(model: TunedModel, texts: Sequence[str], candidates: Sequence[Sequence[int]]) -> None:

@@ -36,7 +36,8 @@ def predict(
     Images are paths, bytes or PIL images, addresses only where `allow_urls` says so; blind: they are withheld.
 
     Each answer is `{"answer": text or number}` (None where a number was asked for and none came, with the `text` that
-    did), and where choices were ranked `"probabilities": {choice: p}` in the choices' order.
+    did), and where choices were ranked `"probabilities": {choice: p}` in the choices' order; `"cut": True` says that
+    the row has more tokens than `max_source_length` and was answered without the rest.
 
     Raises UserError for a row that lacks a column or has a bad image, naming the row.
     """
@@ -81,4 +82,6 @@ def _as_dict(task: Task, example: Example, found: Answer) -> dict[str, Any]:
     if found.scores is not None and example.choices is not None:
         scores = dict(zip(example.choices, found.scores, strict=True))  # equal choices are one
         content["probabilities"] = dict(zip(scores, scoring.probabilities(list(scores.values())), strict=True))
+    if found.is_cut:
+        content["cut"] = True
     return content

@@ -391,6 +391,14 @@ def test_predict_reports_bytes_that_are_no_text_and_files_that_are_not_there(run
     assert "toy/mood" in shell.fails("predict", run, "--task", "toy/mod", stdin="x\n")
 
 
+def test_predict_says_which_rows_it_read_only_a_part_of(run, shell):
+    lines = ["good", "good " * 60, "bad", "bad " * 70]
+    status, out, err = shell("predict", run, "--task", "toy/mood", stdin="\n".join(lines) + "\n")
+    assert status == 0
+    assert [json.loads(line).get("cut", False) for line in out.splitlines()] == [False, True, False, True]
+    assert "2 of the rows are longer than the run reads (max_source_length): `cut` says which." in err
+
+
 def test_a_line_that_no_text_can_hold_is_its_own_error_alone(run, shell):
     odd = ['{"text": "half \\ud800"}', f'{{"text": {"9" * 5000}}}', '{"text": ' + "[" * 100_000, '{"\\ud800": 1}']
     status, out, _ = shell("predict", run, "--task", "toy/mood", stdin="\n".join(["good", *odd, "bad"]) + "\n")
