@@ -37,13 +37,13 @@ FORWARD = ("input_ids", "attention_mask", "labels", "task_ids", "row_weights")
 
 
 class MixedRows(Dataset[dict[str, Any]]):
-    """Rows of several tasks, each a mapping with `input_ids`, `labels`, `task_ids` (its task's place among `tasks`),
+    """Rows of several tasks, each a mapping with `input_ids`, `labels`, `task_ids` (its task's index among `tasks`),
     `row_weights`, and `images` where it has some.
 
     - **tasks**: a model's, in its order: names, or `Task` objects
-    - **num_rows**: None: every row of every task once. Else so many rows, drawn from the tasks by **mixing** and
+    - **num_rows**: None: every row of every task once. Else that many rows, drawn from the tasks by **mixing** and
       **temperature** (`hyperpelt.data.mixing`), each task's without replacement, in an order that **seed** fixes
-    - **limit**: at most so many rows of each task; **eye**: sees images (`hyperpelt.model.eye`)
+    - **limit**: at most this many rows of each task; **eye**: sees images (`hyperpelt.model.eye`)
 
     Raises:
         UserError: an unknown task or strategy, an empty split, a row that does not render.

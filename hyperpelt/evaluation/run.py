@@ -69,7 +69,7 @@ def evaluate(
     Args:
         tasks: names, wildcards, mixtures or Task objects; wildcards look among the model's own tasks.
         split: of every task, or by the task's name.
-        limit: at most so many rows of each task, a fixed random sample.
+        limit: at most this many rows of each task, a fixed random sample.
         majority: also score the most frequent answer of the training split.
         frozen: also score the backbone without the method (and so without images), which takes as long again.
         features_dir: folder of the feature store. on_bad_image: `error`, or `skip`: a row is answered without an image

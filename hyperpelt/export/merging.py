@@ -12,7 +12,7 @@ For a projection y = x W^T + b (weights as PyTorch keeps them, [e, d]):
 
 The last is He et al. (2021, arXiv 2110.04366) read backwards: such an adapter is a few more units of the network.
 Prefixes, sequential and gated tuners and whatever images bring stay tuners, baked. Sums are made in float32, and the
-result agrees with the baked model to rounding (tests/test_merging.py), not bit for bit.
+result agrees with the baked model to rounding (tests/export/test_merging.py), not bit for bit.
 """
 
 from __future__ import annotations

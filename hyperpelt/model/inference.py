@@ -89,6 +89,10 @@ class Inference(Running):
           and `row_weights`, which training needs, play no part
         - returns texts for texts, ids for ids; under `return_dict_in_generate=True` the output of transformers
           (`sequences`, `scores` if `output_scores=True`, ...), for texts with the answers as its `texts`
+
+        Raises:
+            UserError: no tokenizer for texts, an input longer than the backbone's positions, an unknown task, task ids
+                that do not fit, images for a method that reads none.
         """
         inputs = input_ids if inputs is None else inputs
         if inputs is None:
@@ -233,6 +237,10 @@ class Inference(Running):
         - **task**, or **task_ids** for inputs of several tasks
         - **normalisation**: `sum`, `token` or `character`; see `hyperpelt.model.scoring`
         - **visual**, **visual_rows**: features of images and which input each belongs to
+        - returns for each input the scores of its choices, in their order
+
+        Raises:
+            UserError: as `generate`; lists of choices that do not fit the inputs, no choices, an unknown rule.
         """
         from hyperpelt.backbones import encode_targets
 

@@ -18,19 +18,21 @@ from hyperpelt.tasks.sources import Row
 class Example:
     """One rendered row.
 
-    input: the text the encoder reads. ending: its last part, which stays whole where the input is too long: what is cut
-    then stands before it (a hypothesis after a long premise). target: the text the decoder is trained to write.
-    choices: the candidates to rank, None for an open answer; one that is empty or null is no candidate. label: the gold
-    for metrics: an index into choices (classification), a float (regression), a string or a tuple of accepted strings
-    (generation; an empty one: the question has no answer). images: PIL images,
-    encoded bytes, paths, or undecoded image columns (see `hyperpelt.vision.images`). group: rows that are scored
-    together (a MultiRC question). weight: of this row's loss. targets: (text, score in 0..1) pairs where an answer can
-    be written in several ways: training draws one by score each time, and weighs the loss by it (VQA's soft score; a
-    caption of several).
+    - **input**: the text the encoder reads; **ending**: the last part of it, which is kept whole where the input is too
+      long and is cut before it (a hypothesis after a long premise)
+    - **target**: the text the decoder is trained to write
+    - **choices**: the candidates to rank, None for an open answer; an empty or null one is no candidate
+    - **label**: the gold answer for metrics: an index into choices (classification), a float (regression), a text or a
+      tuple of accepted texts (generation; an empty one: the question has no answer)
+    - **images**: PIL images, encoded bytes, paths, or undecoded image columns (see `hyperpelt.vision.images`)
+    - **group**: rows of equal group are scored together (a MultiRC question)
+    - **weight**: of this row's loss, 0 or more
+    - **targets**: (text, score in 0..1) pairs where an answer can be written in several ways: training draws one in
+      proportion to its score each time, and weights the loss by it (VQA's soft score; an image's captions)
 
-    A render function may leave out what follows from the rest: `choices` when the task has fixed ones, `target` when
-    there is a label or `targets`, `label` when there is a target; `Task.example` fills it in. The label of a
-    classification may be a choice's text or its place (`hyperpelt.tasks.labels`).
+    A render function may leave out what follows from the rest: `choices` if the task has fixed ones, `target` if there
+    is a label or `targets`, `label` if there is a target; `Task.example` fills it in. A classification's label may be
+    the text of a choice or its index (`hyperpelt.tasks.labels`).
     """
 
     input: str

@@ -37,19 +37,22 @@ _PARQUET = re.compile(r"(?P<split>.+?)(-(?P<number>\d+)-of-(?P<count>\d+)(-[0-9a
 
 @runtime_checkable
 class Source(Protocol):
-    """What a task needs of its source; hashable, because reads are cached by it."""
+    """What a task needs of its source; hashable, because reads are cached by it.
+
+    data_root: folder of a local mirror, or None. A split that cannot be read is a UserError that says why.
+    """
 
     def splits(self, data_root: Path | None) -> tuple[str, ...]:
-        """The source splits that can be read."""
+        """Names of the source splits that can be read, such as 'train'."""
 
     def state(self, split: str, data_root: Path | None) -> Hashable:
-        """Changes when the rows may have changed."""
+        """A value that changes when the rows may have changed (a revision, sizes and times of files)."""
 
     def read(self, split: str, data_root: Path | None) -> Rows:
-        """The rows of one source split."""
+        """The rows of one source split: a `datasets.Dataset` or a list of mappings from columns to values."""
 
     def describe(self) -> str:
-        """For people, in messages and lists."""
+        """The source in a few words, for messages and lists."""
 
 
 def resolve_root(data_root: str | Path | None) -> Path | None:

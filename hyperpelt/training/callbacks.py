@@ -50,13 +50,13 @@ class Evaluation:
 
 
 class Callback:
-    """Override what you want to hear of. A method that is left out does nothing."""
+    """Base of callbacks: override the methods that you need; the others do nothing. Called in the main process only."""
 
     def on_step(self, step: int, numbers: Mapping[str, float]) -> None:
         """After each optimiser step.
 
-        numbers: empty but at every `log_steps`-th step, when the losses were fetched from the device: means over the
-        steps since then, by name (`train/loss`, `train/loss/TASK`, `train/learning_rate`, `train/grad_norm`,
+        numbers: empty except at every `log_steps`-th step, when losses are fetched from the device: means over the
+        steps since the last time, by name (`train/loss`, `train/loss/TASK`, `train/learning_rate`, `train/grad_norm`,
         `train/tokens_per_second`).
         """
 
@@ -64,7 +64,7 @@ class Callback:
         """After each evaluation, before its checkpoint is written."""
 
     def on_save(self, step: int, checkpoint: Path) -> None:
-        """After each checkpoint: a folder that is whole."""
+        """After each checkpoint, a folder that is then completely written."""
 
 
 class Callbacks(Callback):

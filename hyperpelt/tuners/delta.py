@@ -51,8 +51,8 @@ def num_weights(operation: Operation) -> int:
 class Delta(Tuner):
     """A trained change of all weights of a projection.
 
-    - **threshold**: of the score from which on the change counts; None: there is no score
-    - **start**: of the score; **sparsity**: weight of its penalty
+    - **threshold**: the change counts where its trained score is at least this; None: no score, it always counts
+    - **start**: initial score; **sparsity**: weight of the penalty on the score
     """
 
     type_name: ClassVar[str] = "delta"
@@ -98,7 +98,7 @@ class Delta(Tuner):
 class Entries(Tuner):
     """Trained changes of some weights of a projection or norm.
 
-    - **share**: of an operation's weights that are trained, rounded down; until a course chooses, they lie evenly
+    - **share**: of an operation's weights that are trained, rounded down; evenly spaced until a course chooses them
     - **counts**: how many instead, by the operation's name
     """
 

@@ -81,7 +81,8 @@ class PHMAdapter(Tuner):
 
     - **bottleneck** b; **divisions** n, which must divide both widths; **rank** k of the factors
     - **reads**, **activation**: as an `adapter`'s; **rule_std**: deviation of the rules at the start
-    - **experts**: up-projections: one acts in training, their mean otherwise; **dropout** of the hidden layer
+    - **experts**: number of up-projections, of which one acts in training and their mean otherwise
+    - **dropout** of the hidden layer
     - **redundancy**: weight of the redundancy penalty
     """
 

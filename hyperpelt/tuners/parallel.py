@@ -92,7 +92,8 @@ class ParallelRows(Tuner):
 class Gate(Tuner):
     """A trained gate around any tuner; it reads what its tuner reads.
 
-    A gated prefix multiplies P_k and P_v by g (zero rows still take softmax mass, so g = 0 is no no-op there).
+    A gated prefix multiplies P_k and P_v by g (zero rows still take softmax mass, so g = 0 does not restore the
+    backbone there).
     """
 
     type_name: ClassVar[str] = "gate"

@@ -67,8 +67,8 @@ class Prefix(Tuner):
     """Key and value rows.
 
     - **length** N: rows; 0 attaches nothing. A multiple of 8 suits the attention kernels best.
-    - **init**: `activations` (rows like real keys and values), `quiet` (the same, but with keys so quiet that all rows
-      together weigh about as much as one token: however long, the prefix hardly disturbs the attention at first),
+    - **init**: `activations` (rows like real keys and values), `quiet` (the same with keys shifted, so that
+      all rows together get about one token's attention: however long, the prefix hardly disturbs it at first),
       `normal` (standard deviation `std`) or `zeros`
     """
 

@@ -1,7 +1,8 @@
-"""What the pages point at is there: links and their headings, files, modules, tests, commands, flags, settings."""
+"""What pages and docstrings point at is there: links and their headings, files, modules, tests, commands, flags, settings."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -46,6 +47,19 @@ def commands(page: Path) -> list[list[str]]:
     ]
 
 
+def named_objects(told: str) -> set[str]:
+    """Modules and what is in them by their full names; `python -m hyperpelt.cli` among them."""
+    return set(re.findall(r"\bhyperpelt(?:_tasks)?(?:\.(?!py\b|yaml\b)[A-Za-z]\w+)+", told))
+
+
+def find(name: str) -> None:
+    """Import what has this name, or raise."""
+    value: object = importlib.import_module(name.split(".")[0])
+    for part in name.split(".")[1:]:
+        here = getattr(value, "__name__", "")
+        value = getattr(value, part) if hasattr(value, part) else importlib.import_module(f"{here}.{part}")
+
+
 @pages
 def test_links_and_their_headings(page: Path) -> None:
     for link in re.findall(r"\]\(([^)]+)\)", text(page)):
@@ -66,11 +80,21 @@ def test_files_modules_and_tests_by_name(page: Path) -> None:
         assert re.search(rf"def test_\w*{words}", text(ROOT / file)), (file, words)
     if page.name == "CHANGELOG.md":  # it names what is gone
         return
-    for name in set(re.findall(r"\bhyperpelt(?:_tasks)?(?:\.[A-Za-z]\w+)+", told)):
-        value: object = importlib.import_module(name.split(".")[0])
-        for part in name.split(".")[1:]:
-            here = getattr(value, "__name__", "")
-            value = getattr(value, part) if hasattr(value, part) else importlib.import_module(f"{here}.{part}")
+    for name in named_objects(told):
+        find(name)
+
+
+def test_what_docstrings_of_the_library_name() -> None:
+    for file in sorted((ROOT / "hyperpelt").rglob("*.py")):
+        holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        told = [ast.get_docstring(one) or "" for one in ast.walk(ast.parse(text(file))) if isinstance(one, holders)]
+        for name in named_objects("\n".join(told)):
+            find(name)
+        for path in re.findall(r"\b((?:docs|hyperpelt|scripts|tests)/[\w/.-]+\.(?:md|py|yaml))\b", "\n".join(told)):
+            assert (ROOT / path).exists() or file.name == "skeleton.py", (
+                file.name,
+                path,
+            )  # of the plugin that it writes
 
 
 @pytest.mark.parametrize("page", [*PAGES, *RUNS], ids=lambda page: str(page.relative_to(ROOT)))
