@@ -1,4 +1,4 @@
-"""What pages and docstrings point at is there: links and their headings, files, modules, tests, commands, flags, settings."""
+"""What pages and docstrings point at is there: headings, files, modules, tests, commands, flags, settings."""
 
 from __future__ import annotations
 
