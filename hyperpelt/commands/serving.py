@@ -36,8 +36,9 @@ def predict(
     """Answers to rows of a run's tasks, in their order; batches mix tasks.
 
     - **run**: a run folder, a shipped run, a hub id (its lengths and scoring rule are then the defaults), or a model
-    - **rows**: the columns of each row's task, beside `task` (unless **task** is that of all, or the run has but one),
-      and `id` or `idx`, which are passed through; or a text, which is the row of a task that reads one column
+    - **rows**: a list, or a data frame of pandas: the columns of each row's task, beside `task` (unless **task** is
+      that of all, or the run has but one), and `id` or `idx`, which are passed through; or a text, which is the row of
+      a task that reads one column
     - **plugins**: beside those of the run; **how**: see `hyperpelt.evaluation.settings.Settings`
     - returns for each row `{"task", "id"?, "answer", "probabilities"?, "cut"?}` (see `predict` of
       `hyperpelt.evaluation.prediction`), or `{"task", "id"?, "error"}` for one that is
@@ -51,8 +52,11 @@ def predict(
     model, defaults = _loaded(run, plugins, device)
     if isinstance(rows, str | Mapping):
         raise UserError(f"predict takes a list of rows, got a single {type(rows).__name__}: put it in a list.")
+    # A data frame of pandas gives the names of its columns where one goes through it.
+    frame: Any = rows if hasattr(rows, "iterrows") else None
+    given = rows if frame is None else frame.to_dict("records")
     task = model.tasks[0] if task is None and len(model.tasks) == 1 else task
-    read = [_read(model, row if isinstance(row, str) else dict(row), task) for row in rows]
+    read = [_read(model, row, task) for row in given]
     good = [(known, example) for _, known, example, _ in read if example is not None]
     settings: dict[str, Any] = {**defaults, **how}
     tasks, examples = [known for known, _ in good], [example for _, example in good]
@@ -73,12 +77,16 @@ def _loaded(
     return model, scoring_settings(settings, None, None) | {"blind": settings.blind if settings else False}
 
 
-def _read(model: TunedModel, row: dict[str, Any] | str, task: str | None) -> tuple[dict[str, Any], Any, Any, str]:
+def _read(model: TunedModel, row: Any, task: str | None) -> tuple[dict[str, Any], Any, Any, str]:
     """(what is passed through, the task, the rendered row, or why there is none)."""
     from hyperpelt import tasks
     from hyperpelt.tasks.lines import row_of
 
-    columns: dict[str, Any] = {} if isinstance(row, str) else row
+    try:
+        columns: dict[str, Any] = {} if isinstance(row, str) else dict(row)
+    except (TypeError, ValueError):
+        problem = f"expected a row's columns (a mapping) or a text, got a {type(row).__name__}"
+        return {"task": task}, None, None, problem
     named = task if task is not None else columns.pop("task", None)
     place = {"task": named, **{name: columns[name] for name in IDS if name in columns}}
     try:

@@ -7,7 +7,7 @@ M images, G cells of an image, Dv width of a cell's feature.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -50,6 +50,7 @@ class Inference(Running):
         limit = getattr(self.backbone.config, "max_position_embeddings", None)
         length = sys.maxsize if max_source_length is None else max_source_length
         tokenizer = self.need_tokenizer()
+        _check_texts("input", texts)
         rows, _ = encode_inputs(tokenizer, texts, length)
         longest = max(map(len, rows))
         if limit is not None and longest > limit:
@@ -255,6 +256,7 @@ class Inference(Running):
         texts = [text for options in each for text in options]
         if not texts:
             raise UserError("score needs at least one choice to score, got none.")
+        _check_texts("choice", texts)
         ids, mask = self._tokenize(inputs, max_source_length)
         rows = torch.tensor([row for row, options in enumerate(each) for _ in options])
         targets = encode_targets(self.need_tokenizer(), texts)
@@ -280,3 +282,11 @@ def _picked(
 def _check_list(call: str, what: str, given: Any) -> None:
     if isinstance(given, str):
         raise UserError(f"{call} takes a list of {what}, got a single string: put it in a list.")
+    if isinstance(given, Mapping) or hasattr(given, "columns"):  # they would be read as the names of their columns
+        raise UserError(f"{call} takes a list of {what}, got a {type(given).__name__}: give the list of one column.")
+
+
+def _check_texts(what: str, texts: Iterable[Any]) -> None:
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"Expected texts, got {text!r} ({type(text).__name__}) as {what} {place}, counted from 0.")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from small_runs import forget_tasks, write_run
 from transformers import PreTrainedTokenizerBase
@@ -68,6 +69,17 @@ def test_predict_in_python_takes_a_run_or_a_model(run: Path) -> None:
         hyperpelt.predict(run, LINES[0])
     with pytest.raises(UserError, match="found no"):
         hyperpelt.predict(run / "nowhere", LINES)
+
+
+def test_rows_of_a_data_frame_are_its_rows(run: Path) -> None:
+    """Whoever goes through a data frame gets the names of its columns, which are texts, too."""
+    rows = [{"task": line["task"], "text": line["text"], "id": n} for n, line in enumerate(LINES[:2])]
+    frame = pd.DataFrame(rows, index=[5, 3])
+    assert hyperpelt.predict(run, frame) == hyperpelt.predict(run, rows)
+    assert len(hyperpelt.predict(run, frame[["text"]], task="toy/mood")) == 2
+    found = hyperpelt.predict(run, ["good", None, 3, pd.Series(["good"])], task="toy/mood")
+    assert ["error" in row for row in found] == [False, True, True, True]
+    assert found[1]["error"] == "expected a row's columns (a mapping) or a text, got a NoneType"
 
 
 def test_a_table_names_a_task_a_row(run: Path, tmp_path: Path, capsys) -> None:

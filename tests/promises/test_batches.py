@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from small_models import make_bart, make_t5
 from support import METHODS, batch, decode_step_by_step, small, tuned
 
 from hyperpelt.errors import UserError
+from hyperpelt.model import inference
 from hyperpelt.model.tuned import TunedModel
 
 
@@ -137,6 +139,18 @@ def test_texts_come_in_lists_which_may_be_empty(tiny_tokenizer):
     ):
         with pytest.raises(UserError, match=words):
             call()
+
+
+def test_what_is_no_text_is_told_before_it_is_read():
+    """The names of a data frame's columns are texts, too, and a table's empty cell is a nan."""
+    frame = pd.DataFrame({"text": ["good", "bad"]})
+    for given in (frame, {"good": 1}):
+        with pytest.raises(UserError, match=rf"got a {type(given).__name__}: give the list of one column"):
+            inference._check_list("generate", "texts", given)
+    inference._check_list("generate", "texts", frame["text"])
+    inference._check_texts("input", frame["text"])
+    with pytest.raises(UserError, match=r"Expected texts, got nan \(float\) as input 1, counted from 0"):
+        inference._check_texts("input", ["good", float("nan")])
 
 
 def test_a_text_of_more_tokens_than_positions_is_refused_or_cut(tiny_tokenizer):
