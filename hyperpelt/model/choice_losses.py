@@ -12,6 +12,7 @@ Legend: B rows, W wrong choices (each belongs to a row), S source length, T targ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -49,11 +50,13 @@ def choice_losses(
     mask: Int[Tensor, "B S"],
     task_ids: Int[Tensor, " B"],
     *,
+    made: Mapping[str, Tensor] | None = None,
     images: RowImages | None = None,
 ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
     """(L_LN, sum of L_UL's tokens) of every row, float32.
 
-    - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's, which has run already
+    - **right**: log p of the labels' tokens; **states**, **mask**: the encoder's, which has run already; **made**: the
+      tensors of that pass
     """
     if not len(wrong.rows):
         return torch.zeros_like(right[:, 0]), torch.zeros_like(right[:, 0])
@@ -63,16 +66,34 @@ def choice_losses(
     states, mask = states.index_select(0, rows), mask.index_select(0, rows)
     where = model._asked_at(target_positions(wrong.labels, wrong.targets))
     head = model._head()
-    run = model.running(task_ids[asked.to(task_ids.device)], None, mask, images)
+    own = task_ids[asked.to(task_ids.device)]
+    run = model.running(own, None, mask, images, made=made and _of_tasks(made, task_ids, own))
     with run as running, read_only_at(head, where, running):
-        made = model.backbone(
+        output = model.backbone(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,
             decoder_input_ids=model.shift_right(wrong.labels),
             use_cache=False,
         )
-    log_probs = -token_losses(made.logits, wrong.labels, where=where)
+    log_probs = -token_losses(output.logits, wrong.labels, where=where)
     return length_normalised(right, labels, log_probs, wrong), unlikelihood(log_probs, wrong, labels.shape[0])
+
+
+def _of_tasks(
+    made: Mapping[str, Tensor], every: Int[Tensor, " B"], own: Int[Tensor, " W"]
+) -> Mapping[str, Tensor] | None:
+    """Of the tensors made for the distinct tasks of `every` those of `own`: what is drawn in making them is drawn once,
+    so that a row's choices are compared under the same weights."""
+    if torch.compiler.is_compiling():  # then shapes are fixed, and the distinct tasks are not sought
+        return None
+    tasks, wanted = torch.unique(every), torch.unique(own)
+    if len(tasks) == len(wanted):
+        return made
+    places = torch.searchsorted(tasks, wanted)
+    return {
+        name: values if len(values) == 1 else values.index_select(0, places.to(values.device, non_blocking=True))
+        for name, values in made.items()
+    }
 
 
 def with_choices(

@@ -166,7 +166,7 @@ class TunedModel(Inference, Persistence, Habits):
         if wrong is not None:
             states = output.encoder_last_hidden_state
             right = -token_losses(output.logits, labels, where=where) if smoothing else -losses
-            terms = choice_losses(self, right, labels, wrong, states, mask, task_ids, images=images)
+            terms = choice_losses(self, right, labels, wrong, states, mask, task_ids, made=running.made, images=images)
             return with_choices(result, terms, row_weights, wrong)
         return result
 

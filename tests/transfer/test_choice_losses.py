@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from small_models import make_bart, make_t5
+from support import describe
 from transfer_runs import trained_run
 
 from hyperpelt import tasks as registry
@@ -28,7 +29,7 @@ def one_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels, "task_ids": torch.tensor([0, 1, 0])}
 
 
-def model_of(family: str, method: str = "ia3") -> TunedModel:
+def model_of(family: str, method: object = "ia3") -> TunedModel:
     model = TunedModel.build(make_t5() if family == "t5" else make_bart(), method=method, tasks=["a", "b"]).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -42,6 +43,21 @@ def log_probs_alone(model: TunedModel, batch, row: int, target: list[int]) -> to
     ids, task = batch["input_ids"][row : row + 1], batch["task_ids"][row : row + 1]
     logits = model(ids, labels=torch.tensor([target]), task_ids=task).logits[0].double()
     return logits.log_softmax(-1)[range(len(target)), target]
+
+
+def test_a_rows_choices_are_compared_under_the_same_weights():
+    """Where an embedding made of words stands in for a task, it does so for all choices of a row or for none."""
+    model = describe(model_of("t5", {"name": "hyper-lora", "hypernetwork": {"description_dropout": 0.5}})).train()
+    wrong = WrongChoices(torch.tensor([[5, 6, 1], [5, 6, 1], [3, 1, -100]]), torch.tensor([0, 0, 2]))
+    losses = set()
+    with torch.no_grad():
+        for seed in range(8):
+            torch.manual_seed(seed)
+            output = model(**one_batch(), wrong=wrong)
+            alike = torch.tensor([math.log(3), 0.0, math.log(2)])
+            torch.testing.assert_close(output.row_length_normalised, alike, rtol=1e-4, atol=1e-4)
+            losses.add(round(float(output.row_loss[0]), 3))
+    assert len(losses) > 1, "what stands for the task has changed between passes"
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
