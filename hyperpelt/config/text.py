@@ -183,6 +183,8 @@ def _unknown_key(key: str, model: type[BaseModel]) -> str:
             return f"Unknown key {shown(key)}. Known: {', '.join(model.model_fields)}."
         model = inner
     options = list(model.model_fields)
+    if outer and name in options:  # one that was written as on the command line
+        return f"Unknown key {shown(key)}: in a file it stands below {outer[-1]}, `{outer[-1]}: {{{name}: ...}}`."
     if not outer and name in FAMILIAR:
         return f"Unknown key {key!r}. Did you mean {FAMILIAR[name]}?"
     near = get_close_matches(name, options, n=1, cutoff=0.85) or get_close_matches(name, options, n=2, cutoff=0.55)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hyperpelt import metrics
+from hyperpelt import tasks as registry
 from hyperpelt.errors import UserError, unknown
 from hyperpelt.evaluation.rehearsal import rehearse
 from hyperpelt.evaluation.run import majority_answer
@@ -31,7 +32,11 @@ def splits_evaluated(config: RunConfig, task: Task) -> list[str]:
 
 
 def splits_are_there(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Raises UserError for a split that the run needs and that has no rows."""
+    """Raises UserError for a split that the run needs and that has no rows, and for one of a task that there is not."""
+    # A run that tasks are added to may have named its own, whose plugins need not be here.
+    for pattern in config.test_split if isinstance(config.test_split, Mapping) and config.from_run is None else ():
+        if not registry.names(pattern):
+            raise unknown("task in test_split", pattern, [task.name for task in tasks])
     for task in tasks:
         for split in dict.fromkeys(["train", *splits_evaluated(config, task)]):
             others = [name for name in task.splits.names() if name != "train"]

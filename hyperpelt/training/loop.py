@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpelt.data import Batch
-from hyperpelt.errors import UserError
+from hyperpelt.errors import UserError, counted
 from hyperpelt.model.inputs import inputs_of
 from hyperpelt.training import checkpoints
 from hyperpelt.training.callbacks import Callbacks, Evaluation
@@ -112,6 +112,11 @@ class Loop:
             self._watch()
             if self.state.stopped_early:
                 break
+        if self.state.stopped_early:
+            what, count = self.config.metric_for_best, self.state.worse
+            self.screen.say(
+                f"stopped early at step {self.state.step}: no better {what} in {counted(count, 'evaluation')}"
+            )
 
     def _step(self, batches: list[Batch]) -> None:
         record = StepRecord.of(self.state.step + 1, batches)

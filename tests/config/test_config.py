@@ -114,6 +114,11 @@ def test_mistakes_in_a_file_name_the_file_and_line(tmp_path):
         load_run(file)
     assert f"{file}, line 5: Unknown key 'mixing.capp'. Did you mean 'mixing.cap'?" in str(caught.value)
     assert f"{file}, line 6: Unknown key 'max_step'. Did you mean 'max_steps'?" in str(caught.value)
+    file.write_text("tasks: [glue/rte]\noutput_dir: a\nmixing.cap: 3\n", encoding="utf8")
+    with pytest.raises(
+        UserError, match=r"line 3: .*'mixing.cap'.*in a file it stands below mixing, `mixing: {cap: ...}`"
+    ):
+        load_run(file)
 
 
 def test_a_key_that_merged_settings_bring_may_be_set_anew(tmp_path):

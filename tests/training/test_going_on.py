@@ -121,3 +121,10 @@ def test_what_a_checkpoint_cannot_become_is_refused(start, override, expected):
     start()
     with pytest.raises(UserError, match=expected):
         start("resume=true", "max_steps=4", override)
+
+
+def test_a_split_of_no_task_is_refused(start):
+    """It was passed over: the task was measured on its test split."""
+    with pytest.raises(UserError, match=r"Unknown task in test_split 'toy/moood'. Did you mean 'toy/mood'"):
+        start("test_split={toy/moood: validation}")
+    start("test_split={toy/mood: validation, 'glue/*': validation}")

@@ -218,13 +218,16 @@ def test_the_best_checkpoint_becomes_the_model(start, run):
     assert all(torch.equal(kept[name], final[name]) for name in final)
 
 
-def test_training_stops_early_when_nothing_improves(start):
+def test_training_stops_early_when_nothing_improves(start, settings, capsys):
     overrides = ["max_steps=40", "eval_steps=1", "learning_rate=1e-9", "early_stopping_patience=3"]
     training = start(*overrides)["training"]
     assert training["stopped_early"]
     assert (training["steps"], training["best_step"]) == (4, 1)
     assert start("resume=true", *overrides)["training"]["steps"] == 4, "it has stopped for good"
     assert start("resume=true", *overrides, "early_stopping_patience=5")["training"]["steps"] == 6
+    capsys.readouterr()
+    train(load_run(None, [*settings, *overrides, "resume=true", "early_stopping_patience=5"]))
+    assert "stopped early at step 6: no better average in 5 evaluations" in capsys.readouterr().err
 
 
 def damage(file: Path, how: str) -> None:
