@@ -63,5 +63,5 @@ def _use(repo_id: str, tasks: Sequence[str]) -> Iterator[str]:
     yield from (
         "```",
         "",
-        "Tasks that are none of hyperpelt's own need the plugin that defines them (`--plugin FILE`).",
+        "Tasks that do not come with hyperpelt need the plugin that defines them (`--plugin FILE`).",
     )

@@ -132,7 +132,7 @@ from hyperpelt import Example, Files, Splits, task
     description="Is the weather in the sentence hot or cold?",
 )
 def weather(row):
-    """A row is a dict of columns. The label is a choice, or its number in `choices`."""
+    """A row is a dict of columns. The label is a choice, or its index in `choices`."""
     return Example(input=f"sentence: {row['sentence']}", label=row["label"])
 ''',
     "tests/test_tasks.py": '''\
