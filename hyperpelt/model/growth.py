@@ -18,7 +18,7 @@ from hyperpelt.errors import UserError, unknown
 from hyperpelt.model.made import Made
 from hyperpelt.model.running import Running
 from hyperpelt.tasks import Task
-from hyperpelt.weights import HyperNetwork, InstanceHyperNetwork, VisualHyperNetwork, VisualSource
+from hyperpelt.weights import HyperNetwork, InstanceHyperNetwork, State, VisualHyperNetwork, VisualSource
 
 # What adaptation may train: the new task's own entries; also the hypernetworks; all that the method trains.
 TRAINED = ("embedding", "hypernetwork", "all")
@@ -74,6 +74,9 @@ class Growth(Running):
         index, weights = self.task_id(name), self.mixture(mix)
         for _, parameter in self.task_parameters():
             parameter[index] = torch.tensordot(weights.to(parameter), parameter, dims=1)
+        for source in self.sources.values():
+            if isinstance(source, State):  # tensors are of use only with the state that they were trained with
+                source.start_task(index, weights)
         for network in self.described():
             if network.config.described:
                 known = network.words.vectors

@@ -73,3 +73,11 @@ class State(WeightSource):
             if key not in self.shared:
                 self.register_buffer(safe(key), torch.cat([old, old[mix.argmax()][None]]))
         self.num_tasks += 1
+
+    @torch.no_grad()
+    def start_task(self, index: int, mix: Float[Tensor, " T"]) -> None:
+        """Task number `index` starts (again) with the state of the one that it is most of."""
+        for key in self.groups:
+            if key not in self.shared:
+                values = self.get_buffer(safe(key))
+                values[index] = values[mix.argmax()]

@@ -107,6 +107,28 @@ def test_mean_and_named_and_nearest(model):
     assert torch.equal(embedding(model, "toy/mood"), mood)
 
 
+def test_a_task_starts_with_the_state_that_the_values_it_takes_were_trained_with(tiny_bart):
+    """Values at chosen positions are of use at those positions alone."""
+    part = {"tuner": {"type": "entries", "share": 0.02}, "at": ["q", "v"]}
+    tuned = TunedModel.build(tiny_bart, method={"parts": [part]}, tasks=["a", "b"]).eval()
+    ids = torch.tensor([[2, 7, 8, 9, 1]])
+
+    def said(task):
+        return tuned(ids, labels=ids, task_ids=torch.tensor([tuned.task_id(task)])).logits
+
+    with torch.no_grad():
+        for name, values in tuned.sources.named_buffers():
+            if name.endswith("positions"):
+                values[1] += 5  # a course chose others for task b
+        for _, parameter in tuned.trainable_parameters():
+            parameter.add_(torch.arange(parameter.numel()).view_as(parameter) % 7 - 3.0)
+        tuned.add_task("new")
+        for name in ("b", "a", "b"):
+            tuned.start_task("new", {name: 1.0})
+            assert torch.equal(said("new"), said(name))
+        assert not torch.equal(said("a"), said("b"))
+
+
 def test_scored_takes_the_task_whose_weights_explain_the_shots_best(model, run, tiny_tokenizer):
     from test_choice_losses import tokens_of
 
