@@ -12,6 +12,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ _STATE: dict[str, bool] = {"loaded": False}
 _BROKEN: list[tuple[str, str]] = []
 _PACKAGES: dict[str, str] = {}  # 'name version' of the distribution that brought a task
 _NAMED: dict[str, list[str]] = {}  # what a plugin that the user named registered
+_READ: dict[str, str] = {}  # checksum of each of these that is a file, as it was then
 _INSTALLED: dict[str, list[str]] = {}  # what the entry points of a module registered
 _IMPORTERS = (neighbours.__file__, *(f"<frozen importlib.{name}>" for name in ("_bootstrap", "_bootstrap_external")))
 _CALLED: list[Callable[[], object]] = []
@@ -74,7 +76,8 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
 
     A module that Python finds goes before a folder of its name. Loading a plugin again does nothing, also one that is
     installed and was loaded through its entry point. data_root: only for YAML tasks that take their choices from the
-    data's label names. Raises UserError, with the plugin's own error as cause, if it fails.
+    data's label names. Raises UserError, with the plugin's own error as cause, if it fails, and for a file that changed
+    since this process loaded it.
     """
     load_plugins()
     path = Path(plugin).expanduser()
@@ -82,11 +85,19 @@ def load_plugin(plugin: str | Path, *, data_root: str | Path | None = None) -> l
     if is_file and not path.is_file():
         raise UserError(f"No plugin file {path.absolute()}.")
     key = str(path.resolve()) if is_file else _module_name(str(plugin))
+    content = sha256(Path(key).read_bytes()).hexdigest() if is_file else ""
+    if key in _NAMED and _READ.get(key, content) != content:
+        raise UserError(
+            f"The plugin {key} was changed after this process had loaded it, and what it said then would be used. "
+            "Start a new process (in a notebook, restart the kernel)."
+        )
     if key not in _NAMED:
         load = _file_loader(Path(key), data_root) if is_file else lambda: _run(_import_module(key))
         before = registry.snapshot()
         _NAMED[key] = sorted({*_INSTALLED.get(key, ()), *_load_named(key, load), *_defined_in(key)})
-        if not is_file and not Path(key).is_absolute():
+        if is_file:
+            _READ[key] = content
+        elif not Path(key).is_absolute():
             _remember_package(key, _new(before))
     return list(_NAMED[key])
 

@@ -112,7 +112,9 @@ def _templated(content: Mapping[str, Any], path: Path, origin: str) -> Task:
     """A task with templates in Jinja instead of `input`, `target` and `choices`."""
     for key in ("input", "target", "label", "labels", "choices", "group", "images"):
         if key in content:
-            raise UserError(f"{key}: a task with `templates` says this in them")
+            alone = "is text alone, each row by itself: what has more is written in Python (Task, templates=)"
+            says = alone if key in ("group", "images") else "says this in them"
+            raise UserError(f"{key}: a task with `templates` {says}")
     answer, given = texts_at(content, "answer", ("label",)), content["templates"]
     if isinstance(given, str):
         made = list(read_promptsource((path.parent / given).resolve(), answer))

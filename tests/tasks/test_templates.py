@@ -121,6 +121,8 @@ def test_malformed_templates_and_mixed_keys_are_refused_at_once(tmp_path: Path) 
         JinjaTemplate(name="mine", jinja="{{premise")
     with own_registry(), pytest.raises(UserError, match="input: a task with `templates` says this in them"):
         load(tmp_path, YAML + "input: x\n")
+    with own_registry(), pytest.raises(UserError, match="images: a task with `templates` is text alone"):
+        load(tmp_path, YAML + "images: x\n")
     with own_registry(), pytest.raises(UserError, match="templates: expected a list"):
         load(tmp_path, YAML.split("templates:")[0] + "templates: {a: b}\n")
 

@@ -128,3 +128,15 @@ def test_a_split_of_no_task_is_refused(start):
     with pytest.raises(UserError, match=r"Unknown task in test_split 'toy/moood'. Did you mean 'toy/mood'"):
         start("test_split={toy/moood: validation}")
     start("test_split={toy/mood: validation, 'glue/*': validation}")
+
+
+def test_a_plugin_that_was_edited_is_not_taken_for_what_it_was(start, tmp_path):
+    """A process keeps what it loaded, and the run would have carried what it was not trained on."""
+    start()
+    plugin = tmp_path / "toy_plugin.py"
+    before = plugin.read_text()
+    plugin.write_text(before.replace("mood: {row", "the mood: {row"))
+    with pytest.raises(UserError, match=r"toy_plugin\.py was changed after this process had loaded it"):
+        start("overwrite=true")
+    plugin.write_text(before)
+    assert start("overwrite=true")["steps"] == 2
