@@ -45,7 +45,7 @@ EXTRAS = {
     "mlflow": ["mlflow-skinny>=2.16"],
     # Backbones in four bits (docs/training.md).
     "quantization": ["bitsandbytes>=0.50"],
-    # ROUGE, chrF and BLEU; `lm_eval --model hyperpelt` (docs/lm_eval.md).
+    # ROUGE, chrF and BLEU; `hyperpelt lm-eval` (docs/lm_eval.md).
     "metrics": ["sacrebleu>=2.4", "rouge-score>=0.1.2"],
     "lm-eval": ["lm-eval>=0.4.9"],
     "test": [
