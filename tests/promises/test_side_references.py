@@ -210,7 +210,7 @@ def test_what_a_side_network_allows_and_refuses(tmp_path):
         ({"name": "lst", "reduction": 5}, "5 times narrower needs a d_model that it divides, got 32"),
         ({"name": "lst", "skip": 1}, "skips every layer"),
         ("hyper-lst", "has no per-task tensors"),
-        ({"parts": [{"tuner": {"type": "lora"}, "at": ["q"]}], "side": {}}, "no gradient flows through the backbone"),
+        ({"parts": [{"tuner": {"type": "lora"}, "at": ["q"]}], "side": {}}, "needs no gradient through the backbone"),
         ({"parts": [], "side": {"reductoin": 4}}, "Did you mean 'reduction'"),
         ({"parts": [], "courses": [{"type": "pruned_start"}]}, "is for a side network"),
     ):

@@ -68,7 +68,7 @@ def test_missing_column_names_the_nearest_one() -> None:
         ("maybe", "the answer 'maybe' is not a choice; expected one of 'no', 'yes'"),
         (
             1.5,
-            r"the label is 1\.5 \(float\), expected the text of a choice, one of 'no', 'yes', or its place .* 0 to 1",
+            r"the label is 1\.5 \(float\), expected the text of a choice, one of 'no', 'yes', or its index, 0 to 1",
         ),
         (None, r"the row has no answer \(its label is None\); leave such rows out: Splits\(drop="),
     ],

@@ -133,4 +133,4 @@ def test_from_the_shell_a_task_is_added_transferred_to_and_reported(run, tmp_pat
     assert "Transfer to tasks that were not trained" in page
     assert "zero-shot from mean" in page
     assert cli.run(["train", "--add", "toy/word", f"output_dir={tmp_path / 'none'}"]) == 2
-    assert "go together" in capsys.readouterr().err
+    assert "must be given together" in capsys.readouterr().err
