@@ -12,6 +12,11 @@ from hyperpelt.commands import common
 if TYPE_CHECKING:
     from hyperpelt.planning import Plan
 
+Card = Annotated[
+    str,
+    typer.Option("--card", help="Card whose stated speed gives the estimated time; cpu: a CPU's code paths, no time."),
+]
+
 
 def plan(
     run: Annotated[
@@ -35,12 +40,7 @@ def plan(
     ] = None,
     processes: Annotated[int, typer.Option("--processes", min=1, help="Processes, each with a batch of its own.")] = 1,
     fsdp: Annotated[bool, typer.Option("--fsdp", help="Shard the frozen backbone over the processes.")] = False,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--card", help="Card whose stated speed gives the estimated time; cpu: a CPU's code paths, no time."
-        ),
-    ] = "h100",
+    on: Card = "h100",
     plugin: common.Plugins = None,
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw memory by part into this file.")] = None,
     as_json: common.Json = False,

@@ -45,6 +45,7 @@ Holds = Annotated[
 Identity = Annotated[
     str | None, typer.Option("--id", metavar="COLUMN", help="Column passed through; default: id or idx, if there.")
 ]
+Urls = Annotated[bool, typer.Option("--allow-urls", help="Fetch images whose path is an http(s) URL.")]
 
 
 def predict(
@@ -57,9 +58,7 @@ def predict(
     regression: common.Regression = common.Number.expected,
     batch_size: common.BatchSize = None,
     num_beams: common.Beams = None,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images whose path is an http(s) address.")
-    ] = False,
+    allow_urls: Urls = False,
     plugin: common.Plugins = None,
     backbone: common.Backbone = None,
     debug: common.Debug = False,
@@ -69,12 +68,10 @@ def predict(
     Rows are read as in training. A line of plain text is a row for a task that reads one column; other tasks refuse it
     and name their columns. Each answer is `{"line": n, "answer": ..., "probabilities": {choice: p}}` (for a table
     `"row": n`, from 0), with the row's id if it has one. A row that cannot be read is reported and answered by
-    `{"line": n, "error": ...}`; the others are answered, and the exit status is 2. `"cut": true` marks one that is
-    longer than the run reads (max_source_length) and was answered without the rest. An image column holds paths of
-    files, relative to the folder of FILE (for stdin: to the current folder).
+    `{"line": n, "error": ...}`; the exit status is then 2. `"cut": true` marks one of which max_source_length kept
+    only a part. An image column holds paths of files, relative to FILE's folder (for stdin: to the current folder).
 
-    Without --task, if the run has several tasks, each row names its own: `{"task": "glue/rte", ...}`. They are answered
-    in batches that mix tasks.
+    Without --task, in a run of several tasks, each row names its own: `{"task": "glue/rte", ...}`; batches mix tasks.
     """
     from hyperpelt.commands.evaluate import load, scoring_settings
     from hyperpelt.training.distributed import start_processes
